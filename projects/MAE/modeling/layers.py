@@ -1,0 +1,186 @@
+"""The layers both models share, and the only modules that differ by device.
+
+Symptom on the CPU: OneFlow 0.9's layer_norm kernels abort the process
+(`layer_norm_cpu_kernel.cpp`, unimplemented), and its broadcast of a column ([..., 1]) costs a
+hundred times a matrix product with a row of ones. So on a CPU rows are standardised with matrix
+products. On CUDA the layers are `libai.layers` as they are.
+"""
+import math
+
+import oneflow as flow
+from libai import layers as libai_layers
+from libai.utils import distributed as dist
+from oneflow import nn
+
+
+def no_init(tensor):
+    """Leave a parameter as it is: `initialization.py` fills every parameter afterwards."""
+    return tensor
+
+
+def broadcast_sbp():
+    """The SBP signature of a tensor that every rank of a placement holds whole."""
+    return dist.get_nd_sbp([flow.sbp.broadcast, flow.sbp.broadcast])
+
+
+def batch_sbp():
+    """The SBP signature of activations: split by samples over the data-parallel ranks."""
+    return dist.get_nd_sbp([flow.sbp.split(0), flow.sbp.broadcast])
+
+
+def ones_like_placed(x, shape, sbp=None):
+    """float32 ones of a shape on the placement of the global tensor x, broadcast by default."""
+    return flow._C.global_constant(shape, 1.0, dtype=x.dtype, placement=x.placement, sbp=sbp or broadcast_sbp())
+
+
+def expand_column(column, width):
+    """[..., M, 1] -> [..., M, width], as a matrix product with a row of ones."""
+    return flow.matmul(column, ones_like_placed(column, (1, width)))
+
+
+def standardize_rows(x, eps, correction=0):
+    """(x - mean) / sqrt(variance + eps) over the last axis.
+
+    Args:
+        x: global float tensor [..., D].
+        correction: 0 for the biased variance (layer normalisation), 1 for the unbiased one
+            (the paper's per-patch normalisation of targets).
+
+    Returns:
+        A tensor of x's shape.
+    """
+    width = x.shape[-1]
+    if x.placement.type == "cuda":
+        centred = x - x.mean(dim=-1, keepdim=True)
+        variance = (centred * centred).sum(dim=-1, keepdim=True) / (width - correction)
+        return centred / (variance + eps).sqrt()
+    rows = x.reshape(-1, width)
+    ones = ones_like_placed(x, (width, 1))
+    centred = rows - expand_column(flow.matmul(rows, ones) * (1.0 / width), width)
+    variance = flow.matmul(centred * centred, ones) * (1.0 / (width - correction))
+    scale = expand_column(flow.rsqrt(variance + eps), width)
+    return (centred * scale).reshape(*x.shape)
+
+
+class LayerNorm(libai_layers.LayerNorm):
+    """`libai.layers.LayerNorm` that also runs on a CPU. Shapes, names and eps are the same."""
+
+    def forward(self, x):
+        if x.placement.type == "cuda":
+            return super().forward(x)
+        return standardize_rows(x, self.eps) * self.weight + self.bias
+
+
+def drop_path(x, noise, drop_prob):
+    """Stochastic depth (Huang et al., arXiv 1603.09382) with its randomness as an input.
+
+    Args:
+        x: [N, L, D], the output of a residual branch.
+        noise: float32 [N, 1] in [0, 1), one draw a sample; a sample is dropped where
+            noise < drop_prob.
+        drop_prob: probability of dropping a sample's branch.
+
+    Returns:
+        [N, L, D], zero for the dropped samples and scaled by 1 / (1 - drop_prob) for the others.
+    """
+    keep = (noise >= drop_prob).to(x.dtype) * (1.0 / (1.0 - drop_prob))
+    return x * expand_column(keep, x.shape[1] * x.shape[2]).reshape(*x.shape)
+
+
+class TransformerLayer(libai_layers.TransformerLayer):
+    """A pre-norm transformer block: `libai.layers.TransformerLayer` with two differences.
+
+    Its LayerNorm runs on a CPU, and the randomness of stochastic depth comes in as data instead
+    of being drawn on each rank, so that ranks which hold the same samples drop the same ones.
+    """
+
+    def __init__(self, hidden_size, num_heads, mlp_ratio, eps, drop_path_prob=0.0, *, layer_idx):
+        super().__init__(
+            hidden_size=hidden_size,
+            ffn_hidden_size=int(hidden_size * mlp_ratio),
+            num_attention_heads=num_heads,
+            layernorm_epsilon=eps,
+            init_method=no_init,
+            layer_idx=layer_idx,
+        )
+        self.drop_path_prob = drop_path_prob
+        self.input_layernorm = LayerNorm(hidden_size, eps=eps, layer_idx=layer_idx)
+        self.post_attention_layernorm = LayerNorm(hidden_size, eps=eps, layer_idx=layer_idx)
+
+    def forward(self, hidden_states, drop_path_noise=None):
+        """[N, L, D], and float32 [N, 2] draws for the two branches or None -> [N, L, D]."""
+        placement = dist.get_layer_placement(self.layer_idx)
+        hidden_states = hidden_states.to_global(placement=placement)
+        drops = self.training and self.drop_path_prob > 0 and drop_path_noise is not None
+        if drops:
+            drop_path_noise = drop_path_noise.to_global(placement=placement)
+
+        def branch(output, which):
+            if not drops:
+                return output
+            return drop_path(output, drop_path_noise[:, which : which + 1], self.drop_path_prob)
+
+        attention = self.self_attention(self.input_layernorm(hidden_states))
+        hidden_states = hidden_states + branch(attention, 0)
+        mlp = self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states + branch(mlp, 1)
+
+
+def patchify(images, patch_size):
+    """[N, C, H, W] -> [N, L, patch_size**2 * C], pixels of a patch in (row, column, channel)."""
+    n, c, h, w = images.shape
+    p = patch_size
+    x = images.reshape(n, c, h // p, p, w // p, p)
+    x = x.permute(0, 2, 4, 3, 5, 1)  # [N, H/p, W/p, p, p, C]
+    return x.reshape(n, (h // p) * (w // p), p * p * c)
+
+
+def unpatchify(patches, patch_size, in_chans):
+    """[N, L, patch_size**2 * C] of a square image -> [N, C, H, W]."""
+    n, length, _ = patches.shape
+    p, side = patch_size, math.isqrt(length)
+    x = patches.reshape(n, side, side, p, p, in_chans)
+    x = x.permute(0, 5, 1, 3, 2, 4)  # [N, C, H/p, p, W/p, p]
+    return x.reshape(n, in_chans, side * p, side * p)
+
+
+class PatchEmbed(nn.Module):
+    """Linear projection of patches, with the weights of the usual strided convolution.
+
+    `proj.weight` is [embed_dim, in_chans, patch_size, patch_size], as in every ViT checkpoint.
+    Projecting patches instead of convolving an image lets the encoder embed visible ones only.
+    """
+
+    def __init__(self, patch_size, in_chans, embed_dim, *, layer_idx=0):
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, stride=patch_size).to_global(
+            sbp=broadcast_sbp(), placement=dist.get_layer_placement(layer_idx)
+        )
+
+    def forward(self, patches):
+        """[N, K, patch_size**2 * in_chans] as `patchify` orders them -> [N, K, embed_dim]."""
+        embed_dim = self.proj.weight.shape[0]
+        weight = self.proj.weight.permute(2, 3, 1, 0).reshape(-1, embed_dim)
+        return flow.matmul(patches, weight) + self.proj.bias
+
+
+def parameter(shape, *, layer_idx, requires_grad=True):
+    """A float32 parameter of zeros that every rank of its pipeline stage holds whole."""
+    zeros = flow.zeros(
+        shape,
+        dtype=flow.float32,
+        placement=dist.get_layer_placement(layer_idx),
+        sbp=broadcast_sbp(),
+    )
+    return nn.Parameter(zeros, requires_grad=requires_grad)
+
+
+def repeat_token(token, like, count):
+    """A token [1, 1, D] -> [N, count, D], N and placement as in `like` [N, ...].
+
+    A matrix product of ones, split as the batch is, with the token: each rank makes the rows
+    of its own samples, and the gradient is summed where it arises.
+    """
+    n, width = like.shape[0], token.shape[-1]
+    ones = ones_like_placed(like, (n * count, 1), sbp=batch_sbp())
+    return flow.matmul(ones, token.reshape(1, width)).reshape(n, count, width)

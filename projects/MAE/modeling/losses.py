@@ -1,0 +1,45 @@
+"""The two losses: masked pixel reconstruction and classification."""
+import oneflow as flow
+
+from projects.MAE.modeling.layers import standardize_rows
+
+
+def reconstruction_target(patches, norm_pix_loss):
+    """What the decoder predicts: patches [N, L, P], each normalised by itself if asked for.
+
+    The variance is the unbiased one and eps is 1e-6, as in the authors' code.
+    """
+    return standardize_rows(patches, eps=1e-6, correction=1) if norm_pix_loss else patches
+
+
+def masked_mse(pred, target, mask):
+    """Mean squared error over the masked patches (paper, section 3), in float32.
+
+    Args:
+        pred, target: [N, L, P].
+        mask: float32 [N, L], 1 where a patch was removed; every row has the same number of ones.
+
+    Returns:
+        The mean over all masked patches, a scalar, and the mean of each sample, [N].
+    """
+    difference = pred.float() - target.float()
+    error = (difference * difference).mean(dim=-1) * mask  # [N, L]
+    per_sample = error.sum(dim=1) / mask.sum(dim=1)
+    return error.sum() / mask.sum(), per_sample
+
+
+def cross_entropy(logits, targets):
+    """Cross entropy in float32.
+
+    Args:
+        logits: [N, classes].
+        targets: int64 [N] class indices, or float32 [N, classes] probabilities (mixup, label
+            smoothing).
+
+    Returns:
+        The mean over the samples, a scalar.
+    """
+    logits = logits.float()
+    if targets.ndim == 1:
+        return flow._C.sparse_softmax_cross_entropy(logits, targets).mean()
+    return -(targets * flow.log_softmax(logits, dim=-1)).sum(dim=-1).mean()

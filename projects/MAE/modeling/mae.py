@@ -1,0 +1,216 @@
+"""The masked autoencoder: a ViT encoder on visible patches, a light decoder on all of them."""
+import oneflow as flow
+from libai.layers import Linear
+from oneflow import nn
+
+from projects.MAE.errors import UserError
+from projects.MAE.modeling.initialization import initialize
+from projects.MAE.modeling.layers import (
+    LayerNorm,
+    PatchEmbed,
+    TransformerLayer,
+    no_init,
+    parameter,
+    patchify,
+    repeat_token,
+    unpatchify,
+)
+from projects.MAE.modeling.losses import masked_mse, reconstruction_target
+from projects.MAE.modeling.pos_embed import sincos_pos_embed_2d
+from projects.MAE.modeling.stages import set_stages
+
+
+def kept_patches(num_patches, mask_ratio):
+    """int(L * (1 - mask_ratio)), the number of patches the encoder sees.
+
+    Raises:
+        UserError: nothing would be kept, or nothing masked.
+    """
+    keep = int(num_patches * (1 - mask_ratio))
+    if not (0 < mask_ratio < 1 and 0 < keep < num_patches):
+        raise UserError(
+            f"model.mask_ratio={mask_ratio} leaves {max(min(keep, num_patches), 0)} of "
+            f"{num_patches} patches visible: choose a ratio between 0 and 1 (the paper's is 0.75)"
+        )
+    return keep
+
+
+def check_sizes(img_size, patch_size, embed_dim, num_heads, prefix=""):
+    """Raise a UserError for an image the patches don't tile, or heads that don't share the width."""
+    if img_size % patch_size:
+        near = img_size // patch_size * patch_size or patch_size
+        raise UserError(
+            f"model.img_size={img_size} is not divisible by model.patch_size={patch_size}: "
+            f"choose {near} or {near + patch_size}"
+        )
+    if embed_dim % num_heads or embed_dim % 4:
+        raise UserError(
+            f"model.{prefix}embed_dim={embed_dim} must be divisible by 4 and by "
+            f"model.{prefix}num_heads={num_heads}"
+        )
+
+
+class MaskedAutoencoderViT(nn.Module):
+    """Masked autoencoder with a ViT backbone (He et al., arXiv 2111.06377).
+
+    Args:
+        img_size: pixels along a side of the square input.
+        patch_size: pixels along a side of a patch.
+        in_chans: channels of the input.
+        embed_dim, depth, num_heads: encoder width, blocks and attention heads.
+        decoder_embed_dim, decoder_depth, decoder_num_heads: the same of the decoder.
+        mlp_ratio: hidden width of a block's MLP over the block's width.
+        norm_layer: called with (width, eps=1e-6, layer_idx=...) for the two final norms.
+        norm_pix_loss: normalise each target patch by its own mean and variance.
+        mask_ratio: share of patches the encoder does not see.
+
+    The weights are drawn from the seed of `flow.manual_seed`.
+
+    Raises:
+        UserError: sizes that don't divide, or a mask_ratio that leaves nothing to see or predict.
+
+    Example::
+
+        model = MaskedAutoencoderViT(img_size=32, patch_size=4, embed_dim=64, depth=2, num_heads=4)
+        losses = model(images, noise)["losses"]  # global tensors [N, 3, 32, 32], [N, 64]
+    """
+
+    def __init__(
+        self,
+        img_size=224,
+        patch_size=16,
+        in_chans=3,
+        embed_dim=768,
+        depth=12,
+        num_heads=12,
+        decoder_embed_dim=512,
+        decoder_depth=8,
+        decoder_num_heads=16,
+        mlp_ratio=4.0,
+        norm_layer=LayerNorm,
+        norm_pix_loss=False,
+        mask_ratio=0.75,
+    ):
+        super().__init__()
+        check_sizes(img_size, patch_size, embed_dim, num_heads)
+        check_sizes(img_size, patch_size, decoder_embed_dim, decoder_num_heads, prefix="decoder_")
+        self.patch_size, self.in_chans = patch_size, in_chans
+        self.grid_size = img_size // patch_size
+        self.num_patches = self.grid_size**2
+        self.num_heads, self.decoder_num_heads = num_heads, decoder_num_heads
+        self.norm_pix_loss = norm_pix_loss
+        self.keep = kept_patches(self.num_patches, mask_ratio)
+        tokens, last = 1 + self.num_patches, depth + decoder_depth - 1
+
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, layer_idx=0)
+        self.cls_token = parameter((1, 1, embed_dim), layer_idx=0)
+        self.pos_embed = parameter((1, tokens, embed_dim), layer_idx=0, requires_grad=False)
+        self.blocks = nn.ModuleList(
+            TransformerLayer(embed_dim, num_heads, mlp_ratio, eps=1e-6, layer_idx=i)
+            for i in range(depth)
+        )
+        self.norm = norm_layer(embed_dim, eps=1e-6, layer_idx=depth - 1)
+
+        self.decoder_embed = Linear(
+            embed_dim, decoder_embed_dim, init_method=no_init, layer_idx=depth
+        )
+        self.mask_token = parameter((1, 1, decoder_embed_dim), layer_idx=depth)
+        self.decoder_pos_embed = parameter(
+            (1, tokens, decoder_embed_dim), layer_idx=depth, requires_grad=False
+        )
+        self.decoder_blocks = nn.ModuleList(
+            TransformerLayer(
+                decoder_embed_dim, decoder_num_heads, mlp_ratio, eps=1e-6, layer_idx=depth + i
+            )
+            for i in range(decoder_depth)
+        )
+        self.decoder_norm = norm_layer(decoder_embed_dim, eps=1e-6, layer_idx=last)
+        self.decoder_pred = Linear(
+            decoder_embed_dim, patch_size**2 * in_chans, init_method=no_init, layer_idx=last
+        )
+        initialize(
+            self,
+            seed=flow.initial_seed(),
+            fixed={
+                "pos_embed": sincos_pos_embed_2d(embed_dim, self.grid_size),
+                "decoder_pos_embed": sincos_pos_embed_2d(decoder_embed_dim, self.grid_size),
+            },
+        )
+
+    def patchify(self, images):
+        """[N, C, H, W] -> [N, L, patch_size**2 * C], pixels in (row, column, channel) order."""
+        return patchify(images, self.patch_size)
+
+    def unpatchify(self, patches):
+        """[N, L, patch_size**2 * C] -> [N, C, H, W], the inverse of `patchify`."""
+        return unpatchify(patches, self.patch_size, self.in_chans)
+
+    def encode_patches(self, patches, noise):
+        """`forward_encoder` from patches [N, L, P] instead of images."""
+        ids_shuffle = flow.argsort(noise, dim=1)  # ascending: the smallest are kept
+        ids_restore = flow.argsort(ids_shuffle, dim=1)
+        ids_keep = ids_shuffle[:, : self.keep]
+        mask = (ids_restore >= self.keep).to(flow.float32)
+
+        x = self.patch_embed(flow._C.batch_gather(patches, ids_keep))  # [N, keep, D]
+        x = x + flow._C.gather(self.pos_embed[0, 1:], ids_keep, axis=0)
+        cls_token = repeat_token(self.cls_token + self.pos_embed[:, :1], like=x, count=1)
+        x = flow.cat([cls_token, x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x), mask, ids_restore
+
+    def forward_encoder(self, images, noise):
+        """Encode the visible patches.
+
+        Args:
+            images: float32 [N, C, H, W], normalised.
+            noise: float32 [N, L] in [0, 1); the int(L * (1 - mask_ratio)) smallest are kept.
+
+        Returns:
+            latent [N, 1 + keep, D]; mask float32 [N, L], 1 where a patch was removed;
+            ids_restore int64 [N, L].
+        """
+        return self.encode_patches(self.patchify(images), noise)
+
+    def forward_decoder(self, latent, ids_restore):
+        """latent [N, 1 + keep, D] and ids_restore [N, L] -> pred [N, L, patch_size**2 * C]."""
+        placement = self.decoder_pos_embed.placement
+        x = self.decoder_embed(latent.to_global(placement=placement))
+        ids_restore = ids_restore.to_global(placement=placement)
+        mask_tokens = repeat_token(self.mask_token, like=x, count=self.num_patches - self.keep)
+        patches = flow.cat([x[:, 1:], mask_tokens], dim=1)
+        patches = flow._C.batch_gather(patches, ids_restore)  # undo the shuffle
+        x = flow.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+
+    def forward(self, images, noise):
+        """Reconstruct the masked patches of a batch.
+
+        Args:
+            images: float32 [N, C, H, W], normalised.
+            noise: float32 [N, L] in [0, 1), which decides the mask.
+
+        Returns:
+            In training {"losses": scalar}; in evaluation also "pred" [N, L, patch_size**2 * C],
+            "mask" float32 [N, L] and "sample_losses" float32 [N].
+        """
+        patches = self.patchify(images)
+        latent, mask, ids_restore = self.encode_patches(patches, noise)
+        pred = self.forward_decoder(latent, ids_restore)
+        target = reconstruction_target(patches, self.norm_pix_loss)
+        losses, sample_losses = masked_mse(
+            pred,
+            target.to_global(placement=pred.placement),
+            mask.to_global(placement=pred.placement),
+        )
+        if self.training:
+            return {"losses": losses}
+        return {"losses": losses, "pred": pred, "mask": mask, "sample_losses": sample_losses}
+
+    @staticmethod
+    def set_pipeline_stage_id(model):
+        """Tell the graph which pipeline stage each module runs in. LiBai's graphs call this."""
+        set_stages(model)

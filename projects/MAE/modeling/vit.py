@@ -1,0 +1,121 @@
+"""The ViT classifier that is finetuned from a pretrained encoder."""
+import oneflow as flow
+from libai.layers import Linear
+from oneflow import nn
+
+from projects.MAE.modeling.initialization import initialize
+from projects.MAE.modeling.layers import (
+    LayerNorm,
+    PatchEmbed,
+    TransformerLayer,
+    no_init,
+    parameter,
+    patchify,
+    repeat_token,
+)
+from projects.MAE.modeling.losses import cross_entropy
+from projects.MAE.modeling.mae import check_sizes
+from projects.MAE.modeling.pos_embed import sincos_pos_embed_2d
+from projects.MAE.modeling.stages import set_stages
+
+
+class VisionTransformer(nn.Module):
+    """Vision Transformer classifier in the form the paper finetunes.
+
+    Args:
+        img_size: pixels along a side of the square input.
+        patch_size: pixels along a side of a patch.
+        in_chans: channels of the input.
+        embed_dim, depth, num_heads: width, blocks and attention heads.
+        mlp_ratio: hidden width of a block's MLP over the block's width.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
+        global_pool: average the patch tokens, then `fc_norm`; otherwise `norm`, then the class
+            token.
+        num_classes: width of the head.
+        loss_func: called with (logits [N, classes], labels); `cross_entropy` by default, which
+            takes class indices and probabilities.
+
+    The weights are drawn from the seed of `flow.manual_seed`.
+
+    Raises:
+        UserError: sizes that don't divide.
+    """
+
+    def __init__(
+        self,
+        img_size=224,
+        patch_size=16,
+        in_chans=3,
+        embed_dim=768,
+        depth=12,
+        num_heads=12,
+        mlp_ratio=4.0,
+        drop_path_rate=0.0,
+        global_pool=True,
+        num_classes=1000,
+        loss_func=None,
+    ):
+        super().__init__()
+        check_sizes(img_size, patch_size, embed_dim, num_heads)
+        self.patch_size, self.in_chans = patch_size, in_chans
+        self.grid_size = img_size // patch_size
+        self.num_patches = self.grid_size**2
+        self.num_heads, self.depth = num_heads, depth
+        self.global_pool, self.num_classes = global_pool, num_classes
+        self.loss_func = loss_func or cross_entropy
+
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, layer_idx=0)
+        self.cls_token = parameter((1, 1, embed_dim), layer_idx=0)
+        self.pos_embed = parameter((1, 1 + self.num_patches, embed_dim), layer_idx=0)
+        self.blocks = nn.ModuleList(
+            TransformerLayer(
+                embed_dim,
+                num_heads,
+                mlp_ratio,
+                eps=1e-6,
+                drop_path_prob=drop_path_rate * i / max(depth - 1, 1),
+                layer_idx=i,
+            )
+            for i in range(depth)
+        )
+        final_norm = LayerNorm(embed_dim, eps=1e-6, layer_idx=depth - 1)
+        setattr(self, "fc_norm" if global_pool else "norm", final_norm)
+        self.head = Linear(embed_dim, num_classes, init_method=no_init, layer_idx=depth - 1)
+        initialize(
+            self,
+            seed=flow.initial_seed(),
+            head_std=2e-5,
+            fixed={"pos_embed": sincos_pos_embed_2d(embed_dim, self.grid_size)},
+        )
+
+    def forward_features(self, images, drop_path_noise=None):
+        """float32 [N, C, H, W] -> [N, D], the features the head classifies."""
+        x = self.patch_embed(patchify(images, self.patch_size))
+        x = flow.cat([repeat_token(self.cls_token, like=x, count=1), x], dim=1) + self.pos_embed
+        for i, block in enumerate(self.blocks):
+            noise = None if drop_path_noise is None else drop_path_noise[:, 2 * i : 2 * i + 2]
+            x = block(x, noise)
+        if self.global_pool:
+            return self.fc_norm(x[:, 1:].mean(dim=1))
+        return self.norm(x)[:, 0]
+
+    def forward(self, images, labels=None, drop_path_noise=None):
+        """Classify images.
+
+        Args:
+            images: float32 [N, C, H, W], normalised.
+            labels: int64 [N] or float32 [N, classes]; needed in training.
+            drop_path_noise: float32 [N, 2 * depth] in [0, 1), the draws of stochastic depth.
+
+        Returns:
+            In training {"losses": scalar}; in evaluation {"prediction_scores": [N, classes]}.
+        """
+        logits = self.head(self.forward_features(images, drop_path_noise))
+        if self.training and labels is not None:
+            return {"losses": self.loss_func(logits, labels.to_global(placement=logits.placement))}
+        return {"prediction_scores": logits}
+
+    @staticmethod
+    def set_pipeline_stage_id(model):
+        """Tell the graph which pipeline stage each module runs in. LiBai's graphs call this."""
+        set_stages(model)

@@ -1,0 +1,30 @@
+"""Package metadata. `tools/setup.sh` installs what stands here at the versions of constraints.txt."""
+from setuptools import find_namespace_packages, setup
+
+setup(
+    name="mae-oneflow",
+    version="0.1.0",
+    description="Masked Autoencoders on OneFlow, as a LiBai project",
+    license="Apache-2.0",
+    python_requires=">=3.8,<3.11",
+    packages=find_namespace_packages(include=["projects.*"]),
+    install_requires=[
+        "oneflow==0.9.0",
+        "libai==0.1.1",
+        "flowvision==0.1.0",
+        # `import oneflow` needs these two CUDA 11 libraries on every machine.
+        "nvidia-cublas-cu11==11.10.3.66",
+        "nvidia-cudnn-cu11==8.5.0.96",
+        "numpy>=1.21,<1.24",  # LiBai 0.1.1 uses np.float
+        "omegaconf>=2.1",
+        "hydra-core>=1.1",
+        "pillow>=8",
+        "mkl>=2021",  # preloaded on the CPU in place of the BLAS inside OneFlow
+        "scikit-learn>=1.0",  # the digits of the quickstart
+    ],
+    extras_require={
+        "pytorch": ["torch==1.13.1"],
+        "viz": ["matplotlib", "tensorboard"],
+        "test": ["pytest>=7"],
+    },
+)

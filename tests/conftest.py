@@ -1,0 +1,38 @@
+"""Shared by all tests: the golden vectors and a one-rank world on the CPU."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Open a golden file of tests/data by name, as {key: array}."""
+
+    def load(name):
+        with np.load(DATA / f"{name}.npz") as file:
+            return {key: file[key] for key in file.files}
+
+    return load
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cpu_world():
+    """One rank on the CPU, as `train_net.py` sets it up."""
+    from libai.utils import distributed as dist
+    from omegaconf import OmegaConf
+
+    from projects.MAE.utils.compat import use_device
+
+    cfg = OmegaConf.create(
+        dict(
+            data_parallel_size=1,
+            tensor_parallel_size=1,
+            pipeline_parallel_size=1,
+            pipeline_num_layers=1000,
+        )
+    )
+    use_device("cpu", cfg)
+    dist.setup_dist_util(cfg)

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Makes .venv in the repository root with all packages at the versions of constraints.txt.
+# Running it again is instant when nothing changed, and repairs an install that broke off.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+venv=$root/.venv
+stamp=$venv/.complete
+
+[ "$(uname -s) $(uname -m)" = "Linux x86_64" ] ||
+  fail "OneFlow 0.9.0 has builds for Linux on x86-64 only, and this is $(uname -s) on $(uname -m)"
+
+# A name on PATH may be a pyenv shim that fails when run, so every candidate is tried.
+find_base_python() {
+  local version candidate
+  for version in 3.10 3.9 3.8; do
+    for candidate in "$(command -v "python$version" || true)" \
+      "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python \
+      "$(command -v uv >/dev/null && uv python find "$version" 2>/dev/null || true)" \
+      "$(command -v python3 || true)"; do
+      if [ -x "$candidate" ] && [ "$("$candidate" -c \
+        'import sys, venv, ensurepip; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$version" ]; then
+        base_python=$candidate
+        return
+      fi
+    done
+  done
+  fail "no Python 3.8, 3.9 or 3.10 found (OneFlow 0.9.0 has no build for others): install Python 3.10, for example with 'uv python install 3.10'"
+}
+
+# A stamp is written last, so an install that broke off has none; it names what was installed.
+wanted() { cat "$root/constraints.txt" "$root/setup.py" "$root/tools/setup.sh" | sha256sum | cut -d' ' -f1; }
+
+complete() {
+  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted)" ] && "$venv/bin/python" -c '
+import importlib.util as u, sys
+sys.exit(any(u.find_spec(m) is None for m in
+    ("oneflow", "libai", "flowvision", "numpy", "omegaconf", "hydra", "PIL", "sklearn", "pytest")))' 2>/dev/null
+}
+
+run_pip() {
+  if ! "$venv/bin/python" -m pip install -c "$root/constraints.txt" "$@" >>"$log" 2>&1; then
+    local reason
+    if grep -q "No space left" "$log"; then
+      reason="the disk is full: free 6 GB and run it again"
+    elif grep -qE "NewConnectionError|Temporary failure in name resolution|Network is unreachable|No matching distribution|ConnectTimeout|ProxyError" "$log"; then
+      reason="pip could not fetch packages (no network, or no package index reachable): check the connection and run it again"
+    else
+      reason="pip failed: $(grep -E '^ *ERROR' "$log" | tail -n 1)"
+    fi
+    cp "$log" "${TMPDIR:-/tmp}/mae-setup.log" 2>/dev/null || true
+    fail "$reason (log: $log)"
+  fi
+}
+
+complete && exit 0
+mkdir -p "$venv" 2>/dev/null || fail "can't write $venv: the disk is full or the folder read-only"
+exec 9>"$venv/.lock"
+flock 9
+complete && exit 0 # another set-up finished while this one waited
+
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+  free_mb=$(df -Pm "$root" | awk 'NR == 2 {print $4}')
+  [ "$free_mb" -ge 6000 ] ||
+    fail "not enough disk space at $root: $free_mb MB free, 6000 MB needed"
+  find_base_python
+  echo "Making .venv with $("$base_python" --version)"
+  "$base_python" -m venv --clear "$venv" >/dev/null 2>&1 ||
+    fail "could not make $venv with $base_python (is its venv module installed, is the disk full?)"
+  exec 9>"$venv/.lock" # --clear removed the file that was locked
+  flock 9
+fi
+log=$venv/setup.log
+: >"$log"
+# A broken-off install leaves packages that pip takes for whole: files are missing but the
+# metadata is there. With an old stamp gone wrong, everything is installed anew.
+reinstall=()
+if [ -f "$stamp" ]; then
+  rm "$stamp"
+  reinstall=(--force-reinstall)
+fi
+echo "Installing build tools"
+run_pip pybind11 wheel "setuptools<70"
+echo "Installing OneFlow 0.9.0 and its libraries (5 GB, a minute or more)"
+run_pip "${reinstall[@]}" oneflow==0.9.0 nvidia-cublas-cu11 nvidia-cudnn-cu11 numpy mkl omegaconf hydra-core \
+  pillow scikit-learn pytest
+echo "Installing LiBai 0.1.1"
+# LiBai's setup.py imports pybind11, so it can't be built in pip's isolated environment.
+run_pip "${reinstall[@]}" --no-build-isolation libai==0.1.1
+wanted >"$stamp"
+echo "Ready: $venv"
