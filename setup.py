@@ -19,6 +19,7 @@ setup(
         "omegaconf>=2.1",
         "hydra-core>=1.1",
         "pillow>=8",
+        "safetensors>=0.3",
         "mkl>=2021",  # preloaded on the CPU in place of the BLAS inside OneFlow
         "scikit-learn>=1.0",  # the digits of the quickstart
     ],
@@ -26,5 +27,7 @@ setup(
         "pytorch": ["torch==1.13.1"],
         "viz": ["matplotlib", "tensorboard"],
         "test": ["pytest>=7"],
+        # The independent implementations that tests marked `oracle` compare with.
+        "oracle": ["torch==1.13.1", "torchvision==0.14.1", "timm>=1.0", "transformers==4.49.0"],
     },
 )

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv in the repository root with all packages at the versions of constraints.txt.
+# Makes .venv in the repository root with all packages at the versions of constraints.txt, and with
+# the extras of setup.py that are named: bash tools/setup.sh [EXTRA...]
 # Running it again is instant when nothing changed, and repairs an install that broke off.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -28,11 +29,36 @@ find_base_python() {
   fail "no Python 3.8, 3.9 or 3.10 found (OneFlow 0.9.0 has no build for others): install Python 3.10, for example with 'uv python install 3.10'"
 }
 
-# A stamp is written last, so an install that broke off has none; it names what was installed.
+extras=("$@")
+for extra in "${extras[@]}"; do
+  grep -q "^ *\"$extra\": \[" "$root/setup.py" || fail "there is no extra $extra in setup.py"
+done
+
+# What setup.py requires: of the project itself with no argument, else of an extra.
+requirements() {
+  (cd "$root" && "$venv/bin/python" - "$@" <<'PYTHON'
+import sys
+
+import setuptools
+
+metadata = {}
+setuptools.setup = metadata.update
+with open("setup.py") as file:
+    exec(file.read())
+print("\n".join(metadata["extras_require"][sys.argv[1]] if sys.argv[1:] else metadata["install_requires"]))
+PYTHON
+  )
+}
+
+# A stamp is written last, so an install that broke off has none. Its first line names what
+# was installed, the others are extras.
 wanted() { cat "$root/constraints.txt" "$root/setup.py" "$root/tools/setup.sh" | sha256sum | cut -d' ' -f1; }
 
-complete() {
-  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted)" ] && "$venv/bin/python" -c '
+complete() { # extras
+  [ -f "$stamp" ] && [ "$(head -n 1 "$stamp")" = "$(wanted)" ] || return 1
+  local extra
+  for extra in "$@"; do grep -qx "$extra" "$stamp" || return 1; done
+  "$venv/bin/python" -c '
 import importlib.util as u, sys
 sys.exit(any(u.find_spec(m) is None for m in
     ("oneflow", "libai", "flowvision", "numpy", "omegaconf", "hydra", "PIL", "sklearn", "pytest")))' 2>/dev/null
@@ -53,11 +79,11 @@ run_pip() {
   fi
 }
 
-complete && exit 0
+complete "${extras[@]}" && exit 0
 mkdir -p "$venv" 2>/dev/null || fail "can't write $venv: the disk is full or the folder read-only"
 exec 9>"$venv/.lock"
 flock 9
-complete && exit 0 # another set-up finished while this one waited
+complete "${extras[@]}" && exit 0 # another set-up finished while this one waited
 
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
   free_mb=$(df -Pm "$root" | awk 'NR == 2 {print $4}')
@@ -73,19 +99,32 @@ fi
 log=$venv/setup.log
 : >"$log"
 # A broken-off install leaves packages that pip takes for whole: files are missing but the
-# metadata is there. With an old stamp gone wrong, everything is installed anew.
+# metadata is there. Where a stamp says complete and files are
+# missing, everything is installed anew.
 reinstall=()
+installed=()
 if [ -f "$stamp" ]; then
+  mapfile -t -s 1 installed <"$stamp"
+  if [ "$(head -n 1 "$stamp")" = "$(wanted)" ] && ! complete; then
+    reinstall=(--force-reinstall)
+  fi
   rm "$stamp"
-  reinstall=(--force-reinstall)
 fi
 echo "Installing build tools"
 run_pip pybind11 wheel "setuptools<70"
 echo "Installing OneFlow 0.9.0 and its libraries (5 GB, a minute or more)"
-run_pip "${reinstall[@]}" oneflow==0.9.0 nvidia-cublas-cu11 nvidia-cudnn-cu11 numpy mkl omegaconf hydra-core \
-  pillow scikit-learn pytest
+mapfile -t packages < <(requirements | grep -v '^libai'; requirements test)
+run_pip "${reinstall[@]}" "${packages[@]}"
 echo "Installing LiBai 0.1.1"
 # LiBai's setup.py imports pybind11, so it can't be built in pip's isolated environment.
 run_pip "${reinstall[@]}" --no-build-isolation libai==0.1.1
-wanted >"$stamp"
+for extra in "${extras[@]}"; do
+  echo "Installing the extra $extra"
+  mapfile -t packages < <(requirements "$extra")
+  run_pip "${packages[@]}"
+done
+{
+  wanted
+  printf '%s\n' "${installed[@]}" "${extras[@]}" | sort -u
+} >"$stamp"
 echo "Ready: $venv"

@@ -6,4 +6,12 @@ class UserError(Exception):
 
     The entry points print the message alone and exit with status 1; every other exception is
     a defect of the program and keeps its traceback.
+
+    Args:
+        local: only this rank can have found it (an unreadable image, say), so this rank says so.
+            Every rank finds a mistake in the configuration, and rank 0 alone says so.
     """
+
+    def __init__(self, message, local=False):
+        super().__init__(message)
+        self.local = local

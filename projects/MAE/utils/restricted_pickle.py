@@ -1,0 +1,163 @@
+"""Reads the pickles inside weight files without running anything they name.
+
+A pickle is a program whose instructions may call any function. This interpreter knows the
+instructions that build plain data, and calls nothing but the few functions its caller lists:
+everything else a pickle names is refused before it could matter.
+"""
+import pickletools
+
+from projects.MAE.errors import UserError
+
+# Instructions that carry their value, and those that push an empty container or a constant.
+VALUES = {
+    "BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING", "STRING",
+}  # fmt: skip
+EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+MARK = object()
+
+
+class Name:
+    """A module's attribute that a pickle names; never imported."""
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+    def __repr__(self):
+        return f"{self.module}.{self.name}"
+
+
+class Built:
+    """An object that takes its state after it was made.
+
+    Attributes:
+        value: what stands for the object in the result.
+        take: called with the state.
+    """
+
+    def __init__(self, value, take):
+        self.value, self.take = value, take
+
+
+def read_pickle(data, source, known, persistent=None):
+    """The object that a pickle describes.
+
+    Args:
+        data: bytes of the pickle.
+        source: names the file in errors.
+        known: {"module.name": function, or None for a name that is only mentioned}. A function
+            stands for the class or function of that name; it is called with the pickled arguments.
+            Where it returns a `Built`, the object's state goes to its `take`; other states (the
+            attributes of a dict, say) are dropped.
+        persistent: called with the identifiers of objects stored outside the pickle.
+
+    Raises:
+        UserError: the pickle names anything else, or is damaged.
+    """
+    try:
+        return _Machine(source, known, persistent).run(data)
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{source}: its list of contents is damaged ({error})") from None
+
+
+class _Machine:
+    """The stack machine of the pickle protocols 0 to 4, as far as plain data needs it."""
+
+    def __init__(self, source, known, persistent):
+        self.source, self.known, self.persistent = source, known, persistent
+        self.stack, self.memo, self.states = [], {}, {}
+
+    def run(self, data):
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name == "STOP":
+                return self.stack.pop()
+            self.step(opcode.name, argument)
+        raise ValueError("no end")
+
+    def step(self, code, argument):
+        stack = self.stack
+        if code in ("PROTO", "FRAME"):
+            return
+        if code in VALUES:
+            stack.append(argument)
+        elif code in EMPTY:
+            stack.append(EMPTY[code]())
+        elif code in CONSTANTS:
+            stack.append(CONSTANTS[code])
+        elif code == "MARK":
+            stack.append(MARK)
+        elif code in TUPLES:
+            stack.append(tuple(self.pop(TUPLES[code])))
+        elif code == "TUPLE":
+            stack.append(tuple(self.pop_to_mark()))
+        elif code in ("LIST", "DICT"):
+            items = self.pop_to_mark()
+            stack.append(items if code == "LIST" else dict(zip(items[::2], items[1::2])))
+        elif code in ("APPEND", "APPENDS"):
+            items = self.pop(1) if code == "APPEND" else self.pop_to_mark()
+            self.container(list).extend(items)
+        elif code in ("SETITEM", "SETITEMS"):
+            items = self.pop(2) if code == "SETITEM" else self.pop_to_mark()
+            self.container(dict).update(zip(items[::2], items[1::2]))
+        elif code in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self.memo[argument] = stack[-1]
+        elif code == "MEMOIZE":
+            self.memo[len(self.memo)] = stack[-1]
+        elif code in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(self.memo[argument])
+        elif code == "GLOBAL":
+            stack.append(self.named(*argument.split(" ", 1)))
+        elif code == "STACK_GLOBAL":
+            stack.append(self.named(*self.pop(2)))
+        elif code in ("REDUCE", "NEWOBJ"):
+            self.call(*self.pop(2))
+        elif code == "BUILD":
+            (state,) = self.pop(1)
+            built = self.states.get(id(stack[-1]))
+            if built:
+                built.take(state)
+        elif code == "BINPERSID" and self.persistent:
+            stack.append(self.persistent(*self.pop(1)))
+        else:
+            raise UserError(f"{self.source}: refused: it uses the pickle instruction {code}")
+
+    def pop(self, count):
+        if len(self.stack) < count:
+            raise ValueError("values are missing")
+        items = self.stack[-count:]
+        del self.stack[-count:]
+        return items
+
+    def pop_to_mark(self):
+        items = []
+        while self.stack[-1] is not MARK:
+            items.append(self.stack.pop())
+        self.stack.pop()
+        return items[::-1]
+
+    def container(self, kind):
+        if not isinstance(self.stack[-1], kind):
+            raise ValueError(f"no {kind.__name__} to fill")
+        return self.stack[-1]
+
+    def named(self, module, name):
+        found = Name(module, name)
+        if str(found) not in self.known:
+            raise UserError(
+                f"{self.source}: refused: it holds {found}, which reading would run; only files of "
+                "tensors and plain values are read"
+            )
+        return found
+
+    def call(self, name, arguments):
+        function = self.known[str(name)] if isinstance(name, Name) else None
+        if function is None or not isinstance(arguments, tuple):
+            raise UserError(f"{self.source}: refused: it calls {name}")
+        made = function(*arguments)
+        if isinstance(made, Built):
+            self.states[id(made.value)] = made  # keeps the value, so that its id stays its own
+            made = made.value
+        self.stack.append(made)

@@ -1,0 +1,189 @@
+"""Reads PyTorch's zip files (torch.save since 1.6) without PyTorch and without running them."""
+import argparse
+import collections
+import math
+import os
+import struct
+import zipfile
+
+import numpy as np
+
+from projects.MAE.errors import UserError
+from projects.MAE.utils.restricted_pickle import Built, Name, read_pickle
+
+STORAGES = {
+    "DoubleStorage": "f8",
+    "FloatStorage": "f4",
+    "HalfStorage": "f2",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "i8",
+    "IntStorage": "i4",
+    "ShortStorage": "i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+DTYPES = ("float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool").split()
+ZIP_START = b"PK\x03\x04"
+# The first object of torch.save before 1.6: a number of ten bytes, after the pickle's first two.
+OLD_START = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
+
+
+def read_torch_file(path):
+    """The object that torch.save wrote, its tensors as NumPy arrays.
+
+    Tensors lie in the file until they are used (they are mapped, not read); bfloat16 becomes
+    float32. argparse.Namespace stays one; objects of other classes are refused.
+
+    Args:
+        path: a .pth, .pt or .bin file.
+
+    Raises:
+        UserError: truncated, compressed, of the format before PyTorch 1.6, no torch file at all, or
+            it holds code.
+    """
+    check_start(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename: info for info in archive.infolist()}
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: damaged or truncated ({error}); copy or download it again"
+        ) from None
+    pickles = [n for n in members if n.count("/") == 1 and n.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise UserError(f"{path}: a zip archive, but not one of torch.save (no data.pkl in it)")
+    return _TorchZip(path, members, pickles[0][: -len("data.pkl")]).read()
+
+
+def check_start(path):
+    """Raise a UserError unless a file begins as torch.save's zip files do."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    if start.startswith(ZIP_START):
+        return
+    if start[2:].startswith(OLD_START):
+        raise UserError(
+            f"{path}: PyTorch's format of before version 1.6; write it anew with PyTorch: "
+            "torch.save(torch.load(OLD, map_location='cpu'), NEW)"
+        )
+    raise UserError(f"{path}: not a PyTorch file (it begins with {start[:8]!r})")
+
+
+class _Storage:
+    """The memory behind tensors: a flat array, and whether it holds bfloat16."""
+
+    def __init__(self, array, is_bfloat16):
+        self.array, self.is_bfloat16 = array, is_bfloat16
+
+
+class _TorchZip:
+    """One archive of torch.save: `root`/data.pkl and a file `root`/data/KEY for each storage."""
+
+    def __init__(self, path, members, root):
+        self.path, self.members, self.root = path, members, root
+        self.length = os.path.getsize(path)
+        self.storages = {}
+
+    def read(self):
+        order = self.root + "byteorder"
+        if order in self.members and bytes(self.map(order)) != b"little":
+            raise UserError(f"{self.path}: written on a big-endian machine; write it on another")
+        known = {
+            "collections.OrderedDict": lambda *items: collections.OrderedDict(*items),
+            "argparse.Namespace": _namespace,
+            "torch._utils._rebuild_tensor_v2": self.tensor,
+            "torch._utils._rebuild_parameter": lambda data, *unused: data,
+            "torch.Size": tuple,
+            "torch.device": lambda *parts: ":".join(str(part) for part in parts),
+            "numpy.dtype": _number_dtype,
+            "numpy.core.multiarray.scalar": _number,
+            "_codecs.encode": _latin1_bytes,
+            **{f"torch.{name}": None for name in (*STORAGES, *DTYPES)},
+        }
+        pickle = bytes(self.map(self.root + "data.pkl"))
+        return read_pickle(pickle, self.path, known, self.storage)
+
+    def map(self, name):
+        """uint8 [bytes]: a member, mapped from the file."""
+        info = self.members.get(name)
+        if info is None:
+            raise UserError(f"{self.path}: damaged, the part {name} is missing")
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise UserError(f"{self.path}: {name} is compressed, which torch.save never does")
+        with open(self.path, "rb") as file:
+            file.seek(info.header_offset)
+            header = file.read(30)
+        if len(header) < 30 or not header.startswith(ZIP_START):
+            raise UserError(f"{self.path}: damaged at the part {name}")
+        start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+        if start + info.file_size > self.length:
+            raise UserError(f"{self.path}: truncated in the part {name}")
+        if not info.file_size:
+            return np.zeros(0, np.uint8)
+        return np.asarray(np.memmap(self.path, np.uint8, "r", start, info.file_size))
+
+    def storage(self, identifier):
+        """("storage", Name of its class, key, device, count) -> _Storage."""
+        _, kind, key, _, count = identifier
+        if not isinstance(kind, Name) or kind.name not in STORAGES:
+            raise UserError(f"{self.path}: tensors of the kind {kind} are not known")
+        if (kind.name, key) not in self.storages:
+            dtype = STORAGES[kind.name]
+            is_bfloat16 = dtype == "bfloat16"
+            dtype = np.dtype("u2" if is_bfloat16 else dtype)
+            data = self.map(f"{self.root}data/{key}")
+            if len(data) != count * dtype.itemsize:
+                raise UserError(
+                    f"{self.path}: damaged, {self.root}data/{key} has {len(data)} bytes "
+                    f"instead of {count * dtype.itemsize}"
+                )
+            self.storages[kind.name, key] = _Storage(data.view(dtype), is_bfloat16)
+        return self.storages[kind.name, key]
+
+    def tensor(self, storage, offset, size, stride, *unused):
+        """An array of shape `size` that views a storage; sizes are checked, never believed."""
+        if not isinstance(storage, _Storage) or len(size) != len(stride):
+            raise ValueError("a tensor without storage")
+        if not all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride)):
+            raise ValueError("a negative size")
+        count, flat = math.prod(size), storage.array
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else 0
+        if count > len(flat) or (count and last >= len(flat)):
+            raise UserError(
+                f"{self.path}: damaged, a tensor of shape {tuple(size)} does not fit into its "
+                f"storage of {len(flat)} numbers"
+            )
+        if not count:
+            flat, stride, offset = np.zeros(0, flat.dtype), [0] * len(size), 0
+        strides = [step * flat.itemsize for step in stride]
+        view = np.lib.stride_tricks.as_strided(flat[offset:], size, strides, writeable=False)
+        if storage.is_bfloat16:  # the upper half of a float32
+            return np.asarray(view.astype(np.uint32) << 16).view(np.float32)
+        return view
+
+
+def _namespace(*unused):
+    value = argparse.Namespace()
+    return Built(value, lambda state: vars(value).update(state))
+
+
+def _number_dtype(code, *unused):
+    dtype = np.dtype(str(code))
+    if dtype.kind not in "biuf":
+        raise ValueError(f"a NumPy number of type {dtype}")
+    return dtype
+
+
+def _number(dtype, data):
+    return np.frombuffer(data, dtype.newbyteorder("<"), count=1)[0].item()
+
+
+def _latin1_bytes(text, encoding):
+    """How pickles of protocol 2 spell bytes."""
+    if encoding != "latin1":
+        raise ValueError(f"bytes in {encoding}")
+    return text.encode("latin1")

@@ -1,0 +1,179 @@
+"""What kind of ViT a set of tensors is, and of which size: read from names and shapes."""
+import collections
+import math
+import re
+
+import numpy as np
+
+from projects.MAE.errors import UserError
+
+# (width, depth) of the models whose number of heads is a matter of record: the paper's three and
+# timm's two small ones. The number can't be read from tensors.
+KNOWN_HEADS = {(192, 12): 3, (384, 12): 6, (768, 12): 12, (1024, 24): 16, (1280, 32): 16}
+KNOWN_DECODER_HEADS = {(512, 8): 16}
+BLOCK_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+NAME = re.compile(
+    r"^(cls_token|pos_embed|mask_token|decoder_pos_embed"
+    r"|(patch_embed\.proj|norm|fc_norm|head|pooler\.dense|decoder_embed|decoder_norm|decoder_pred"
+    r"|(decoder_)?blocks\.\d+\.(" + "|".join(re.escape(p) for p in BLOCK_PARTS) + r"))"
+    r"\.(weight|bias))$"
+)
+
+Sizes = collections.namedtuple(
+    "Sizes",
+    "parts img_size patch_size in_chans embed_dim depth mlp_width num_classes global_pool "
+    "decoder_embed_dim decoder_depth decoder_mlp_width",
+)
+Sizes.__doc__ = """The kind and sizes of a ViT.
+
+parts is "encoder", "full" (with the decoder) or "classifier"; what a kind has not is None.
+"""
+
+
+def check_names(state, source):
+    """Raise a UserError unless every tensor is one of the authors' models or timm's plain ViT."""
+    if "cls_token" not in state or "patch_embed.proj.weight" not in state:
+        some = ", ".join(list(state)[:3]) or "none"
+        raise UserError(
+            f"{source}: not the weights of a ViT in a known layout (the authors', timm's, or "
+            f"transformers' ViT or ViTMAE); its tensors are {some}, ..."
+        )
+    for name in state:
+        if not NAME.match(name):
+            raise UserError(
+                f"{source}: the tensor {name} has no place in a plain ViT; is it a variant?"
+            )
+
+
+def sizes_of(state, source):
+    """The Sizes of a whole model in the authors' names.
+
+    Args:
+        state: {name: array}.
+
+    Raises:
+        UserError: a tensor is missing, left over, of an unexpected shape, or not finite.
+    """
+    check_names(state, source)
+    embed_dim = state["cls_token"].shape[-1]
+    projection = state["patch_embed.proj.weight"]
+    if projection.ndim != 4 or projection.shape[2] != projection.shape[3]:
+        raise UserError(f"{source}: patch_embed.proj.weight has shape {projection.shape}")
+    patch_size = projection.shape[-1]
+    has_decoder = any(n.startswith(("decoder_", "mask_token")) for n in state)
+    decoder_dim = _need(state, "mask_token", source).shape[-1] if has_decoder else None
+    has_head = any(n.startswith(("head.", "fc_norm.")) for n in state)
+    sizes = Sizes(
+        parts="full" if has_decoder else "classifier" if has_head else "encoder",
+        img_size=_grid(_need(state, "pos_embed", source), source) * patch_size,
+        patch_size=patch_size,
+        in_chans=projection.shape[1],
+        embed_dim=embed_dim,
+        depth=_depth(state, "blocks."),
+        mlp_width=_need(state, "blocks.0.mlp.fc1.weight", source).shape[0],
+        num_classes=_need(state, "head.weight", source).shape[0] if has_head else None,
+        global_pool="fc_norm.weight" in state if has_head else None,
+        decoder_embed_dim=decoder_dim,
+        decoder_depth=_depth(state, "decoder_blocks.") if has_decoder else None,
+        decoder_mlp_width=(
+            _need(state, "decoder_blocks.0.mlp.fc1.weight", source).shape[0]
+            if has_decoder
+            else None
+        ),
+    )
+    expected = shapes_of(sizes)
+    for name, shape in expected.items():
+        if _need(state, name, source).shape != shape:
+            raise UserError(f"{source}: {name} has shape {state[name].shape}, expected {shape}")
+        check_finite(state[name], name, source)
+    left = [name for name in state if name not in expected and not name.startswith("pooler.")]
+    if left:
+        raise UserError(f"{source}: unexpected tensor {left[0]} in {sizes.parts} weights")
+    return sizes
+
+
+def shapes_of(sizes):
+    """{name: shape} of a model of the given Sizes, in the order of the authors' files."""
+    width, patch = sizes.embed_dim, sizes.patch_size
+    tokens = 1 + (sizes.img_size // patch) ** 2
+    shapes = {"cls_token": (1, 1, width), "pos_embed": (1, tokens, width)}
+    if sizes.parts == "full":
+        shapes["mask_token"] = (1, 1, sizes.decoder_embed_dim)
+        shapes["decoder_pos_embed"] = (1, tokens, sizes.decoder_embed_dim)
+    shapes["patch_embed.proj.weight"] = (width, sizes.in_chans, patch, patch)
+    shapes["patch_embed.proj.bias"] = (width,)
+    for i in range(sizes.depth):
+        shapes.update(_block_shapes(f"blocks.{i}", width, sizes.mlp_width))
+    shapes.update(_norm_shapes("fc_norm" if sizes.global_pool else "norm", width))
+    if sizes.parts == "classifier":
+        shapes.update(_linear_shapes("head", width, sizes.num_classes))
+    if sizes.parts == "full":
+        decoder = sizes.decoder_embed_dim
+        shapes.update(_linear_shapes("decoder_embed", width, decoder))
+        for i in range(sizes.decoder_depth):
+            shapes.update(_block_shapes(f"decoder_blocks.{i}", decoder, sizes.decoder_mlp_width))
+        shapes.update(_norm_shapes("decoder_norm", decoder))
+        shapes.update(_linear_shapes("decoder_pred", decoder, patch**2 * sizes.in_chans))
+    return shapes
+
+
+def check_finite(array, name, source):
+    """Raise a UserError where an array holds NaN or infinity."""
+    if not np.isfinite(array).all():
+        bad = int(array.size - np.isfinite(array).sum())
+        raise UserError(f"{source}: {name} holds {bad} numbers that are NaN or infinite")
+
+
+def known_heads(state):
+    """{"num_heads", "decoder_num_heads"} of the models of record, by width and depth.
+
+    Args:
+        state: {name: array}, in the authors' names or in LiBai's.
+    """
+    found = {}
+    for key, token, blocks, table in (
+        ("num_heads", "cls_token", "blocks.", KNOWN_HEADS),
+        ("decoder_num_heads", "mask_token", "decoder_blocks.", KNOWN_DECODER_HEADS),
+    ):
+        size = (state[token].shape[-1], _depth(state, blocks)) if token in state else None
+        if size in table:
+            found[key] = table[size]
+    return found
+
+
+def _linear_shapes(name, inputs, outputs):
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _norm_shapes(name, width):
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def _block_shapes(name, width, mlp_width):
+    return {
+        **_norm_shapes(f"{name}.norm1", width),
+        **_linear_shapes(f"{name}.attn.qkv", width, 3 * width),
+        **_linear_shapes(f"{name}.attn.proj", width, width),
+        **_norm_shapes(f"{name}.norm2", width),
+        **_linear_shapes(f"{name}.mlp.fc1", width, mlp_width),
+        **_linear_shapes(f"{name}.mlp.fc2", mlp_width, width),
+    }
+
+
+def _need(state, name, source):
+    if name not in state:
+        raise UserError(f"{source}: the tensor {name} is missing; is the file complete?")
+    return state[name]
+
+
+def _depth(state, prefix):
+    return 1 + max((int(n.split(".")[1]) for n in state if n.startswith(prefix)), default=0)
+
+
+def _grid(pos_embed, source):
+    side = math.isqrt(pos_embed.shape[1] - 1) if pos_embed.ndim == 3 else 0
+    if not side or side**2 + 1 != pos_embed.shape[1]:
+        raise UserError(
+            f"{source}: pos_embed has shape {pos_embed.shape}, not a class token and a square grid"
+        )
+    return side

@@ -1,0 +1,170 @@
+"""Reads weight files of other projects; recognises what they are by looking."""
+import argparse
+import json
+import os
+
+import numpy as np
+
+from projects.MAE.errors import UserError
+from projects.MAE.utils.libai_folder import is_checkpoint
+from projects.MAE.utils.torch_file import check_start, read_torch_file
+from projects.MAE.utils.transformers_layout import from_transformers, is_transformers, read_config
+from projects.MAE.utils.vit_sizes import check_names
+
+# In a folder of transformers, the first that is there; an index names several files.
+FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def check_weight_file(path):
+    """Raise a UserError where `read_weight_file` would fail at once: no such file, say."""
+    path = str(path)
+    if os.path.isdir(path):
+        _folder_file(path)
+    elif not _is_safetensors(path):
+        check_start(path)
+
+
+def read_weight_file(path):
+    """The tensors of a weight file in the authors' names, and what else it says.
+
+    Args:
+        path: a torch file of the authors or of timm (a dict with the key `model` or `state_dict`,
+            or a dict of tensors), a safetensors file, or a folder of transformers' ViT or ViTMAE.
+
+    Returns:
+        {name: float32 array} in the authors' names and layout; and a dict of those of num_heads,
+        decoder_num_heads, norm_pix_loss, classes, epoch that are known.
+
+    Raises:
+        UserError: it can't be read, or its layout is not a known one.
+    """
+    check_weight_file(path)
+    path = str(path).rstrip("/")
+    facts = {}
+    if os.path.isdir(path):
+        state = _read_folder(path)
+    else:
+        state, facts = _read_file(path)
+        facts.update(_read_json(card_path(path)))
+    if is_transformers(state):
+        folder = path if os.path.isdir(path) else os.path.dirname(path)
+        config = _read_json(os.path.join(folder, "config.json"))
+        if config:
+            facts.update(read_config(config, folder))
+        state = from_transformers(state, path)
+    check_names(state, path)
+    return {name: _float32(array, name, path) for name, array in state.items()}, facts
+
+
+def card_path(path):
+    """Where the model card of a weight file or folder lies."""
+    if os.path.isdir(path):
+        return os.path.join(path, "model_card.json")
+    return f"{path}.json"
+
+
+def _is_safetensors(path):
+    """safetensors begin with the length of a JSON header, eight bytes, and its brace."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    return start[8:] == b"{"
+
+
+def _folder_file(folder):
+    if is_checkpoint(folder):
+        raise UserError(
+            f"{folder}: a LiBai checkpoint, no weights of PyTorch: finetune.weight_style=oneflow"
+        )
+    for name in FOLDER_FILES:
+        if os.path.isfile(os.path.join(folder, name)):
+            if not os.path.isfile(os.path.join(folder, "config.json")):
+                raise UserError(f"{folder}: no config.json beside {name}")
+            return name
+    raise UserError(f"{folder}: a folder without weights ({', '.join(FOLDER_FILES[::2])})")
+
+
+def _read_folder(folder):
+    name = _folder_file(folder)
+    if not name.endswith(".index.json"):
+        return _read_file(os.path.join(folder, name))[0]
+    state = {}
+    for part in sorted(set(_read_json(os.path.join(folder, name))["weight_map"].values())):
+        if os.path.basename(part) != part:
+            raise UserError(f"{folder}: refused: {name} names a file outside the folder ({part})")
+        state.update(_read_file(os.path.join(folder, part))[0])
+    return state
+
+
+def _read_file(path):
+    """{name: array} and facts of one torch or safetensors file."""
+    if _is_safetensors(path):
+        return _read_safetensors(path), {}
+    saved = read_torch_file(path)
+    if not isinstance(saved, dict):
+        raise UserError(f"{path}: holds a {type(saved).__name__}, not a dictionary of tensors")
+    state, facts = saved, {}
+    for key in ("model", "state_dict"):
+        if isinstance(saved.get(key), dict):
+            state = saved[key]
+            facts = _training_facts(saved)
+            break
+    for name, value in state.items():
+        if not isinstance(value, np.ndarray):
+            raise UserError(
+                f"{path}: {name} is no tensor but a {type(value).__name__}; expected a dictionary "
+                "of tensors, or one under the key model or state_dict"
+            )
+    return state, facts
+
+
+def _read_safetensors(path):
+    try:  # a LiBai checkout that this project was copied into need not have the package
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+    except ModuleNotFoundError:
+        raise UserError(f"{path}: reading it needs a package: pip install safetensors") from None
+    try:
+        return load_file(path)
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged, truncated or with numbers of a type NumPy lacks ({error})"
+        ) from None
+
+
+def _training_facts(saved):
+    """What the authors' training files say beside the weights."""
+    facts = {}
+    if isinstance(saved.get("epoch"), int):
+        facts["epoch"] = saved["epoch"]
+    if isinstance(saved.get("args"), argparse.Namespace):
+        for key in ("norm_pix_loss", "mask_ratio"):
+            if hasattr(saved["args"], key):
+                facts[key] = getattr(saved["args"], key)
+    return facts
+
+
+def _read_json(path):
+    if not os.path.isfile(path):
+        return {}
+    try:
+        with open(path) as file:
+            content = json.load(file)
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return content
+
+
+def _float32(array, name, path):
+    if array.dtype.kind != "f":
+        raise UserError(f"{path}: {name} holds {array.dtype}, not floating-point numbers")
+    return np.ascontiguousarray(array, np.float32)
