@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 DATA = Path(__file__).parent / "data"
 
@@ -36,3 +37,19 @@ def cpu_world():
     )
     use_device("cpu", cfg)
     dist.setup_dist_util(cfg)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """A folder in the ImageNet layout: 3 classes of JPEG files, 10 each to train, 3 to validate."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 3)):
+        for label in range(3):
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (36, 44, 3), dtype=np.uint8)
+                pixels[:, :, label] = 255
+                Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    return root

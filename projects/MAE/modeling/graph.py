@@ -3,6 +3,7 @@ import oneflow as flow
 from oneflow import nn
 
 from projects.MAE.modeling.layers import TransformerLayer
+from projects.MAE.utils.compat import graphs_accumulate_on, split_batch
 
 
 class TrainGraph(nn.Graph):
@@ -15,7 +16,7 @@ class TrainGraph(nn.Graph):
         optimizer, lr_scheduler: OneFlow's; the graph compiles both into itself.
         fp16: automatic mixed precision with a dynamic loss scale (CUDA only).
         activation_checkpoint: recompute the activations of each block in the backward pass.
-        grad_acc_steps: micro-batches a step; the graph splits its input into as many.
+        grad_acc_steps: micro-batches a step; each rank's rows are split into as many.
         zero_stage: 0 for none, else the stage of ZeRO's redundancy-free optimizer (CUDA only).
     """
 
@@ -39,8 +40,12 @@ class TrainGraph(nn.Graph):
                     init_scale=2.0**16, growth_factor=2.0, backoff_factor=0.5, growth_interval=2000
                 )
             )
-        if grad_acc_steps > 1:
-            self.config.set_gradient_accumulation_steps(grad_acc_steps)
+        self.unrolled_steps = 1
+        if graphs_accumulate_on(next(model.parameters()).placement.type):
+            if grad_acc_steps > 1:
+                self.config.set_gradient_accumulation_steps(grad_acc_steps)
+        else:
+            self.unrolled_steps = grad_acc_steps
         if activation_checkpoint:
             for block in self.model.modules():
                 if isinstance(block.to(nn.Module), TransformerLayer):
@@ -53,9 +58,11 @@ class TrainGraph(nn.Graph):
         self.config.allow_fuse_cast_scale(True)
 
     def build(self, **inputs):
-        losses = self.model(**inputs)
-        losses["losses"].backward()
-        return losses
+        micro_batches = split_batch(inputs, self.unrolled_steps)
+        losses = [self.model(**micro_batch)["losses"] for micro_batch in micro_batches]
+        loss = sum(losses[1:], losses[0]) / self.unrolled_steps  # a graph takes one backward
+        loss.backward()
+        return {"losses": loss}
 
 
 class EvalGraph(nn.Graph):

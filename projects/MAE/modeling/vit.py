@@ -96,7 +96,7 @@ class VisionTransformer(nn.Module):
             noise = None if drop_path_noise is None else drop_path_noise[:, 2 * i : 2 * i + 2]
             x = block(x, noise)
         if self.global_pool:
-            return self.fc_norm(x[:, 1:].mean(dim=1))
+            return self.fc_norm(x[:, 1:].float().mean(dim=1))  # in float32 under AMP, too
         return self.norm(x)[:, 0]
 
     def forward(self, images, labels=None, drop_path_noise=None):

@@ -1,8 +1,11 @@
 """Workarounds for LiBai and OneFlow, each with its symptom and what makes it removable."""
 import inspect
+import logging
 
 import oneflow as flow
 from libai.utils import distributed as dist
+
+from projects.MAE.errors import UserError
 
 
 def use_device(device_type, dist_cfg):
@@ -27,6 +30,51 @@ def use_device(device_type, dist_cfg):
 
     get_layer_placement.original = original
     dist.get_layer_placement = get_layer_placement
+
+
+def graphs_accumulate_on(device_type):
+    """Whether a graph's own gradient accumulation can be trusted on a kind of device.
+
+    Symptom: with `set_gradient_accumulation_steps` on the CPU, OneFlow 0.9 mixes up the
+    micro-batches in the backward pass of a block; gradients differ from run to run, by up to 4 %.
+    `tests/modeling/test_golden_training.py` shows it. So on a CPU the graph is unrolled instead.
+    """
+    return device_type != "cpu"
+
+
+def split_batch(batch, steps):
+    """Split the rows that each rank holds into micro-batches.
+
+    Args:
+        batch: {name: global tensor [N, ...]}, split by samples over R data-parallel ranks.
+        steps: how many micro-batches; divides N / R.
+
+    Returns:
+        `steps` dicts of global tensors [N / steps, ...]; no row moves to another rank.
+    """
+    if steps == 1:
+        return [batch]
+    ranks = dist.get_data_parallel_size()
+
+    def rows(tensor, step):
+        n, *shape = tensor.shape
+        micro = n // ranks // steps
+        by_rank = tensor.reshape(ranks, steps, micro, *shape)
+        return by_rank[:, step].reshape(ranks * micro, *shape)
+
+    return [{name: rows(t, step) for name, t in batch.items()} for step in range(steps)]
+
+
+def hide_user_errors():
+    """LiBai's training loop logs every exception with a traceback before it raises it again.
+
+    A user's mistake is one line, which the entry point prints. Needed with every LiBai so far.
+    """
+
+    def keep(record):
+        return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+
+    logging.getLogger("libai.engine.trainer").addFilter(keep)
 
 
 def ttol(tensor, pure_local=False, ranks=None):

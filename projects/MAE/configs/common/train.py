@@ -1,0 +1,48 @@
+"""Settings of a run that don't depend on the recipe. Each recipe sets what it changes."""
+from omegaconf import OmegaConf
+
+train = OmegaConf.create(
+    dict(
+        output_dir="output",
+        device="auto",  # auto, cuda or cpu
+        seed=0,
+        resume=False,  # set by --resume
+        load_weight="",  # a checkpoint to evaluate with --eval-only
+        # global batch = train_micro_batch_size * data-parallel ranks * num_accumulation_steps;
+        # the one that is null follows from the others.
+        train_micro_batch_size=64,
+        num_accumulation_steps=1,
+        global_batch_size=None,
+        test_micro_batch_size=64,
+        # The larger of the two counts.
+        train_epoch=0,
+        train_iter=0,
+        warmup_epoch=0,
+        warmup_ratio=None,  # warm-up as a share of all iterations; wins over warmup_epoch
+        warmup_iter=None,  # filled in at start
+        start_iter=0,  # filled in at start
+        base_lr=None,  # the rate is base_lr * global batch / 256, unless optim.lr is set
+        log_period=20,
+        amp=dict(enabled=False),
+        activation_checkpoint=dict(enabled=False),
+        zero_optimization=dict(enabled=False, stage=1),
+        # In iterations; *_after_n_epoch is in epochs and wins where it is set.
+        checkpointer=dict(period=0, save_model_after_n_epoch=None, max_to_keep=None),
+        evaluation=dict(
+            enabled=True,
+            eval_period=0,
+            eval_after_n_epoch=None,
+            eval_metric="Acc@1",
+            eval_mode="max",
+            topk=[1, 5],
+        ),
+        dist=dict(
+            data_parallel_size=None,  # all the ranks that the other two leave
+            tensor_parallel_size=1,
+            pipeline_parallel_size=1,
+            pipeline_num_layers=None,  # filled in at start
+        ),
+    )
+)
+
+graph = dict(enabled=True)  # False for eager mode

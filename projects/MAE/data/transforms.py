@@ -1,0 +1,157 @@
+"""What happens to an image between the file and the batch.
+
+Every transform is a callable `(x, rng) -> x`: x is an RGB `PIL.Image` up to `ToArray` and a
+float32 array [C, H, W] after it; rng is the sample's own `numpy.random.Generator`.
+"""
+import math
+
+import numpy as np
+from PIL import Image
+
+# Of the pixels of ImageNet's training images scaled to [0, 1], in the order red, green, blue.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Compose:
+    """Apply transforms in order, all drawing from one generator."""
+
+    def __init__(self, transforms):
+        self.transforms = list(transforms)
+
+    def __call__(self, x, rng):
+        for transform in self.transforms:
+            x = transform(x, rng)
+        return x
+
+
+class RandomResizedCrop:
+    """Crop a random part of the image and resize it, bicubic, to size x size.
+
+    Szegedy et al., "Going deeper with convolutions" (arXiv 1409.4842), in the form the field uses:
+    area uniform, aspect ratio log-uniform, ten tries, then the largest central crop whose
+    aspect ratio is allowed.
+
+    Args:
+        size: side of the result in pixels.
+        scale: range of the crop's area, as a fraction of the image's.
+        ratio: range of the crop's width / height.
+    """
+
+    def __init__(self, size, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)):
+        self.size = size
+        self.scale = tuple(scale)
+        self.ratio = tuple(ratio)
+
+    def __call__(self, image, rng):
+        box = self.sample_box(*image.size, rng)
+        # Crop, then resize: resize(box=...) would let the filter see pixels outside the crop.
+        return image.crop(box).resize((self.size, self.size), Image.BICUBIC)
+
+    def sample_box(self, width, height, rng):
+        """(left, top, right, bottom) of the crop, in pixels of a width x height image."""
+        log_ratio = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for _ in range(10):
+            area = width * height * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(*log_ratio))
+            w = round(math.sqrt(area * ratio))
+            h = round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                left = int(rng.integers(0, width - w + 1))
+                top = int(rng.integers(0, height - h + 1))
+                return left, top, left + w, top + h
+        return self._central_box(width, height)
+
+    def _central_box(self, width, height):
+        w, h = width, height
+        if width < height * self.ratio[0]:
+            h = round(width / self.ratio[0])
+        elif width > height * self.ratio[1]:
+            w = round(height * self.ratio[1])
+        left, top = (width - w) // 2, (height - h) // 2
+        return left, top, left + w, top + h
+
+
+class RandomHorizontalFlip:
+    """Mirror the image left to right with probability p."""
+
+    def __init__(self, p=0.5):
+        self.p = p
+
+    def __call__(self, image, rng):
+        return image.transpose(Image.FLIP_LEFT_RIGHT) if rng.random() < self.p else image
+
+
+class Resize:
+    """Resize, bicubic, so that a central crop of `size` is `crop_ratio` of the shorter side.
+
+    The paper's evaluation takes 224 of 256 pixels. The shorter side gets int(size / crop_ratio)
+    pixels, the longer one is rounded down.
+    """
+
+    def __init__(self, size, crop_ratio=1.0):
+        self.size = int(size / crop_ratio)
+
+    def __call__(self, image, rng=None):
+        width, height = image.size
+        if width <= height:
+            target = self.size, int(self.size * height / width)
+        else:
+            target = int(self.size * width / height), self.size
+        return image if target == image.size else image.resize(target, Image.BICUBIC)
+
+
+class CenterCrop:
+    """The central size x size pixels; an image smaller than that is padded with black."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __call__(self, image, rng=None):
+        # Half pixels go to the even neighbour, as in the pipeline of the published accuracies.
+        left = round((image.width - self.size) / 2)
+        top = round((image.height - self.size) / 2)
+        return image.crop((left, top, left + self.size, top + self.size))
+
+
+class RandomCropWithPadding:
+    """Pad every side with `padding` black pixels, then crop size x size anywhere.
+
+    The augmentation of small images (He et al., arXiv 1512.03385, section 4.2). Where the padded
+    image is still smaller than the crop, the rest is black too.
+    """
+
+    def __init__(self, size, padding):
+        self.size = size
+        self.padding = padding
+
+    def __call__(self, image, rng):
+        left = self._offset(image.width, rng)
+        top = self._offset(image.height, rng)
+        # Pillow fills what a crop takes from outside the image with zeros.
+        return image.crop((left, top, left + self.size, top + self.size))
+
+    def _offset(self, length, rng):
+        room = max(length + 2 * self.padding - self.size, 0)
+        return int(rng.integers(0, room + 1)) - self.padding
+
+
+class ToArray:
+    """RGB image of 8 bits -> float32 [3, H, W]: (pixel / 255 - mean) / std.
+
+    Args:
+        mean, std: three floats each, of pixels scaled to [0, 1].
+    """
+
+    def __init__(self, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+        mean, std = np.array(list(mean)), np.array(list(std))
+        self._scale = (1 / (255 * std)).astype(np.float32)
+        self._bias = (-mean / std).astype(np.float32)
+
+    def __call__(self, image, rng=None):
+        array = np.empty((3, image.height, image.width), np.float32)
+        # Band by band: Pillow unpacks RGB faster than NumPy strides over it.
+        for channel, band in enumerate(image.split()):
+            np.multiply(np.asarray(band), self._scale[channel], out=array[channel])
+            array[channel] += self._bias[channel]
+        return array

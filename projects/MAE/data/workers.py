@@ -1,0 +1,90 @@
+"""Worker processes that read batches ahead of the training process.
+
+OneFlow's DataLoader forks the training process, whose BLAS and OneFlow threads may hold locks at
+that moment: the fork inherits the locks without the threads, and hangs. So workers come from a
+fork server, a process that has never loaded OneFlow. Nothing that a worker imports may load it.
+"""
+import ctypes
+import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.util
+import os
+import signal
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from projects.MAE.errors import UserError
+
+BATCHES_AHEAD = 2  # of each worker
+PR_SET_PDEATHSIG = 1
+
+_context = multiprocessing.get_context("forkserver")
+_read = None  # what this worker process does with a list of keys
+
+
+def prepare_workers():
+    """Start the fork server, once. Called before threads of BLAS exist that a fork would upset."""
+    _context.set_forkserver_preload(["projects.MAE.data.collate"])
+    multiprocessing.forkserver.ensure_running()
+
+
+def read_ahead(read, batches, num_workers):
+    """Yield `read(keys)` for each list of keys in `batches`, in their order.
+
+    Args:
+        read: a picklable callable; what it raises is raised here.
+        batches: an iterable of lists of keys.
+        num_workers: processes that read; 0 reads in this one.
+
+    Raises:
+        UserError: a worker process died.
+    """
+    if num_workers == 0:
+        yield from map(read, batches)
+        return
+    prepare_workers()
+    pool = ProcessPoolExecutor(
+        num_workers, mp_context=_context, initializer=_start_worker, initargs=(read,)
+    )
+    pending = deque()
+    try:
+        for keys in batches:
+            pending.append(pool.submit(_read_in_worker, keys))
+            if len(pending) > BATCHES_AHEAD * num_workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that reads images died (was it killed, is the memory full?): start again "
+            "with --resume, with a smaller num_workers if the memory was full",
+            local=True,
+        ) from None
+    finally:
+        for future in pending:
+            future.cancel()
+        pool.shutdown()  # a worker finishes the batch it is reading
+
+
+def release_semaphores():
+    """Give back what the pools hold, before an `os._exit` that skips Python's own clean-up.
+
+    Symptom without it: "There appear to be 5 leaked semaphore objects" after an error.
+    """
+    multiprocessing.util._exit_function()
+
+
+def _start_worker(read):
+    global _read
+    _read = read
+    # Ctrl-C reaches the whole process group; what follows from it is the parent's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The fork server ends with the training process, and its workers with it, even busy ones.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:
+        os._exit(1)
+
+
+def _read_in_worker(keys):
+    return _read(keys)

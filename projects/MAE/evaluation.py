@@ -1,0 +1,57 @@
+"""Evaluation that counts every sample once, on any layout."""
+import numpy as np
+import oneflow as flow
+from libai.utils import distributed as dist
+
+
+def _gather(tensor):
+    """A global tensor as a NumPy array, whole on every rank."""
+    everywhere = flow.placement(tensor.placement.type, list(range(dist.get_world_size())))
+    if tensor.placement != everywhere:
+        sbp = [flow.sbp.broadcast] * tensor.placement.ranks.ndim
+        tensor = tensor.to_global(sbp=sbp)
+        tensor = tensor.to_global(placement=everywhere, sbp=flow.sbp.broadcast)
+    return tensor.to_global(sbp=flow.sbp.broadcast).to_local().numpy()
+
+
+def topk_correct(scores, labels, topk):
+    """How many of the labels are among the k best scores, for each k.
+
+    Args:
+        scores: [N, classes].
+        labels: int [N].
+        topk: the values of k; one beyond the number of classes counts them all.
+    """
+    order = np.argsort(-scores, axis=1, kind="stable")
+    hits = order == labels[:, None]
+    return [int(hits[:, :k].any(axis=1).sum()) for k in topk]
+
+
+def evaluate(model, loader, get_batch, topk=(1, 5)):
+    """Evaluate a classifier or an autoencoder.
+
+    Args:
+        model: module or graph in evaluation mode.
+        loader: of batches with "valid" marking what is not padding.
+        get_batch: turns a batch into global tensors.
+        topk: the values of k for a classifier.
+
+    Returns:
+        {"Acc@1": percent, ...} of a classifier; {"reconstruction_loss": ...} of an autoencoder.
+    """
+    total, correct, loss = 0, np.zeros(len(topk), np.int64), 0.0
+    with flow.no_grad():
+        for batch in loader:
+            data = get_batch(batch)
+            valid = _gather(data.pop("valid")).astype(bool)
+            labels = data.pop("labels", None)
+            outputs = model(**data)
+            total += int(valid.sum())
+            if labels is None:
+                loss += float(_gather(outputs["sample_losses"])[valid].sum(dtype=np.float64))
+            else:
+                scores = _gather(outputs["prediction_scores"])[valid]
+                correct += topk_correct(scores, _gather(labels)[valid], topk)
+    if labels is None:
+        return {"reconstruction_loss": loss / total}
+    return {f"Acc@{k}": 100.0 * int(c) / total for k, c in zip(topk, correct)}

@@ -1,0 +1,138 @@
+"""Hooks of the trainer: what is logged, evaluated and saved, and when."""
+import json
+import os
+import shutil
+import time
+
+from libai.engine.trainer import HookBase
+from libai.utils import distributed as dist
+
+
+def due(iterations, epochs, samples_per_epoch, global_batch_size):
+    """When something periodic happens, as a function of the number of iterations done.
+
+    Args:
+        iterations: every so many iterations, 0 or None for never.
+        epochs: every so many epochs; wins over `iterations` where it is set. An epoch ends with
+            the iteration that takes its last sample.
+        samples_per_epoch, global_batch_size: how far an iteration goes.
+
+    Returns:
+        A function of the iterations done -> bool.
+    """
+    if epochs:
+        span = epochs * samples_per_epoch
+
+        def periods(done):
+            return int(done * global_batch_size / span + 1e-9)
+
+        return lambda done: periods(done) > periods(done - 1)
+    return lambda done: bool(iterations) and done % iterations == 0
+
+
+class MetricsFile(HookBase):
+    """Append a JSON line to metrics.json every `period` iterations and after each evaluation.
+
+    The first iteration of a run and the last are written too.
+
+    Keys: iteration (1 after the first), total_loss, lr, samples_per_second, and the results of an
+    evaluation where there was one. Values are those of the iteration, not smoothed.
+    """
+
+    def __init__(self, path, period, global_batch_size):
+        self.path, self.period, self.global_batch_size = path, period, global_batch_size
+
+    def before_train(self):
+        self.file = open(self.path, "a")
+        self.clock, self.since = time.perf_counter(), 0
+        self.evaluated = None
+
+    def after_step(self):
+        self.since += 1
+        done = self.trainer.iter + 1
+        ends = (self.trainer.start_iter + 1, self.trainer.max_iter)
+        if done % self.period and done not in ends:
+            return
+        latest = self.trainer.storage.latest()
+        seconds = time.perf_counter() - self.clock
+        self._write(
+            iteration=done,
+            total_loss=latest["total_loss"][0],
+            lr=latest["lr"][0],
+            samples_per_second=self.since * self.global_batch_size / seconds,
+        )
+        self._write_evaluation()
+        self.clock, self.since = time.perf_counter(), 0
+
+    def after_train(self):
+        self._write_evaluation()
+        self.file.close()
+
+    def _write_evaluation(self):
+        results = self.trainer.last_evaluation
+        if results is not None and results is not self.evaluated:
+            self.evaluated = results
+            self._write(iteration=self.trainer.iter + 1, **results)
+
+    def _write(self, **values):
+        self.file.write(json.dumps(values) + "\n")
+        self.file.flush()
+
+
+class CheckpointHook(HookBase):
+    """Save when `due` and at the end; keep the newest `max_to_keep`.
+
+    `model_final` is a link to the last checkpoint.
+    """
+
+    def __init__(self, checkpointer, due, max_to_keep=None):
+        self.checkpointer, self.due, self.max_to_keep = checkpointer, due, max_to_keep
+        self.kept = []
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        final = done == self.trainer.max_iter
+        if not final and not self.due(done):
+            return
+        name = f"model_{done - 1:07d}"
+        self.checkpointer.save(name, iteration=done)
+        if not dist.is_main_process():
+            return
+        self.checkpointer.tag_last_checkpoint(name)
+        folder = self.checkpointer.save_dir
+        self.kept = [n for n in self.kept if n != name] + [name]
+        while self.max_to_keep and len(self.kept) > self.max_to_keep:
+            shutil.rmtree(os.path.join(folder, self.kept.pop(0)))
+        if final:
+            link = os.path.join(folder, "model_final")
+            if os.path.islink(link):
+                os.remove(link)
+            elif os.path.isdir(link):
+                shutil.rmtree(link)
+            os.symlink(name, link)
+
+
+class EvaluationHook(HookBase):
+    """Evaluate when `due` and at the end; save the best as `model_best`.
+
+    Args:
+        evaluate: gives {metric: value}.
+        metric: which one decides, larger is better if mode is "max".
+    """
+
+    def __init__(self, due, evaluate, checkpointer, metric, mode):
+        self.due, self.evaluate = due, evaluate
+        self.checkpointer, self.metric, self.mode = checkpointer, metric, mode
+        self.best = None
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        final = done == self.trainer.max_iter
+        if not final and not self.due(done):
+            return
+        results = self.evaluate()
+        value = results[self.metric]
+        better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
+        if better:
+            self.best = value
+            self.checkpointer.save("model_best", iteration=done, **results)

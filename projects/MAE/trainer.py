@@ -1,0 +1,253 @@
+"""LiBai's DefaultTrainer, with what the recipes and the promises of this project need."""
+import logging
+import math
+import os
+import time
+
+import oneflow as flow
+from libai.config import instantiate
+from libai.engine import DefaultTrainer, hooks
+from libai.engine.trainer import EagerTrainer
+from libai.scheduler import build_lr_scheduler
+from libai.utils import distributed as dist
+from libai.utils.events import CommonMetricPrinter
+
+from projects.MAE.data.datasets import check_same_classes
+from projects.MAE.errors import UserError
+from projects.MAE.evaluation import evaluate
+from projects.MAE.hooks import CheckpointHook, EvaluationHook, MetricsFile, due
+from projects.MAE.modeling.graph import EvalGraph, TrainGraph
+from projects.MAE.utils.compat import split_batch
+from projects.MAE.utils.checkpoint import MAECheckpointer, last_iteration
+from projects.MAE.utils.pretrained import load_pretrained
+
+logger = logging.getLogger("libai." + __name__)
+
+
+class AccumulatingTrainer(EagerTrainer):
+    """Eager training in which an iteration is an optimizer step, as it is in graph mode.
+
+    LiBai's counts micro-batches, so schedules and checkpoints would differ between the modes.
+    """
+
+    def run_step(self, get_batch):
+        start = time.perf_counter()
+        data = get_batch(next(self._data_loader_iter))
+        data_time = time.perf_counter() - start
+        total = 0.0
+        for micro in split_batch(data, self.grad_acc_steps):
+            losses = self.model(**micro)
+            (losses["losses"] / self.grad_acc_steps).backward()
+            total = total + losses["losses"].detach() / self.grad_acc_steps
+        self.write_metrics({"losses": total}, data_time)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class MAETrainer(DefaultTrainer):
+    """Train a masked autoencoder or its classifier from a checked configuration.
+
+    Example::
+
+        trainer = MAETrainer(cfg)  # as train_net.py prepares it
+        trainer.train()
+    """
+
+    last_evaluation = None
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.checkpointer.card = model_card(cfg, self.train_loader.dataset)
+        if not cfg.graph.enabled:
+            self._trainer = AccumulatingTrainer(
+                self.model, self.train_loader, self.optimizer, cfg.train.num_accumulation_steps
+            )
+        self.global_batch_size = cfg.train.global_batch_size
+
+    def resume_or_load(self, resume=True):
+        """Replace LiBai's checkpointer by the atomic one, then resume or load pretrained weights."""
+        cfg = self.cfg
+        self.checkpointer = MAECheckpointer(
+            self.model, cfg.train.output_dir, **self.checkpointer.checkpointables
+        )
+        if resume and self.start_iter:
+            logger.info(f"Resumed from {self.checkpointer.resume()}")
+        elif "finetune" in cfg and cfg.finetune.enable:
+            report = load_pretrained(self.model, cfg.finetune.path, cfg.finetune.weight_style)
+            log_report(report, cfg.finetune.path)
+
+    def build_hooks(self):
+        train = self.cfg.train
+
+        def every(iterations, epochs):
+            return due(iterations, epochs, len(self.train_loader.dataset), train.global_batch_size)
+
+        found = [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+        ]
+        if train.evaluation.enabled and self.test_loader:
+            found.append(
+                EvaluationHook(
+                    every(train.evaluation.eval_period, train.evaluation.eval_after_n_epoch),
+                    self.evaluate,
+                    self.checkpointer,
+                    train.evaluation.eval_metric,
+                    train.evaluation.eval_mode,
+                )
+            )
+        checkpointer = train.checkpointer
+        found.append(
+            CheckpointHook(
+                self.checkpointer,
+                every(checkpointer.period, checkpointer.save_model_after_n_epoch),
+                checkpointer.max_to_keep,
+            )
+        )
+        if dist.is_main_process():
+            printer = CommonMetricPrinter(self.global_batch_size, self.max_iter)
+            found += [
+                hooks.PeriodicWriter([printer], train.log_period),
+                MetricsFile(
+                    os.path.join(train.output_dir, "metrics.json"),
+                    train.log_period,
+                    train.global_batch_size,
+                ),
+            ]
+        return found
+
+    def evaluate(self):
+        """Evaluate on the test loader; {metric: value} on every rank."""
+        model = self.graph_eval if self.cfg.graph.enabled else self.model
+        self.last_evaluation = self.test(self.cfg, self.test_loader, model)
+        self.model.train()
+        return self.last_evaluation
+
+    @classmethod
+    def test(cls, cfg, test_loaders, model, evaluator=None):
+        """Evaluate a module or graph on the first of the loaders, in evaluation mode."""
+        module = model.model if isinstance(model, flow.nn.Graph) else model
+        module.eval()
+        results = evaluate(model, test_loaders[0], cls.get_batch, cfg.train.evaluation.topk)
+        logger.info("Evaluation: " + ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
+        return results
+
+    @classmethod
+    def get_batch(cls, data, *unused):
+        """An Instance of local tensors -> {name: global tensor}. LiBai's versions differ in the
+        arguments after the first, none of which is needed: mixup is the loader's work."""
+        batch = {}
+        for name, value in data.get_fields().items():
+            value.to_global()
+            batch[name] = value.tensor
+        return batch
+
+    @classmethod
+    def build_model(cls, cfg):
+        flow.manual_seed(cfg.train.seed)
+        model = instantiate(cfg.model)
+        count = sum(math.prod(p.shape) for p in model.parameters())
+        logger.info(f"{type(model).__name__} with {count:,} parameters")
+        return model
+
+    @classmethod
+    def build_graph(cls, cfg, model, optimizer=None, lr_scheduler=None, is_train=True):
+        if not is_train:
+            return EvalGraph(model)
+        train = cfg.train
+        zero = train.zero_optimization
+        return TrainGraph(
+            model,
+            optimizer,
+            lr_scheduler,
+            fp16=train.amp.enabled,
+            activation_checkpoint=train.activation_checkpoint.enabled,
+            grad_acc_steps=train.num_accumulation_steps,
+            zero_stage=zero.stage if zero.enabled else 0,
+        )
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        cfg.optim.params.model = model
+        return instantiate(cfg.optim)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return build_lr_scheduler(cfg.train.scheduler, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg, tokenizer=None):
+        loader = instantiate(cfg.dataloader.train)
+        loader.global_batch_size = cfg.train.global_batch_size
+        loader.start_iter = last_iteration(cfg.train.output_dir) if cfg.train.resume else 0
+        return loader, None, None
+
+    @classmethod
+    def build_test_loader(cls, cfg, tokenizer=None):
+        if not cfg.train.evaluation.enabled or "test" not in cfg.dataloader:
+            return []
+        loaders = list(instantiate(cfg.dataloader.test))
+        for loader in loaders:
+            loader.test_batch_size = cfg.train.test_micro_batch_size
+        return loaders
+
+    def auto_scale_hyperparams(self, cfg, data_loader):
+        """Check the data's classes; fill in iterations, warm-up and rate from the real batch."""
+        if "num_classes" in cfg.model:
+            check_classes(cfg, data_loader.dataset, self.test_loader)
+        train, samples = cfg.train, len(data_loader.dataset)
+        train.train_iter = max(
+            math.ceil(samples * train.train_epoch / train.global_batch_size), train.train_iter
+        )
+        if train.train_iter < 1:
+            raise UserError("train.train_epoch and train.train_iter are both 0: set one of them")
+        if train.warmup_ratio is not None:
+            warmup = math.ceil(train.train_iter * train.warmup_ratio)
+        else:
+            warmup = math.ceil(samples * train.warmup_epoch / train.global_batch_size)
+        train.warmup_iter = min(warmup, train.train_iter)
+        train.scheduler.max_iter = train.train_iter
+        train.scheduler.warmup_iter = train.warmup_iter
+        data_loader.train_iter = train.train_iter
+        if cfg.optim.lr is None:
+            cfg.optim.lr = train.base_lr * train.global_batch_size / 256
+        logger.info(
+            f"{train.train_iter} iterations of {train.global_batch_size} samples on {samples} "
+            f"images, {train.warmup_iter} of warm-up, peak learning rate {cfg.optim.lr:.3e}"
+        )
+
+
+def check_classes(cfg, dataset, test_loaders):
+    """Raise a UserError where the data's classes and the head, or the validation data, disagree."""
+    for loader in test_loaders:
+        check_same_classes(dataset, loader.dataset)
+    wanted, found = cfg.model.num_classes, dataset.num_classes
+    if found > wanted:
+        raise UserError(
+            f"model.num_classes={wanted}, but the training data has {found} class folders: set "
+            f"model.num_classes={found}"
+        )
+    if found < wanted:
+        logger.warning(f"model.num_classes={wanted}, but the data has {found} class folders only")
+
+
+def model_card(cfg, dataset):
+    """What a checkpoint says of its model: kind, sizes and class names."""
+    sizes = {k: v for k, v in cfg.model.items() if isinstance(v, (int, float, bool, str))}
+    target = cfg.model["_target_"]
+    kind = target.rsplit(".", 1)[-1] if isinstance(target, str) else target.__name__
+    return {"model": kind, **sizes, "classes": list(dataset.classes)}
+
+
+def log_report(report, path):
+    """One line a part of what `load_pretrained` did."""
+    logger.info(f"Loaded {len(report['loaded'])} tensors from {path}")
+    for name, (found, needed) in report["reshaped"].items():
+        logger.info(f"Interpolated for another image size: {name}, {found} to {needed}")
+    logger.info(f"New, with initial values: {', '.join(report['new']) or 'none'}")
+    decoder = [n for n in report["left"] if n.startswith(("decoder_", "mask_token"))]
+    others = [n for n in report["left"] if n not in decoder]
+    logger.info(
+        f"Left in the checkpoint: {len(decoder)} tensors of the decoder; "
+        f"others: {', '.join(others) or 'none'}"
+    )

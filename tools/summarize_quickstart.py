@@ -1,0 +1,47 @@
+"""The quickstart's table and summary.json: python tools/summarize_quickstart.py FOLDER SECONDS"""
+import json
+import os
+import sys
+
+
+def metrics(folder, run):
+    """The lines of a run's metrics.json."""
+    with open(os.path.join(folder, run, "metrics.json")) as file:
+        return [json.loads(line) for line in file]
+
+
+def last(lines, key):
+    """The last value of a key."""
+    return [line[key] for line in lines if key in line][-1]
+
+
+def main(folder, seconds):
+    pretraining = metrics(folder, "pretraining")
+    losses = [line["total_loss"] for line in pretraining if "total_loss" in line]
+    with open(os.path.join(folder, "evaluation", "evaluation.json")) as file:
+        evaluation = json.load(file)
+    summary = {
+        "pretrain_loss_first": losses[0],
+        "pretrain_loss_last": losses[-1],
+        "finetune_acc1": last(metrics(folder, "finetune"), "Acc@1"),
+        "scratch_acc1": last(metrics(folder, "scratch"), "Acc@1"),
+        "eval_only_acc1": evaluation["Acc@1"],
+        "seconds": seconds,
+    }
+    path = os.path.join(folder, "summary.json")
+    with open(path, "w") as file:
+        json.dump(summary, file, indent=1)
+    rows = [
+        ("pretraining loss, first iteration", f"{summary['pretrain_loss_first']:.3f}"),
+        ("pretraining loss, last iteration", f"{summary['pretrain_loss_last']:.3f}"),
+        ("top-1 accuracy, finetuned", f"{summary['finetune_acc1']:.2f} %"),
+        ("top-1 accuracy, from scratch", f"{summary['scratch_acc1']:.2f} %"),
+        ("top-1 accuracy, --eval-only", f"{summary['eval_only_acc1']:.2f} %"),
+        ("seconds in all", str(seconds)),
+    ]
+    print("\n" + "\n".join(f"{name:36}{value:>12}" for name, value in rows))
+    print(f"\nSaved as {path}. The checkpoints and logs are beside it.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
