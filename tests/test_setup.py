@@ -1,0 +1,55 @@
+"""Set-up says in one line what it can't do."""
+import os
+import subprocess
+
+import pytest
+
+from tests.command import ROOT
+
+
+def setup(copy, *arguments, **environment):
+    """Run tools/setup.sh of a copy without .venv, so that nothing of this tree is touched."""
+    return subprocess.run(
+        ["bash", copy / "tools/setup.sh", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def copy(tmp_path):
+    (tmp_path / "tools").mkdir()
+    for name in ("tools/setup.sh", "tools/common.sh", "setup.py", "constraints.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    return tmp_path
+
+
+def assert_one_line(result, *parts):
+    assert result.returncode == 1
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and all(part in lines[0] for part in parts), result.stderr
+
+
+def test_another_system(copy, tmp_path):
+    uname = tmp_path / "bin" / "uname"
+    uname.parent.mkdir()
+    uname.write_text('#!/bin/sh\n[ "$1" = -s ] && echo Darwin || echo arm64\n')
+    uname.chmod(0o755)
+    result = setup(copy, PATH=f"{uname.parent}:{os.environ['PATH']}")
+    assert_one_line(result, "Linux on x86-64 only", "Darwin on arm64")
+
+
+def test_no_suitable_python(copy, tmp_path):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "uname", "dirname", "basename", "sha256sum", "cut", "cat", "mkdir", "flock", "df", "awk"):
+        found = subprocess.run(["which", name], capture_output=True, text=True).stdout.strip()
+        (programs / name).symlink_to(found)
+    result = setup(copy, PATH=str(programs), PYENV_ROOT=str(tmp_path), HOME=str(tmp_path))
+    assert_one_line(result, "no Python 3.8, 3.9 or 3.10 found", "uv python install 3.10")
+
+
+def test_unknown_extra(copy):
+    assert_one_line(setup(copy, "nosuch"), "there is no extra nosuch")
