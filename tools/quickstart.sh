@@ -11,10 +11,10 @@ case "${1:-}" in
     exit 0 ;;
 esac
 
-start=$(date +%s)
 out=output/quickstart
 configs=projects/MAE/configs
 find_python
+start=$(date +%s)
 rm -rf "$out"
 PYTHONPATH=$root "$python" -m projects.MAE.data.digits output/digits
 

@@ -37,7 +37,7 @@ def main(folder, seconds):
         ("top-1 accuracy, finetuned", f"{summary['finetune_acc1']:.2f} %"),
         ("top-1 accuracy, from scratch", f"{summary['scratch_acc1']:.2f} %"),
         ("top-1 accuracy, --eval-only", f"{summary['eval_only_acc1']:.2f} %"),
-        ("seconds in all", str(seconds)),
+        ("seconds, set-up not counted", str(seconds)),
     ]
     print("\n" + "\n".join(f"{name:36}{value:>12}" for name, value in rows))
     print(f"\nSaved as {path}. The checkpoints and logs are beside it.")

@@ -11,7 +11,8 @@ usage: bash tools/train.sh FILE CONFIG [N] [--eval-only] [--resume] [--fast-dev-
   CONFIG  a LazyConfig file, for example projects/MAE/configs/mae_pretraining.py
   N       ranks on this machine: all usable GPUs by default, or all CPU cores without one
 
-environment: NODE (machines, 1), NODE_RANK (0), ADDR (of machine 0), PORT (a free one by default)
+environment: NODE (machines, 1), NODE_RANK (0), ADDR (of machine 0), PORT (12345 with several
+  machines, else a free one), NODE_TIMEOUT (seconds to wait for the other machines, 300)
 
 examples:
   bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_pretraining.py 8 \
@@ -47,6 +48,9 @@ fi
 
 nodes=${NODE:-1}
 node_rank=${NODE_RANK:-0}
+[[ "$nodes" =~ ^[1-9][0-9]*$ ]] || fail "NODE=$nodes must be the number of machines"
+[[ "$node_rank" =~ ^[0-9]+$ && "$node_rank" -lt "$nodes" ]] ||
+  fail "NODE_RANK=$node_rank must be from 0 to $((nodes - 1)), one for each of NODE=$nodes machines"
 [ "$nodes" -eq 1 ] || [ -n "${ADDR:-}" ] || fail "NODE=$nodes needs ADDR, the address of machine 0"
 
 find_python
