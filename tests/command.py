@@ -27,13 +27,14 @@ TINY_DECODER = ["model.decoder_embed_dim=32", "model.decoder_depth=1", "model.de
 
 
 def environment():
-    """The tests' own, with the interpreter that runs them."""
-    return dict(os.environ, MAE_PYTHON=sys.executable)
+    """The tests' own, with the interpreter that runs them and one thread a rank."""
+    threads = dict(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    return dict(os.environ, MAE_PYTHON=sys.executable, **threads)
 
 
-def train(config, *arguments, ranks=1, cwd=ROOT, timeout=300):
-    """`bash tools/train.sh projects/MAE/train_net.py CONFIG RANKS ...`, output as text."""
-    command = ["bash", ROOT / "tools/train.sh", "projects/MAE/train_net.py", f"{CONFIGS}/{config}"]
+def train(config, *arguments, ranks=1, cwd=ROOT, timeout=300, file="projects/MAE/train_net.py"):
+    """`bash tools/train.sh FILE CONFIG RANKS ...`, output as text."""
+    command = ["bash", ROOT / "tools/train.sh", file, f"{CONFIGS}/{config}"]
     return subprocess.run(
         [str(part) for part in (*command, ranks, *arguments)],
         cwd=cwd,

@@ -35,6 +35,12 @@ def assert_one_error(result, *parts):
         (["model.num_heads=5"], ["model.embed_dim=32", "model.num_heads=5"]),
         (["train.train_iter=0"], ["train.train_epoch", "train.train_iter"]),
         (["--eval-only"], ["--eval-only", "train.load_weight"]),
+        (["train.load_weight=/x"], ["train.load_weight=/x", "finetune.path"]),
+        (["train.log_period=0"], ["train.log_period=0", "at least 1"]),
+        (["optim.lr=abc"], ["optim.lr=abc", "must be a number"]),
+        (["train.checkpointer.max_to_keep=-1"], ["max_to_keep=-1", "at least 1"]),
+        (["train.evaluation.eval_metric=foo"], ["eval_metric=foo", "reconstruction_loss"]),
+        (["optim.lr=1e30", "train.warmup_epoch=0"], ["Loss became infinite or NaN", "--resume"]),
     ],
 )
 def test_wrong_settings(image_folder, tmp_path, settings, parts):

@@ -5,16 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from projects.MAE.utils.libai_folder import find_checkpoint, read_card, read_weights
-from tests.command import finetune, must_train, pretrain
-
-
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-
-
-def losses(folder):
-    return [line["total_loss"] for line in metrics(folder) if "total_loss" in line]
+from projects.MAE.utils.libai_folder import find_checkpoint, read_card
+from tests.command import TINY, TINY_DECODER, finetune, must_train, pretrain, train
+from tests.runs import assert_same_weights, losses, metrics
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +23,6 @@ def finetuned(image_folder, pretrained, tmp_path_factory):
     """A finetuning run of 4 iterations on one rank, and its output."""
     folder = tmp_path_factory.mktemp("finetuned")
     return folder, finetune(image_folder, folder, f"finetune.path={pretrained}", "model.num_classes=3")
-
-
-def assert_same_weights(first, second, rtol=0.0):
-    ours, theirs = (read_weights(find_checkpoint(folder)) for folder in (first, second))
-    assert set(ours) == set(theirs)
-    for name in ours:
-        expected, actual = theirs[name], ours[name]
-        if rtol and name.endswith("query_key_value.bias"):
-            # A key's bias has no influence on a softmax: its gradient is rounding alone, which
-            # AdamW makes as large as any other. The order is head, then query, key and value.
-            expected, actual = (x.reshape(4, 3, -1)[:, [0, 2]] for x in (expected, actual))
-        distance = np.linalg.norm(actual - expected)
-        assert distance <= rtol * np.linalg.norm(expected), (name, distance)
 
 
 def test_pretraining_writes_metrics_and_a_checkpoint(pretrained):
@@ -129,5 +109,25 @@ def test_imagenet_recipes_run_at_full_size(image_folder, tmp_path, config):
         "--fast-dev-run",
     )
     assert ("86,567,656" if "finetune" in config else "111,907,840") + " parameters" in output
-    assert len(losses(tmp_path)) == 3 and np.isfinite(losses(tmp_path)).all()
-    assert find_checkpoint(tmp_path).endswith("model_0000002")
+    folder = tmp_path / "fast_dev_run"  # beside a run, not over it
+    assert len(losses(folder)) == 3 and np.isfinite(losses(folder)).all()
+    assert find_checkpoint(folder).endswith("model_0000002")
+
+
+def test_a_checkpoint_of_other_heads_or_another_batch_is_refused(image_folder, pretrained, tmp_path):
+    settings = [f"dataloader.train.dataset.0.root={image_folder}", f"train.output_dir={tmp_path}"]
+    load = [f"train.load_weight={pretrained}", "model.num_heads=8", "--eval-only"]
+    result = train("quickstart_pretraining.py", *TINY, *TINY_DECODER, *settings, *load)
+    assert result.returncode == 1 and "error: model.num_heads=8, but" in result.stdout
+    shutil.copytree(pretrained, tmp_path, dirs_exist_ok=True, symlinks=True)
+    resume = ["train.global_batch_size=4", "--resume"]
+    result = train("quickstart_pretraining.py", *TINY, *TINY_DECODER, *settings, *resume)
+    assert result.returncode == 1 and "error: --resume: train.global_batch_size=4" in result.stdout
+
+
+def test_max_to_keep_counts_what_was_there_before_a_resume(image_folder, tmp_path):
+    keep = ["train.checkpointer.period=1", "train.checkpointer.max_to_keep=2"]
+    pretrain(image_folder, tmp_path, *keep)
+    pretrain(image_folder, tmp_path, *keep, "train.train_iter=6", "--resume")
+    names = sorted(path.name for path in tmp_path.glob("model_0*"))
+    assert names == ["model_0000004", "model_0000005"]

@@ -30,7 +30,8 @@ usable_gpus() {
     [ -n "$CUDA_VISIBLE_DEVICES" ] || { echo 0; return; }
     selection=(-i "$CUDA_VISIBLE_DEVICES")
   fi
-  nvidia-smi "${selection[@]}" --query-gpu=compute_cap --format=csv,noheader 2>/dev/null |
+  # It fails where there is a tool but no driver, as in a container started without its GPUs.
+  { nvidia-smi "${selection[@]}" --query-gpu=compute_cap --format=csv,noheader 2>/dev/null || true; } |
     awk -F. '$1 >= 6 && $1 <= 8 {n++} END {print n + 0}'
 }
 

@@ -3,6 +3,8 @@ import json
 import os
 import sys
 
+EXPECTED_ACC1 = 97.0
+
 
 def metrics(folder, run):
     """The lines of a run's metrics.json."""
@@ -40,6 +42,10 @@ def main(folder, seconds):
         ("seconds, set-up not counted", str(seconds)),
     ]
     print("\n" + "\n".join(f"{name:36}{value:>12}" for name, value in rows))
+    if summary["eval_only_acc1"] != summary["finetune_acc1"]:
+        sys.exit("error: --eval-only and the finetuning run give different accuracies")
+    if summary["finetune_acc1"] < EXPECTED_ACC1:
+        print(f"The finetuned accuracy is below {EXPECTED_ACC1} %: something is wrong.")
     print(f"\nSaved as {path}. The checkpoints and logs are beside it.")
 
 

@@ -71,6 +71,9 @@ if [ -z "${PORT:-}" ]; then
   if [ "$nodes" -eq 1 ]; then PORT=$(free_port); else PORT=12345; fi
 fi
 
+# Python's tracker of semaphores cleans up after a rank that is ended from outside, and says so.
+warnings=${PYTHONWARNINGS:+$PYTHONWARNINGS,}ignore:resource_tracker:UserWarning
+
 pids=()
 # Every rank leads a process group of its own, so that its loader workers go with it.
 signal_ranks() {
@@ -101,7 +104,7 @@ trap 'stop TERM 143' TERM
 
 set -m # job control gives each rank its process group and leaves SIGINT deliverable
 for ((local_rank = 0; local_rank < ranks; local_rank++)); do
-  env "${cpu_environment[@]}" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" \
+  env "${cpu_environment[@]}" PYTHONWARNINGS="$warnings" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" \
     MASTER_ADDR="${ADDR:-127.0.0.1}" MASTER_PORT="$PORT" WORLD_SIZE=$((ranks * nodes)) \
     RANK=$((node_rank * ranks + local_rank)) LOCAL_RANK="$local_rank" \
     "$python" -u "$file" --config-file "$config" "$@" </dev/null &

@@ -1,4 +1,6 @@
 """Evaluation that counts every sample once, on any layout."""
+import itertools
+
 import numpy as np
 import oneflow as flow
 from libai.utils import distributed as dist
@@ -27,7 +29,7 @@ def topk_correct(scores, labels, topk):
     return [int(hits[:, :k].any(axis=1).sum()) for k in topk]
 
 
-def evaluate(model, loader, get_batch, topk=(1, 5)):
+def evaluate(model, loader, get_batch, topk=(1, 5), max_batches=None):
     """Evaluate a classifier or an autoencoder.
 
     Args:
@@ -35,13 +37,14 @@ def evaluate(model, loader, get_batch, topk=(1, 5)):
         loader: of batches with "valid" marking what is not padding.
         get_batch: turns a batch into global tensors.
         topk: the values of k for a classifier.
+        max_batches: stop after so many; None for all.
 
     Returns:
         {"Acc@1": percent, ...} of a classifier; {"reconstruction_loss": ...} of an autoencoder.
     """
     total, correct, loss = 0, np.zeros(len(topk), np.int64), 0.0
     with flow.no_grad():
-        for batch in loader:
+        for batch in itertools.islice(loader, max_batches):
             data = get_batch(batch)
             valid = _gather(data.pop("valid")).astype(bool)
             labels = data.pop("labels", None)

@@ -1,11 +1,14 @@
 """Hooks of the trainer: what is logged, evaluated and saved, and when."""
 import json
 import os
+import re
 import shutil
 import time
 
 from libai.engine.trainer import HookBase
 from libai.utils import distributed as dist
+
+from projects.MAE.utils.libai_folder import read_card
 
 
 def due(iterations, epochs, samples_per_epoch, global_batch_size):
@@ -89,6 +92,11 @@ class CheckpointHook(HookBase):
         self.checkpointer, self.due, self.max_to_keep = checkpointer, due, max_to_keep
         self.kept = []
 
+    def before_train(self):
+        if self.trainer.start_iter:
+            names = os.listdir(self.checkpointer.save_dir)
+            self.kept = sorted(name for name in names if re.fullmatch(r"model_\d{7,}", name))
+
     def after_step(self):
         done = self.trainer.iter + 1
         final = done == self.trainer.max_iter
@@ -124,6 +132,11 @@ class EvaluationHook(HookBase):
         self.due, self.evaluate = due, evaluate
         self.checkpointer, self.metric, self.mode = checkpointer, metric, mode
         self.best = None
+
+    def before_train(self):
+        best = os.path.join(self.checkpointer.save_dir, "model_best")
+        if self.trainer.start_iter and os.path.isdir(best):
+            self.best = read_card(best).get(self.metric)
 
     def after_step(self):
         done = self.trainer.iter + 1

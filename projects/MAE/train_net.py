@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 
 # LiBai's own tools/train.sh puts the folder of this file on the path, not the repository's root.
 sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "../..")))
@@ -32,6 +33,16 @@ def wait_for_rank_0():
             return
         except OSError:
             time.sleep(0.1)
+
+
+def leave(status):
+    """End this process now. Python's own exit would wait for the other ranks in OneFlow's
+    shutdown, and they may be waiting for this one in the middle of a step."""
+    from projects.MAE.data.workers import release_semaphores
+
+    release_semaphores()
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def parse_arguments(argv):
@@ -75,9 +86,15 @@ def prepare(args):
     from libai.utils import distributed as dist
     from libai.utils.logger import setup_logger
 
+    from projects.MAE.errors import UserError
     from projects.MAE.utils.compat import hide_user_errors, use_device
     from projects.MAE.utils.config import load_config
-    from projects.MAE.utils.layout import set_batch_sizes, set_layout
+    from projects.MAE.utils.layout import (
+        check_rdma,
+        check_zero,
+        set_batch_sizes,
+        set_layout,
+    )
     from projects.MAE.utils.settings import check_settings
 
     cfg = load_config(args.config_file, args.opts)
@@ -85,15 +102,28 @@ def prepare(args):
     if args.fast_dev_run:
         cfg.train.train_epoch, cfg.train.train_iter, cfg.train.log_period = 0, 3, 1
         cfg.train.evaluation.eval_period, cfg.train.evaluation.eval_after_n_epoch = 2, None
+        cfg.train.evaluation.eval_iter = 2
+        # Beside a run, not over it.
+        cfg.train.output_dir = os.path.join(cfg.train.output_dir, "fast_dev_run")
     check_settings(cfg, args.eval_only)
     device = choose_device(cfg.train.device)
+    check_zero(cfg, device)
+    check_rdma(cfg.train.rdma_enabled)
+    if cfg.train.rdma_enabled:
+        flow.env.init_rdma()
     use_device(device, cfg.train.dist)
     set_layout(cfg, dist.get_world_size())
     set_batch_sizes(cfg)
 
     output_dir = cfg.train.output_dir
     if dist.is_main_process():
-        os.makedirs(output_dir, exist_ok=True)
+        try:
+            os.makedirs(output_dir, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"train.output_dir={output_dir} can't be made: {error.strerror}: name a folder that "
+                "you can write to"
+            ) from None
     dist.synchronize()
     hide_user_errors()
     logger = setup_logger(output_dir, dist.get_rank(), color=sys.stdout.isatty())
@@ -103,8 +133,13 @@ def prepare(args):
         f"{util.tensor_parallel_size} x pipeline {util.pipeline_parallel_size}; "
         f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads a rank"
     )
+    if util.pipeline_parallel_size > 1:
+        logger.info(f"Stage of each block: {list(cfg.train.dist.custom_pipeline_stage_id)}")
     if device == "cpu" and cfg.train.amp.enabled:
         logger.info("train.amp.enabled: mixed precision is off, OneFlow has none on a CPU")
+        cfg.train.amp.enabled = False
+    if not cfg.graph.enabled and cfg.train.amp.enabled:
+        logger.info("train.amp.enabled: mixed precision is off, eager mode has none")
         cfg.train.amp.enabled = False
     if dist.is_main_process():
         LazyConfig.save(cfg, os.path.join(output_dir, "config.yaml"))
@@ -116,7 +151,7 @@ def evaluate_only(cfg):
     """Evaluate the weights of --resume, train.load_weight or finetune.path."""
     from projects.MAE.errors import UserError
     from projects.MAE.trainer import MAETrainer, log_report
-    from projects.MAE.utils.checkpoint import check_card, load_weights
+    from projects.MAE.utils.checkpoint import check_card, check_heads, load_weights
     from projects.MAE.utils.libai_folder import find_checkpoint, read_card, read_weights
     from projects.MAE.utils.pretrained import load_pretrained
 
@@ -141,8 +176,15 @@ def evaluate_only(cfg):
                 f"finetune.path={source}: it does not give {', '.join(report['new'])}: --eval-only "
                 "needs the weights of a whole model, with the classes and the pooling of model"
             )
-    if is_libai:
-        check_card(read_card(source), loaders[0].dataset, source)
+    dataset, card = loaders[0].dataset, read_card(source) if is_libai else {}
+    check_heads(card, cfg.model, source)
+    check_card(card, dataset, source)
+    if "num_classes" in cfg.model and dataset.num_classes != cfg.model.num_classes:
+        raise UserError(
+            f"model.num_classes={cfg.model.num_classes}, but {dataset.images.root} has "
+            f"{dataset.num_classes} class folders: a label is a place in the sorted list of folders, "
+            "so the folders of all classes are needed"
+        )
     logging.getLogger("libai.train_net").info(f"Evaluating {source}")
     graph = MAETrainer.build_graph(cfg, model, is_train=False) if cfg.graph.enabled else model
     return MAETrainer.test(cfg, loaders, graph)
@@ -168,18 +210,28 @@ def main(argv):
 
 if __name__ == "__main__":
     end_with_parent()
-    wait_for_rank_0()
     from projects.MAE.errors import UserError
+    from projects.MAE.utils.rendezvous import meet
 
     try:
+        meet()
+        wait_for_rank_0()
         main(sys.argv[1:])
     except UserError as error:
+        # Every rank finds the same mistake in a configuration: one of them says so.
         if int(os.environ.get("RANK", 0)) == 0 or error.local:
             print(f"error: {error}", file=sys.stderr, flush=True)
-        from projects.MAE.data.workers import release_semaphores
-
-        release_semaphores()
-        # Python's exit would wait for the other ranks, which may not know of the mistake.
-        os._exit(1)
+        leave(1)
+    except FloatingPointError as error:
+        print(
+            f"error: {str(error).splitlines()[0]} The checkpoints before it are whole: go on from "
+            "the newest with --resume, or lower the rate (optim.lr, train.base_lr)",
+            file=sys.stderr,
+            flush=True,
+        )
+        leave(1)
     except KeyboardInterrupt:
-        os._exit(130)
+        leave(130)
+    except Exception:
+        traceback.print_exc()
+        leave(1)

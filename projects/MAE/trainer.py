@@ -17,8 +17,9 @@ from projects.MAE.errors import UserError
 from projects.MAE.evaluation import evaluate
 from projects.MAE.hooks import CheckpointHook, EvaluationHook, MetricsFile, due
 from projects.MAE.modeling.graph import EvalGraph, TrainGraph
-from projects.MAE.utils.compat import split_batch
-from projects.MAE.utils.checkpoint import MAECheckpointer, last_iteration
+from projects.MAE.utils.compat import split_batch, take_one_batch_a_step
+from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run, last_iteration
+from projects.MAE.utils.libai_folder import find_checkpoint, read_card
 from projects.MAE.utils.pretrained import load_pretrained
 
 logger = logging.getLogger("libai." + __name__)
@@ -62,7 +63,14 @@ class MAETrainer(DefaultTrainer):
             self._trainer = AccumulatingTrainer(
                 self.model, self.train_loader, self.optimizer, cfg.train.num_accumulation_steps
             )
+        else:
+            take_one_batch_a_step(self._trainer)
         self.global_batch_size = cfg.train.global_batch_size
+
+    def run_step(self):
+        """One optimizer step. LiBai's main branch also passes on a device, which no one needs."""
+        self._trainer.iter = self.iter
+        self._trainer.run_step(self.get_batch)
 
     def resume_or_load(self, resume=True):
         """Replace LiBai's checkpointer by the atomic one, then resume or load pretrained weights."""
@@ -70,7 +78,12 @@ class MAETrainer(DefaultTrainer):
         self.checkpointer = MAECheckpointer(
             self.model, cfg.train.output_dir, **self.checkpointer.checkpointables
         )
+        if resume and not self.start_iter:
+            logger.warning(f"--resume: no checkpoint in {cfg.train.output_dir}, so this run is a new one")
         if resume and self.start_iter:
+            checkpoint = find_checkpoint(cfg.train.output_dir)
+            card = read_card(checkpoint)
+            check_same_run(card, model_card(cfg, self.train_loader.dataset), checkpoint)
             logger.info(f"Resumed from {self.checkpointer.resume()}")
         elif "finetune" in cfg and cfg.finetune.enable:
             report = load_pretrained(self.model, cfg.finetune.path, cfg.finetune.weight_style)
@@ -128,7 +141,10 @@ class MAETrainer(DefaultTrainer):
         """Evaluate a module or graph on the first of the loaders, in evaluation mode."""
         module = model.model if isinstance(model, flow.nn.Graph) else model
         module.eval()
-        results = evaluate(model, test_loaders[0], cls.get_batch, cfg.train.evaluation.topk)
+        evaluation = cfg.train.evaluation
+        results = evaluate(
+            model, test_loaders[0], cls.get_batch, evaluation.topk, evaluation.eval_iter
+        )
         logger.info("Evaluation: " + ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
         return results
 
@@ -232,11 +248,12 @@ def check_classes(cfg, dataset, test_loaders):
 
 
 def model_card(cfg, dataset):
-    """What a checkpoint says of its model: kind, sizes and class names."""
+    """What a checkpoint says of its model and run: kind, sizes, batch, seed and class names."""
     sizes = {k: v for k, v in cfg.model.items() if isinstance(v, (int, float, bool, str))}
     target = cfg.model["_target_"]
     kind = target.rsplit(".", 1)[-1] if isinstance(target, str) else target.__name__
-    return {"model": kind, **sizes, "classes": list(dataset.classes)}
+    run = {"global_batch_size": cfg.train.global_batch_size, "seed": cfg.train.seed}
+    return {"model": kind, **sizes, **run, "classes": list(dataset.classes)}
 
 
 def log_report(report, path):

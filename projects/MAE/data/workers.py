@@ -68,10 +68,13 @@ def read_ahead(read, batches, num_workers):
 
 
 def release_semaphores():
-    """Give back what the pools hold, before an `os._exit` that skips Python's own clean-up.
+    """End the workers and give back what their pools hold, before an `os._exit` that skips Python's
+    own clean-up.
 
     Symptom without it: "There appear to be 5 leaked semaphore objects" after an error.
     """
+    for worker in multiprocessing.active_children():
+        worker.kill()  # it may wait for work for ever, and Python's clean-up for it
     multiprocessing.util._exit_function()
 
 

@@ -30,7 +30,8 @@ def batch_sbp():
 
 def ones_like_placed(x, shape, sbp=None):
     """float32 ones of a shape on the placement of the global tensor x, broadcast by default."""
-    return flow._C.global_constant(shape, 1.0, dtype=x.dtype, placement=x.placement, sbp=sbp or broadcast_sbp())
+    sbp = sbp or broadcast_sbp()
+    return flow._C.global_constant(shape, 1.0, dtype=x.dtype, placement=x.placement, sbp=sbp)
 
 
 def expand_column(column, width):
@@ -71,6 +72,42 @@ class LayerNorm(libai_layers.LayerNorm):
         return standardize_rows(x, self.eps) * self.weight + self.bias
 
 
+class Linear(nn.Module):
+    """x W + b with W [in_features, out_features]: `libai.layers.Linear`, the same in every LiBai.
+
+    Symptoms: LiBai 0.1.1 stores [in, out] and its main branch [out, in], so that weights would not
+    travel, and a square one would be taken the wrong way round. 0.1.1 also splits the batch of an
+    unsplit layer a second time, over the tensor-parallel ranks: "cannot be splitted by
+    parallel_num" where a rank has few rows, and with data parallelism beside it OneFlow 0.9
+    aborts on a CPU (`register.cpp:75`). Removable with 0.1.1, if weights are then transposed.
+
+    Args:
+        parallel: what the tensor-parallel ranks share out: "col" the output features, "row" the
+            input features, "data" nothing.
+    """
+
+    def __init__(self, in_features, out_features, parallel="data", *, layer_idx):
+        super().__init__()
+        self.row = parallel == "row"
+        whole = flow.sbp.broadcast
+        weight, bias = {
+            "data": (whole, whole),
+            "col": (flow.sbp.split(1), flow.sbp.split(0)),
+            "row": (flow.sbp.split(0), whole),
+        }[parallel]
+        self.weight = parameter((in_features, out_features), tensor_sbp=weight, layer_idx=layer_idx)
+        self.bias = parameter((out_features,), tensor_sbp=bias, layer_idx=layer_idx)
+
+    def forward(self, x):
+        """[N, ..., in_features] -> [N, ..., out_features], both split by samples."""
+        features = flow.sbp.split(x.ndim - 1) if self.row else flow.sbp.broadcast
+        sbp = dist.get_nd_sbp([flow.sbp.split(0), features])
+        y = flow.matmul(x.to_global(sbp=sbp, grad_sbp=sbp), self.weight)
+        if self.row:
+            y = y.to_global(sbp=batch_sbp())  # the sum over the ranks that share the features
+        return y + self.bias
+
+
 def drop_path(x, noise, drop_prob):
     """Stochastic depth (Huang et al., arXiv 1603.09382) with its randomness as an input.
 
@@ -88,10 +125,11 @@ def drop_path(x, noise, drop_prob):
 
 
 class TransformerLayer(libai_layers.TransformerLayer):
-    """A pre-norm transformer block: `libai.layers.TransformerLayer` with two differences.
+    """A pre-norm transformer block: `libai.layers.TransformerLayer` with three differences.
 
-    Its LayerNorm runs on a CPU, and the randomness of stochastic depth comes in as data instead
-    of being drawn on each rank, so that ranks which hold the same samples drop the same ones.
+    Its LayerNorm runs on a CPU, its linear layers are this file's, and the randomness of
+    stochastic depth comes in as data instead of being drawn on each rank, so that ranks which
+    hold the same samples drop the same ones.
     """
 
     def __init__(self, hidden_size, num_heads, mlp_ratio, eps, drop_path_prob=0.0, *, layer_idx):
@@ -106,6 +144,15 @@ class TransformerLayer(libai_layers.TransformerLayer):
         self.drop_path_prob = drop_path_prob
         self.input_layernorm = LayerNorm(hidden_size, eps=eps, layer_idx=layer_idx)
         self.post_attention_layernorm = LayerNorm(hidden_size, eps=eps, layer_idx=layer_idx)
+
+        def linear(*sizes, parallel):
+            return Linear(*sizes, parallel, layer_idx=layer_idx)
+
+        hidden, inner = hidden_size, self.ffn_hidden_size
+        self.self_attention.query_key_value = linear(hidden, 3 * hidden, parallel="col")
+        self.self_attention.dense = linear(hidden, hidden, parallel="row")
+        self.mlp.dense_h_to_4h = linear(hidden, inner, parallel="col")
+        self.mlp.dense_4h_to_h = linear(inner, hidden, parallel="row")
 
     def forward(self, hidden_states, drop_path_noise=None):
         """[N, L, D], and float32 [N, 2] draws for the two branches or None -> [N, L, D]."""
@@ -164,13 +211,16 @@ class PatchEmbed(nn.Module):
         return flow.matmul(patches, weight) + self.proj.bias
 
 
-def parameter(shape, *, layer_idx, requires_grad=True):
-    """A float32 parameter of zeros that every rank of its pipeline stage holds whole."""
+def parameter(shape, *, layer_idx, tensor_sbp=flow.sbp.broadcast, requires_grad=True):
+    """A float32 parameter of zeros on the ranks of a layer's pipeline stage.
+
+    Every data-parallel rank holds it whole; `tensor_sbp` says what each tensor-parallel rank holds.
+    """
     zeros = flow.zeros(
         shape,
         dtype=flow.float32,
         placement=dist.get_layer_placement(layer_idx),
-        sbp=broadcast_sbp(),
+        sbp=dist.get_nd_sbp([flow.sbp.broadcast, tensor_sbp]),
     )
     return nn.Parameter(zeros, requires_grad=requires_grad)
 

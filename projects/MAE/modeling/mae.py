@@ -1,15 +1,14 @@
 """The masked autoencoder: a ViT encoder on visible patches, a light decoder on all of them."""
 import oneflow as flow
-from libai.layers import Linear
 from oneflow import nn
 
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.initialization import initialize
 from projects.MAE.modeling.layers import (
     LayerNorm,
+    Linear,
     PatchEmbed,
     TransformerLayer,
-    no_init,
     parameter,
     patchify,
     repeat_token,
@@ -111,9 +110,7 @@ class MaskedAutoencoderViT(nn.Module):
         )
         self.norm = norm_layer(embed_dim, eps=1e-6, layer_idx=depth - 1)
 
-        self.decoder_embed = Linear(
-            embed_dim, decoder_embed_dim, init_method=no_init, layer_idx=depth
-        )
+        self.decoder_embed = Linear(embed_dim, decoder_embed_dim, layer_idx=depth)
         self.mask_token = parameter((1, 1, decoder_embed_dim), layer_idx=depth)
         self.decoder_pos_embed = parameter(
             (1, tokens, decoder_embed_dim), layer_idx=depth, requires_grad=False
@@ -125,9 +122,7 @@ class MaskedAutoencoderViT(nn.Module):
             for i in range(decoder_depth)
         )
         self.decoder_norm = norm_layer(decoder_embed_dim, eps=1e-6, layer_idx=last)
-        self.decoder_pred = Linear(
-            decoder_embed_dim, patch_size**2 * in_chans, init_method=no_init, layer_idx=last
-        )
+        self.decoder_pred = Linear(decoder_embed_dim, patch_size**2 * in_chans, layer_idx=last)
         initialize(
             self,
             seed=flow.initial_seed(),

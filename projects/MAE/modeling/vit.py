@@ -1,14 +1,13 @@
 """The ViT classifier that is finetuned from a pretrained encoder."""
 import oneflow as flow
-from libai.layers import Linear
 from oneflow import nn
 
 from projects.MAE.modeling.initialization import initialize
 from projects.MAE.modeling.layers import (
     LayerNorm,
+    Linear,
     PatchEmbed,
     TransformerLayer,
-    no_init,
     parameter,
     patchify,
     repeat_token,
@@ -80,7 +79,7 @@ class VisionTransformer(nn.Module):
         )
         final_norm = LayerNorm(embed_dim, eps=1e-6, layer_idx=depth - 1)
         setattr(self, "fc_norm" if global_pool else "norm", final_norm)
-        self.head = Linear(embed_dim, num_classes, init_method=no_init, layer_idx=depth - 1)
+        self.head = Linear(embed_dim, num_classes, layer_idx=depth - 1)
         initialize(
             self,
             seed=flow.initial_seed(),

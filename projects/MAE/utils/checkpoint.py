@@ -23,6 +23,34 @@ def check_card(card, dataset, checkpoint):
         )
 
 
+def check_heads(card, model_cfg, checkpoint):
+    """Raise a UserError where a model differs from its weights in what no tensor's shape shows."""
+    for key in ("num_heads", "decoder_num_heads", "global_pool"):
+        if key in card and key in model_cfg and card[key] != model_cfg[key]:
+            raise UserError(
+                f"model.{key}={model_cfg[key]}, but {checkpoint} was trained with {card[key]}: set "
+                f"model.{key}={card[key]}"
+            )
+
+
+def check_same_run(card, current, checkpoint):
+    """Raise a UserError where --resume would go on with another run than the checkpoint's.
+
+    Args:
+        card: what the checkpoint says of its run.
+        current: the same of the run about to start.
+    """
+    where = {"global_batch_size": "train", "seed": "train"}
+    for key, value in current.items():
+        if key == "classes" and card.get(key, value) != value:
+            raise UserError(f"--resume: {checkpoint} was trained on other class folders than the data's")
+        if card.get(key, value) != value:
+            raise UserError(
+                f"--resume: {where.get(key, 'model')}.{key}={value}, but {checkpoint} belongs to a run "
+                f"with {card[key]}: set it back, or start a new run from finetune.path"
+            )
+
+
 def last_iteration(output_dir):
     """Iterations done at the newest checkpoint of an output folder, 0 without one."""
     tag = os.path.join(output_dir, "last_checkpoint")
@@ -56,9 +84,12 @@ class MAECheckpointer(Checkpointer):
         if dist.is_main_process():
             with open(os.path.join(beside, CARD), "w") as file:
                 json.dump({**self.card, **extra}, file, indent=1)
+            old = os.path.join(self.save_dir, f".{name}.replaced")
+            shutil.rmtree(old, ignore_errors=True)
             if os.path.isdir(target):
-                shutil.rmtree(target)
+                os.rename(target, old)
             os.rename(beside, target)
+            shutil.rmtree(old, ignore_errors=True)
             self.logger.info(f"Saved checkpoint {target}")
         dist.synchronize()
 

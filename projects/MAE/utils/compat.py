@@ -21,7 +21,6 @@ def use_device(device_type, dist_cfg):
     """
     dist_cfg.device_type = device_type
     if hasattr(dist, "set_device_type"):  # LiBai's main branch
-        dist.set_device_type(device_type)
         return
     original = getattr(dist.get_layer_placement, "original", dist.get_layer_placement)
 
@@ -30,6 +29,29 @@ def use_device(device_type, dist_cfg):
 
     get_layer_placement.original = original
     dist.get_layer_placement = get_layer_placement
+
+
+def setup_dist_util(dist_cfg):
+    """LiBai's `setup_dist_util`, with `custom_pipeline_stage_id` in every version.
+
+    LiBai 0.1.1 gives each stage the same number of layers and fails where that doesn't divide;
+    LiBai's main branch reads the key. Removable with 0.1.1.
+
+    Args:
+        dist_cfg: the configuration's `train.dist` node; `custom_pipeline_stage_id` is the stage
+            of each layer, None with one stage.
+    """
+    stages, count = dist_cfg.custom_pipeline_stage_id, dist_cfg.pipeline_num_layers
+    if stages is None or hasattr(dist, "set_device_type"):  # LiBai's main branch
+        dist.setup_dist_util(dist_cfg)
+        return
+    dist_cfg.pipeline_num_layers = dist_cfg.pipeline_parallel_size  # one layer, so a stage, each
+    dist.setup_dist_util(dist_cfg)
+    dist_cfg.pipeline_num_layers = count
+    util = dist.get_dist_util()
+    ranks_of_stage = util._layer_ranks
+    util._layer_stage_ids = list(stages)
+    util._layer_ranks = [ranks_of_stage[stage] for stage in stages]
 
 
 def graphs_accumulate_on(device_type):
@@ -65,14 +87,26 @@ def split_batch(batch, steps):
     return [{name: rows(t, step) for name, t in batch.items()} for step in range(steps)]
 
 
+def take_one_batch_a_step(graph_trainer):
+    """Make LiBai's GraphTrainer read one batch of the loader for an optimizer step.
+
+    Symptom: that of LiBai's main branch joins as many batches as there are accumulation steps, but
+    this project's loaders give all the rows of a step at once; 0.1.1 takes one. Removable when
+    LiBai leaves accumulation to the loader.
+    """
+    graph_trainer.grad_acc_steps = 1
+
+
 def hide_user_errors():
     """LiBai's training loop logs every exception with a traceback before it raises it again.
 
-    A user's mistake is one line, which the entry point prints. Needed with every LiBai so far.
+    A user's mistake and a loss that is not finite are one line, which the entry point prints. Needed with every LiBai so far.
     """
 
+    reported = (UserError, FloatingPointError)
+
     def keep(record):
-        return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+        return not (record.exc_info and isinstance(record.exc_info[1], reported))
 
     logging.getLogger("libai.engine.trainer").addFilter(keep)
 

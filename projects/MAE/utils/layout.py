@@ -1,11 +1,21 @@
 """Parallel sizes and batch sizes, checked before anything is built."""
+import math
+import os
+
 from libai.utils import distributed as dist
+from omegaconf import OmegaConf
 
 from projects.MAE.errors import UserError
+from projects.MAE.modeling.mae import kept_patches
+from projects.MAE.utils.compat import setup_dist_util
+from projects.MAE.utils.stage_balance import balance, block_costs
 
 
 def set_layout(cfg, world_size):
-    """Check `train.dist`, fill in the data-parallel size and set LiBai's distributed environment.
+    """Check `train.dist`, fill in what is left out and set LiBai's distributed environment.
+
+    Filled in: the data-parallel size, the number of layers, and with several pipeline stages the
+    stage of every block (`custom_pipeline_stage_id`).
 
     Raises:
         UserError: the sizes don't fit the number of ranks, the heads or the layers.
@@ -15,11 +25,13 @@ def set_layout(cfg, world_size):
     for key, size in [("tensor_parallel_size", tensor), ("pipeline_parallel_size", pipeline)]:
         if not isinstance(size, int) or size < 1:
             raise UserError(f"train.dist.{key}={size} must be a whole number of at least 1")
-    if world_size % (tensor * pipeline):
-        raise UserError(
-            f"train.dist.tensor_parallel_size={tensor} times pipeline_parallel_size={pipeline} "
-            f"does not divide the {world_size} ranks: start a multiple of {tensor * pipeline} ranks"
+    problem = misfit(cfg.model, world_size, tensor, pipeline)
+    if problem:
+        near = ", ".join(
+            f"tensor {t} x pipeline {p}"
+            for t, p in nearest_layouts(cfg.model, world_size, tensor, pipeline)
         )
+        raise UserError(f"{problem}; nearest that fit {world_size} ranks: {near}")
     data = world_size // (tensor * pipeline)
     if node.data_parallel_size not in (None, data):
         raise UserError(
@@ -27,21 +39,111 @@ def set_layout(cfg, world_size):
             f"pipeline {pipeline} is not the {world_size} ranks: leave it out for {data}"
         )
     node.data_parallel_size = data
-    model = cfg.model
-    for key in ("num_heads", "decoder_num_heads"):
-        if key in model and model[key] % tensor:
-            raise UserError(
-                f"train.dist.tensor_parallel_size={tensor} does not divide "
-                f"model.{key}={model[key]}"
-            )
-    layers = model.depth + (model.decoder_depth if "decoder_depth" in model else 0)
-    if layers % pipeline:
-        raise UserError(
-            f"train.dist.pipeline_parallel_size={pipeline} does not divide the {layers} "
+    node.pipeline_num_layers = layers(cfg.model)
+    if node.custom_pipeline_stage_id is not None:
+        check_stages(node.custom_pipeline_stage_id, node.pipeline_num_layers, pipeline)
+    elif pipeline > 1:
+        costs = block_costs(cfg.model, *tokens(cfg.model))
+        node.custom_pipeline_stage_id = balance(costs, pipeline)
+    setup_dist_util(node)
+
+
+def layers(model):
+    """Transformer blocks of a model's configuration, of encoder and decoder together."""
+    return model.depth + (model.decoder_depth if "decoder_depth" in model else 0)
+
+
+def tokens(model):
+    """How many tokens an encoder block and a decoder block see, class token included."""
+    patches = (model.img_size // model.patch_size) ** 2
+    seen = kept_patches(patches, model.mask_ratio) if "mask_ratio" in model else patches
+    return 1 + seen, 1 + patches
+
+
+def misfit(model, world_size, tensor, pipeline):
+    """Why a layout does not fit, naming key and value, or None if it does."""
+    if world_size % (tensor * pipeline):
+        return (
+            f"train.dist.tensor_parallel_size={tensor} times pipeline_parallel_size={pipeline} "
+            f"does not divide the {world_size} ranks"
+        )
+    if pipeline > layers(model):
+        return (
+            f"train.dist.pipeline_parallel_size={pipeline} is more than the {layers(model)} "
             "transformer blocks"
         )
-    node.pipeline_num_layers = layers
-    dist.setup_dist_util(node)
+    for prefix in ("", "decoder_"):
+        heads = f"{prefix}num_heads"
+        if heads not in model:
+            continue
+        if model[heads] % tensor:
+            return (
+                f"train.dist.tensor_parallel_size={tensor} does not divide "
+                f"model.{heads}={model[heads]}"
+            )
+        hidden = int(model[f"{prefix}embed_dim"] * model.mlp_ratio)
+        if hidden % tensor:
+            return (
+                f"train.dist.tensor_parallel_size={tensor} does not divide the {hidden} hidden "
+                f"units of model.{prefix}embed_dim times model.mlp_ratio={model.mlp_ratio}"
+            )
+    return None
+
+
+def nearest_layouts(model, world_size, tensor, pipeline, count=3):
+    """Up to `count` pairs (tensor, pipeline) that fit, the most similar first."""
+    fitting = [
+        (t, p)
+        for t in range(1, world_size + 1)
+        for p in range(1, world_size // t + 1)
+        if misfit(model, world_size, t, p) is None
+    ]
+
+    def distance(pair):
+        return abs(math.log(pair[0] / tensor)) + abs(math.log(pair[1] / pipeline))
+
+    return sorted(fitting, key=distance)[:count]
+
+
+def check_stages(stages, num_layers, pipeline):
+    """Raise a UserError unless every stage, in order, has blocks that follow one another."""
+    stages = list(stages) if OmegaConf.is_list(stages) or isinstance(stages, list) else [stages]
+    if (
+        len(stages) != num_layers
+        or stages != sorted(stages)
+        or set(stages) != set(range(pipeline))
+    ):
+        raise UserError(
+            f"train.dist.custom_pipeline_stage_id={stages} must name the stage of each of the "
+            f"{num_layers} transformer blocks, rising from 0 to {pipeline - 1}: leave it out to "
+            "have the blocks balanced by cost"
+        )
+
+
+def check_zero(cfg, device):
+    """Raise a UserError for ZeRO where OneFlow would abort, or in a stage there is not.
+
+    OneFlow 0.9 ends the process on a CPU (`register.cpp:75`).
+    """
+    zero = cfg.train.zero_optimization
+    if not zero.enabled:
+        return
+    if device == "cpu":
+        raise UserError(
+            "train.zero_optimization.enabled=True needs GPUs, OneFlow has no ZeRO on a CPU: leave "
+            "it out, or share the weights with train.dist.tensor_parallel_size"
+        )
+    if zero.stage not in (1, 2):
+        raise UserError(f"train.zero_optimization.stage={zero.stage} must be 1 or 2")
+
+
+def check_rdma(enabled, devices="/sys/class/infiniband"):
+    """Raise a UserError for RDMA where Linux lists no InfiniBand device in `devices`."""
+    if enabled and not (os.path.isdir(devices) and os.listdir(devices)):
+        raise UserError(
+            "train.rdma_enabled=True, but this machine has no InfiniBand device: leave it out, the "
+            "machines talk over TCP then"
+        )
 
 
 def set_batch_sizes(cfg):
@@ -69,6 +171,14 @@ def set_batch_sizes(cfg):
     elif micro is None:
         steps = steps or 1
         micro = total // (ranks * steps)
+        unit = ranks * steps
+        if total % unit:
+            near = [n for n in (total // unit * unit, (total // unit + 1) * unit) if n]
+            raise UserError(
+                f"train.global_batch_size={total} cannot be shared by {ranks} data-parallel ranks "
+                f"times train.num_accumulation_steps={steps}: choose "
+                + " or ".join(map(str, near))
+            )
     elif steps is None:
         steps = total // (micro * ranks)
     if total < 1 or micro * ranks * steps != total:

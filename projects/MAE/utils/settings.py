@@ -11,6 +11,12 @@ def check_settings(cfg, eval_only):
     check_sizes(model.img_size, model.patch_size, model.embed_dim, model.num_heads)
     if "mask_ratio" in model:
         kept_patches((model.img_size // model.patch_size) ** 2, model.mask_ratio)
+    _check_training(cfg)
+    if cfg.train.load_weight and not eval_only:
+        raise UserError(
+            f"train.load_weight={cfg.train.load_weight} is for --eval-only: to start training from "
+            "these weights, set finetune.enable=True and finetune.path"
+        )
     if eval_only and cfg.train.load_weight:
         try:
             find_checkpoint(cfg.train.load_weight)
@@ -18,3 +24,32 @@ def check_settings(cfg, eval_only):
             raise UserError(f"train.load_weight={error}") from None
     elif "finetune" in cfg and cfg.finetune.enable and not cfg.train.resume:
         check_source(cfg.finetune.path, cfg.finetune.weight_style)
+
+
+def _check_training(cfg):
+    train = cfg.train
+    if not isinstance(train.log_period, int) or train.log_period < 1:
+        raise UserError(f"train.log_period={train.log_period} must be a whole number of at least 1")
+    keep = train.checkpointer.max_to_keep
+    if keep is not None and (not isinstance(keep, int) or keep < 1):
+        raise UserError(
+            f"train.checkpointer.max_to_keep={keep} must be a whole number of at least 1, or null "
+            "for all"
+        )
+    lr = cfg.optim.lr
+    if lr is not None and (not isinstance(lr, (int, float)) or lr < 0):
+        raise UserError(f"optim.lr={lr} must be a number, or null for train.base_lr * batch / 256")
+    if not cfg.graph.enabled and train.activation_checkpoint.enabled:
+        raise UserError(
+            "train.activation_checkpoint.enabled=True needs graph.enabled=True: eager mode has no "
+            "recomputation"
+        )
+    if "num_classes" in cfg.model:
+        metrics = [f"Acc@{k}" for k in train.evaluation.topk]
+    else:
+        metrics = ["reconstruction_loss"]
+    if train.evaluation.enabled and train.evaluation.eval_metric not in metrics:
+        raise UserError(
+            f"train.evaluation.eval_metric={train.evaluation.eval_metric} is not measured: choose "
+            + " or ".join(metrics)
+        )

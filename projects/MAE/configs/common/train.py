@@ -7,7 +7,7 @@ train = OmegaConf.create(
         device="auto",  # auto, cuda or cpu
         seed=0,
         resume=False,  # set by --resume
-        load_weight="",  # a checkpoint to evaluate with --eval-only
+        load_weight="",  # a checkpoint to evaluate with --eval-only; to start from one: finetune
         # global batch = train_micro_batch_size * data-parallel ranks * num_accumulation_steps;
         # the one that is null follows from the others.
         train_micro_batch_size=64,
@@ -23,6 +23,7 @@ train = OmegaConf.create(
         start_iter=0,  # filled in at start
         base_lr=None,  # the rate is base_lr * global batch / 256, unless optim.lr is set
         log_period=20,
+        rdma_enabled=False,  # InfiniBand between machines instead of TCP
         amp=dict(enabled=False),
         activation_checkpoint=dict(enabled=False),
         zero_optimization=dict(enabled=False, stage=1),
@@ -35,12 +36,15 @@ train = OmegaConf.create(
             eval_metric="Acc@1",
             eval_mode="max",
             topk=[1, 5],
+            eval_iter=None,  # batches to evaluate; null for all
         ),
         dist=dict(
             data_parallel_size=None,  # all the ranks that the other two leave
             tensor_parallel_size=1,
             pipeline_parallel_size=1,
             pipeline_num_layers=None,  # filled in at start
+            # The stage of each block, encoder first, as [0, 0, 1, 1]; None balances by cost.
+            custom_pipeline_stage_id=None,
         ),
     )
 )

@@ -1,0 +1,67 @@
+"""Trains as train_net.py does, then writes what a run doesn't: what each rank holds, and counts.
+
+tools/train.sh runs it in place of train_net.py. Into train.output_dir go, from each rank K,
+`rank_K.json` with the checksum of its part of every parameter, and `counts.json` with the number
+of right answers among the first 1, 2, ... images of the validation data.
+"""
+import json
+import os
+import sys
+import zlib
+
+import numpy as np
+from libai.utils import distributed as dist
+from oneflow import sbp
+
+from projects.MAE.train_net import parse_arguments, prepare
+from projects.MAE.trainer import MAETrainer
+
+
+class First:
+    """The first `count` samples of a data set."""
+
+    def __init__(self, dataset, count):
+        self.dataset, self.count = dataset, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, key):
+        return self.dataset[key]
+
+
+def held(model):
+    """{parameter and which part of it: checksum} of what this rank holds.
+
+    Ranks whose keys agree should hold the same numbers.
+    """
+    sums = {}
+    for name, parameter in model.named_parameters():
+        place = np.argwhere(np.array(parameter.placement.ranks) == dist.get_rank())
+        if len(place):
+            part = [int(i) for i, s in zip(place[0], parameter.sbp) if s != sbp.broadcast]
+            sums[f"{name} {part}"] = zlib.crc32(parameter.to_local().numpy().tobytes())
+    return sums
+
+
+def correct_answers(trainer):
+    """The right answers among the first 1, 2, ... images, from the accuracies in percent."""
+    loader, whole = trainer.test_loader[0], trainer.test_loader[0].dataset
+    found = []
+    for count in range(1, len(whole) + 1):
+        loader.dataset = First(whole, count)
+        found.append(trainer.evaluate()["Acc@1"] * count / 100)
+    return found
+
+
+if __name__ == "__main__":
+    cfg = prepare(parse_arguments(sys.argv[1:]))
+    trainer = MAETrainer(cfg)
+    trainer.train()
+    output = cfg.train.output_dir
+    with open(os.path.join(output, f"rank_{dist.get_rank()}.json"), "w") as file:
+        json.dump(held(trainer.model), file)
+    counts = correct_answers(trainer)
+    if dist.is_main_process():
+        with open(os.path.join(output, "counts.json"), "w") as file:
+            json.dump(counts, file)
