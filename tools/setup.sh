@@ -79,11 +79,37 @@ run_pip() {
   fi
 }
 
-complete "${extras[@]}" && exit 0
+# The native CPU kernels are a gain in speed, not a need: without a compiler set-up goes on.
+build_native() {
+  local library=$venv/lib/libmae_native.so sources error
+  [ -d "$root/csrc" ] || return 0
+  sources=$(cat "$root"/csrc/*.cpp "$root"/csrc/*.h "$root"/csrc/build.sh | sha256sum | cut -d' ' -f1)
+  [ "$(cat "$library.sources" 2>/dev/null)" != "$sources" ] || return 0
+  rm -f "$library" "$library.sources"
+  if ! command -v "${CXX:-g++}" >/dev/null; then
+    echo "No C++ compiler (${CXX:-g++}): OneFlow's own, slower CPU kernels are used" >&2
+    return
+  fi
+  echo "Building the native CPU kernels"
+  error=$(bash "$root/csrc/build.sh" "$venv/bin/python" "$library" 2>&1) || true
+  echo "$sources" >"$library.sources" # what fails once is not tried again until the sources change
+  if [ ! -f "$library" ]; then
+    echo "The native CPU kernels could not be built ($(grep -m 1 -E 'error|Error' <<<"$error" ||
+      tail -n 1 <<<"$error")): OneFlow's own, slower ones are used" >&2
+  fi
+}
+
+if complete "${extras[@]}"; then
+  build_native
+  exit 0
+fi
 mkdir -p "$venv" 2>/dev/null || fail "can't write $venv: the disk is full or the folder read-only"
 exec 9>"$venv/.lock"
 flock 9
-complete "${extras[@]}" && exit 0 # another set-up finished while this one waited
+if complete "${extras[@]}"; then # another set-up finished while this one waited
+  build_native
+  exit 0
+fi
 
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
   free_mb=$(df -Pm "$root" | awk 'NR == 2 {print $4}')
@@ -127,4 +153,5 @@ done
   wanted
   printf '%s\n' "${installed[@]}" "${extras[@]}" | sort -u
 } >"$stamp"
+build_native
 echo "Ready: $venv"

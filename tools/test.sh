@@ -6,6 +6,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 find_python
 set_cpu_environment 1
 cd "$root"
-[ $# -gt 0 ] || set -- tests
-exec env "${cpu_environment[@]}" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" MAE_PYTHON="$python" \
-  "$python" -m pytest "$@"
+run_pytest() {
+  env "${cpu_environment[@]}" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" MAE_PYTHON="$python" \
+    "$python" -m pytest "$@"
+}
+if [ $# -gt 0 ]; then
+  run_pytest "$@"
+else
+  run_pytest tests
+  # Once more where a model's arithmetic is checked, with OneFlow's own CPU kernels.
+  MAE_NATIVE=0 run_pytest tests/modeling
+fi

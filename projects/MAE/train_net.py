@@ -87,6 +87,7 @@ def prepare(args):
     from libai.utils.logger import setup_logger
 
     from projects.MAE.errors import UserError
+    from projects.MAE.utils import native
     from projects.MAE.utils.compat import hide_user_errors, use_device
     from projects.MAE.utils.config import load_config
     from projects.MAE.utils.layout import (
@@ -133,6 +134,9 @@ def prepare(args):
         f"{util.tensor_parallel_size} x pipeline {util.pipeline_parallel_size}; "
         f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads a rank"
     )
+    if device == "cpu":
+        kernels = native.load()
+        logger.info(f"CPU kernels: {f'native, {kernels}' if kernels else 'of OneFlow'}")
     if util.pipeline_parallel_size > 1:
         logger.info(f"Stage of each block: {list(cfg.train.dist.custom_pipeline_stage_id)}")
     if device == "cpu" and cfg.train.amp.enabled:

@@ -12,6 +12,9 @@ from libai import layers as libai_layers
 from libai.utils import distributed as dist
 from oneflow import nn
 
+from projects.MAE.modeling.native_attention import attention
+from projects.MAE.utils import native
+
 
 def no_init(tensor):
     """Leave a parameter as it is: `initialization.py` fills every parameter afterwards."""
@@ -67,8 +70,9 @@ class LayerNorm(libai_layers.LayerNorm):
     """`libai.layers.LayerNorm` that also runs on a CPU. Shapes, names and eps are the same."""
 
     def forward(self, x):
-        if x.placement.type == "cuda":
-            return super().forward(x)
+        if x.placement.type == "cuda" or native.load():
+            # Not super(): in a graph, self is a proxy that is no instance of this class.
+            return libai_layers.LayerNorm.forward(self, x)
         return standardize_rows(x, self.eps) * self.weight + self.bias
 
 
@@ -124,6 +128,27 @@ def drop_path(x, noise, drop_prob):
     return x * expand_column(keep, x.shape[1] * x.shape[2]).reshape(*x.shape)
 
 
+class SelfAttention(libai_layers.MultiheadAttention):
+    """`libai.layers.MultiheadAttention` without masks, with this file's linear layers.
+
+    With the native CPU kernels the part between the two layers is a single operator.
+    """
+
+    def __init__(self, hidden_size, num_heads, *, layer_idx):
+        super().__init__(hidden_size, num_heads, init_method=no_init, layer_idx=layer_idx)
+        self.query_key_value = Linear(hidden_size, 3 * hidden_size, "col", layer_idx=layer_idx)
+        self.dense = Linear(hidden_size, hidden_size, "row", layer_idx=layer_idx)
+
+    def forward(self, x):
+        """[N, L, D] -> [N, L, D]."""
+        if x.placement.type == "cuda" or not native.load():
+            # Not super(): in a graph, self is a proxy that is no instance of this class.
+            return libai_layers.MultiheadAttention.forward(self, x)
+        n, length, width = x.shape
+        qkv = self.query_key_value(x).reshape(n, length, self.num_heads, 3 * self.head_size)
+        return self.dense(attention(qkv).reshape(n, length, width))
+
+
 class TransformerLayer(libai_layers.TransformerLayer):
     """A pre-norm transformer block: `libai.layers.TransformerLayer` with three differences.
 
@@ -145,14 +170,10 @@ class TransformerLayer(libai_layers.TransformerLayer):
         self.input_layernorm = LayerNorm(hidden_size, eps=eps, layer_idx=layer_idx)
         self.post_attention_layernorm = LayerNorm(hidden_size, eps=eps, layer_idx=layer_idx)
 
-        def linear(*sizes, parallel):
-            return Linear(*sizes, parallel, layer_idx=layer_idx)
-
-        hidden, inner = hidden_size, self.ffn_hidden_size
-        self.self_attention.query_key_value = linear(hidden, 3 * hidden, parallel="col")
-        self.self_attention.dense = linear(hidden, hidden, parallel="row")
-        self.mlp.dense_h_to_4h = linear(hidden, inner, parallel="col")
-        self.mlp.dense_4h_to_h = linear(inner, hidden, parallel="row")
+        inner = self.ffn_hidden_size
+        self.self_attention = SelfAttention(hidden_size, num_heads, layer_idx=layer_idx)
+        self.mlp.dense_h_to_4h = Linear(hidden_size, inner, "col", layer_idx=layer_idx)
+        self.mlp.dense_4h_to_h = Linear(inner, hidden_size, "row", layer_idx=layer_idx)
 
     def forward(self, hidden_states, drop_path_noise=None):
         """[N, L, D], and float32 [N, 2] draws for the two branches or None -> [N, L, D]."""

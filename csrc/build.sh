@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Builds the native CPU kernels: bash csrc/build.sh PYTHON TARGET. tools/setup.sh calls it.
+# PYTHON is an interpreter with OneFlow, TARGET the shared library to write, whole or not at all.
+set -euo pipefail
+source=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+python=$1 target=$2
+compiler=${CXX:-g++}
+
+site=$("$python" -c 'import importlib.util as u, os; print(os.path.dirname(os.path.dirname(u.find_spec("oneflow").origin)))')
+libraries=$("$python" -c 'import sys; print(sys.prefix)')/lib
+work=$(mktemp -d "$(dirname "$target")/build.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+# The package carries the system headers of the machine that built it, too: only its own are used.
+mkdir "$work/include"
+for name in oneflow google absl llvm llvm-c half.hpp; do
+  ln -s "$site/oneflow/include/$name" "$work/include/$name"
+done
+
+common=(-std=c++17 -O3 -fPIC -Wall -I "$source")
+# No -ffast-math: divergence is found by NaN, and the constants of exp need their order.
+arithmetic=(-fopenmp -fno-math-errno -fno-trapping-math -ffp-contract=fast -fvisibility=hidden)
+jobs=()
+compile() { # object, source, flags
+  local object=$work/$1 file=$source/$2
+  shift 2
+  "$compiler" "${common[@]}" "$@" -c "$file" -o "$object" &
+  jobs+=($!)
+}
+compile sse2.o kernels.cpp "${arithmetic[@]}" -DMAE_ISA=sse2
+compile avx2.o kernels.cpp "${arithmetic[@]}" -DMAE_ISA=avx2 -mavx2 -mfma
+compile avx512.o kernels.cpp "${arithmetic[@]}" -DMAE_ISA=avx512 -mavx2 -mfma \
+  -mavx512f -mavx512dq -mavx512vl -mavx512bw -mprefer-vector-width=512
+compile dispatch.o dispatch.cpp -fvisibility=default
+compile oneflow_kernels.o oneflow_kernels.cpp -fvisibility=hidden -w -D_GLIBCXX_USE_CXX11_ABI=0 \
+  -DHALF_ENABLE_CPP11_USER_LITERALS=0 -DGLOG_EXPORT= -I "$source/include" -I "$work/include" \
+  -I "$site/oneflow/include/glog-build"
+for job in "${jobs[@]}"; do wait "$job"; done
+
+# GCC's OpenMP calls are answered by the library that MKL brings, so that both share threads.
+"$compiler" -shared "$work"/*.o -o "$work/library.so" "$site"/oneflow/include/glog-build/libglog.a \
+  -Wl,--exclude-libs,ALL "$libraries/libiomp5.so" -Wl,-rpath,"$libraries"
+mv "$work/library.so" "$target"

@@ -1,0 +1,61 @@
+"""Loads the native CPU kernels of csrc/ into OneFlow.
+
+They register themselves for OneFlow's operators with a priority above its own kernels, so eager
+mode and graphs use them without a change. Where there is no library (no C++ compiler, a checkout
+of LiBai) or MAE_NATIVE=0 is set, OneFlow's kernels run: the same numbers, slower.
+"""
+import ctypes
+import functools
+import glob
+import os
+import sys
+
+from projects.MAE.errors import UserError
+
+NAME = "libmae_native.so"  # in the `lib` folder of the environment; tools/setup.sh builds it
+
+
+@functools.lru_cache(maxsize=None)
+def load():
+    """Load the kernels, once, before the first operator runs.
+
+    MAE_NATIVE in the environment: 0 leaves them out, 1 demands them, a path is the library.
+
+    Returns:
+        The instruction set in use ("avx512", "avx2", "sse2"), or None without the library.
+
+    Raises:
+        UserError: MAE_NATIVE demands a library that is not there or can't be loaded.
+    """
+    wish = os.environ.get("MAE_NATIVE", "")
+    if wish == "0":
+        return None
+    path = wish if wish not in ("", "1") else os.path.join(sys.prefix, "lib", NAME)
+    if not os.path.exists(path):
+        if wish:
+            raise UserError(
+                f"MAE_NATIVE={wish}: there is no {path}; run tools/setup.sh where there is a C++17 "
+                "compiler, or set MAE_NATIVE=0 to go without"
+            )
+        return None
+    _expose_oneflow()
+    try:
+        library = ctypes.CDLL(path)
+    except OSError as error:
+        raise UserError(
+            f"the native kernels in {path} can't be loaded ({error}): run tools/setup.sh again, "
+            "or set MAE_NATIVE=0 to go without"
+        ) from None
+    library.mae_native_register()
+    library.mae_native_instruction_set.restype = ctypes.c_char_p
+    return library.mae_native_instruction_set().decode()
+
+
+def _expose_oneflow():
+    """Make the symbols of OneFlow's libraries visible to the one that is loaded next."""
+    import oneflow
+
+    folder = os.path.join(os.path.dirname(os.path.dirname(oneflow.__file__)), "oneflow.libs")
+    for name in ("liboneflow", "libof_protoobj", "libprotobuf"):
+        for path in glob.glob(os.path.join(folder, f"{name}-*.so*")):
+            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
