@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the native CPU kernels: bash csrc/build.sh PYTHON TARGET. tools/setup.sh calls it.
-# PYTHON is an interpreter with OneFlow, TARGET the shared library to write, whole or not at all.
+# PYTHON is an interpreter with OneFlow, TARGET the folder for libmae_native.so (the kernels) and
+# libmae_sched_yield.so (see sched_yield.c), which are written whole or not at all.
 set -euo pipefail
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$1 target=$2
@@ -8,7 +9,7 @@ compiler=${CXX:-g++}
 
 site=$("$python" -c 'import importlib.util as u, os; print(os.path.dirname(os.path.dirname(u.find_spec("oneflow").origin)))')
 libraries=$("$python" -c 'import sys; print(sys.prefix)')/lib
-work=$(mktemp -d "$(dirname "$target")/build.XXXXXX")
+work=$(mktemp -d "$target/build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 # The package carries the system headers of the machine that built it, too: only its own are used.
@@ -38,6 +39,7 @@ compile oneflow_kernels.o oneflow_kernels.cpp -fvisibility=hidden -w -D_GLIBCXX_
 for job in "${jobs[@]}"; do wait "$job"; done
 
 # GCC's OpenMP calls are answered by the library that MKL brings, so that both share threads.
-"$compiler" -shared "$work"/*.o -o "$work/library.so" "$site"/oneflow/include/glog-build/libglog.a \
+"$compiler" -x c -O2 -Wall -shared -fPIC "$source/sched_yield.c" -o "$work/libmae_sched_yield.so"
+"$compiler" -shared "$work"/*.o -o "$work/libmae_native.so" "$site"/oneflow/include/glog-build/libglog.a \
   -Wl,--exclude-libs,ALL "$libraries/libiomp5.so" -Wl,-rpath,"$libraries"
-mv "$work/library.so" "$target"
+mv "$work"/*.so "$target"

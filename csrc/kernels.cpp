@@ -1,5 +1,6 @@
 // See kernels.h. build.sh compiles this file once for each instruction set, with MAE_ISA its name.
 #include "kernels.h"
+#include "parallel.h"
 
 #include <algorithm>
 #include <cmath>
@@ -14,7 +15,6 @@
 namespace mae {
 namespace {
 
-constexpr int64_t kGrain = 1 << 15;  // elements below which threads cost more than they save
 constexpr int64_t kBlock = 4096;     // elements of a flat array that a thread takes at a time
 
 inline float from_bits(int32_t bits) {
@@ -64,8 +64,9 @@ inline float cumulative_normal(float x, float e) {
 // Calls body(first, last) with the blocks of a flat array that the threads share out.
 template <typename Body>
 void for_blocks(int64_t n, const Body& body) {
-#pragma omp parallel for if (n > kGrain) schedule(static)
-  for (int64_t start = 0; start < n; start += kBlock) body(start, std::min(n, start + kBlock));
+  parallel_for((n + kBlock - 1) / kBlock, n, [&](int64_t block) {
+    body(block * kBlock, std::min(n, (block + 1) * kBlock));
+  });
 }
 
 void gelu(int64_t n, const float* x, float* y) {
@@ -89,8 +90,7 @@ void gelu_grad(int64_t n, const float* x, const float* dy, float* dx) {
 
 void layer_norm(int64_t rows, int64_t width, const float* x, const float* gamma, const float* beta,
                 double epsilon, float* y, float* mean, float* inv_std) {
-#pragma omp parallel for if (rows * width > kGrain) schedule(static)
-  for (int64_t r = 0; r < rows; ++r) {
+  parallel_for(rows, rows * width, [=](int64_t r) {
     const float* in = x + r * width;
     float* out = y + r * width;
     float sum = 0.0f;
@@ -112,38 +112,39 @@ void layer_norm(int64_t rows, int64_t width, const float* x, const float* gamma,
         out[i] = (gamma ? z * gamma[i] : z) + (beta ? beta[i] : 0.0f);
       }
     }
+  });
+}
+
+// One row; whether there is a weight and something to add is known when this is compiled.
+template <bool weighted, bool adds>
+void layer_norm_grad_row(int64_t width, const float* dy, const float* x, float centre, float scale,
+                         const float* gamma, const float* add, float* dx) {
+  float sum = 0.0f, product = 0.0f;
+#pragma omp simd reduction(+ : sum, product)
+  for (int64_t i = 0; i < width; ++i) {
+    const float g = weighted ? dy[i] * gamma[i] : dy[i];
+    sum += g;
+    product += g * (x[i] - centre);
+  }
+  const float shift = sum / width, slope = product * scale * scale / width;
+#pragma omp simd
+  for (int64_t i = 0; i < width; ++i) {
+    const float g = weighted ? dy[i] * gamma[i] : dy[i];
+    const float d = scale * (g - shift - (x[i] - centre) * slope);
+    dx[i] = adds ? add[i] + d : d;
   }
 }
 
 void layer_norm_grad(int64_t rows, int64_t width, const float* dy, const float* x,
                      const float* mean, const float* inv_std, const float* gamma, const float* add,
                      float* dx) {
-#pragma omp parallel for if (rows * width > kGrain) schedule(static)
-  for (int64_t r = 0; r < rows; ++r) {
-    const float *in = x + r * width, *g = dy + r * width;
-    float* out = dx + r * width;
-    const float centre = mean[r], scale = inv_std[r];
-    float sum = 0.0f, product = 0.0f;
-    if (gamma) {
-#pragma omp simd reduction(+ : sum, product)
-      for (int64_t i = 0; i < width; ++i) {
-        sum += g[i] * gamma[i];
-        product += g[i] * gamma[i] * (in[i] - centre);
-      }
-    } else {
-#pragma omp simd reduction(+ : sum, product)
-      for (int64_t i = 0; i < width; ++i) {
-        sum += g[i];
-        product += g[i] * (in[i] - centre);
-      }
-    }
-    const float shift = sum / width, slope = product * scale * scale / width;
-    const float* base = add ? add + r * width : nullptr;
-    for (int64_t i = 0; i < width; ++i) {
-      const float d = scale * ((gamma ? g[i] * gamma[i] : g[i]) - shift - (in[i] - centre) * slope);
-      out[i] = base ? base[i] + d : d;
-    }
-  }
+  const auto row = gamma ? (add ? layer_norm_grad_row<true, true> : layer_norm_grad_row<true, false>)
+                         : (add ? layer_norm_grad_row<false, true>
+                                : layer_norm_grad_row<false, false>);
+  parallel_for(rows, rows * width, [=](int64_t r) {
+    row(width, dy + r * width, x + r * width, mean[r], inv_std[r], gamma,
+        add ? add + r * width : nullptr, dx + r * width);
+  });
 }
 
 constexpr int64_t kColumns = 64;      // that a thread sums at a time, over all rows in order
@@ -153,10 +154,9 @@ constexpr int64_t kRowsAtOnce = 128;  // summed in float32 before they join the 
 template <typename Body>
 void for_column_blocks(int64_t rows, int64_t width, const Body& body) {
   const int64_t blocks = (width + kColumns - 1) / kColumns;
-#pragma omp parallel for if (rows * width > kGrain) schedule(static)
-  for (int64_t b = 0; b < blocks; ++b) {
-    body(b * kColumns, std::min(width, (b + 1) * kColumns));
-  }
+  parallel_for(blocks, rows * width, [&](int64_t block) {
+    body(block * kColumns, std::min(width, (block + 1) * kColumns));
+  });
 }
 
 void layer_norm_param_grad(int64_t rows, int64_t width, const float* dy, const float* x,
@@ -210,15 +210,14 @@ void softmax_grad_row(int64_t width, float scale, const float* y, const float* d
 }
 
 void softmax(int64_t rows, int64_t width, const float* x, float* y) {
-#pragma omp parallel for if (rows * width > kGrain) schedule(static)
-  for (int64_t r = 0; r < rows; ++r) softmax_row(width, x + r * width, y + r * width);
+  parallel_for(rows, rows * width,
+               [=](int64_t r) { softmax_row(width, x + r * width, y + r * width); });
 }
 
 void softmax_grad(int64_t rows, int64_t width, const float* y, const float* dy, float* dx) {
-#pragma omp parallel for if (rows * width > kGrain) schedule(static)
-  for (int64_t r = 0; r < rows; ++r) {
+  parallel_for(rows, rows * width, [=](int64_t r) {
     softmax_grad_row(width, 1.0f, y + r * width, dy + r * width, dx + r * width);
-  }
+  });
 }
 
 // Where a head's query, key, value and output begin, in their arrays, and how far its tokens are
@@ -247,44 +246,43 @@ void attention_weights(const AttentionSize& s, Gemm gemm, const Head& h, const f
   }
 }
 
+// Calls body(head, a, b) for every head, with two arrays [tokens, tokens] to work in.
+template <typename Body>
+void for_heads(const AttentionSize& s, const Body& body) {
+  const int64_t count = s.samples * s.heads, scores = s.tokens * s.tokens;
+  parallel_for(count, count * scores, [&](int64_t i) {
+    thread_local std::vector<float> work;
+    if (static_cast<int64_t>(work.size()) < 2 * scores) work.resize(2 * scores);
+    body(head_at(s, i), work.data(), work.data() + scores);
+  });
+}
+
 void attention(const AttentionSize& s, Gemm gemm, const float* qkv, float* out) {
-#pragma omp parallel
-  {
-    std::vector<float> weights(s.tokens * s.tokens);
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < s.samples * s.heads; ++i) {
-      const Head h = head_at(s, i);
-      attention_weights(s, gemm, h, qkv, weights.data());
-      gemm(false, false, s.tokens, s.head_size, s.tokens, 1.0f, weights.data(), s.tokens,
-           qkv + h.value, h.qkv_stride, out + h.out, h.out_stride);
-    }
-  }
+  for_heads(s, [&](const Head& h, float* weights, float*) {
+    attention_weights(s, gemm, h, qkv, weights);
+    gemm(false, false, s.tokens, s.head_size, s.tokens, 1.0f, weights, s.tokens, qkv + h.value,
+         h.qkv_stride, out + h.out, h.out_stride);
+  });
 }
 
 void attention_grad(const AttentionSize& s, Gemm gemm, const float* qkv, const float* dout,
                     float* dqkv) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(s.head_size));
-#pragma omp parallel
-  {
-    std::vector<float> weights(s.tokens * s.tokens), dweights(s.tokens * s.tokens);
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < s.samples * s.heads; ++i) {
-      const Head h = head_at(s, i);
-      attention_weights(s, gemm, h, qkv, weights.data());
-      gemm(true, false, s.tokens, s.head_size, s.tokens, 1.0f, weights.data(), s.tokens,
-           dout + h.out, h.out_stride, dqkv + h.value, h.qkv_stride);
-      gemm(false, true, s.tokens, s.tokens, s.head_size, 1.0f, dout + h.out, h.out_stride,
-           qkv + h.value, h.qkv_stride, dweights.data(), s.tokens);
-      for (int64_t r = 0; r < s.tokens; ++r) {
-        float* row = dweights.data() + r * s.tokens;
-        softmax_grad_row(s.tokens, scale, weights.data() + r * s.tokens, row, row);
-      }
-      gemm(false, false, s.tokens, s.head_size, s.tokens, 1.0f, dweights.data(), s.tokens,
-           qkv + h.key, h.qkv_stride, dqkv + h.query, h.qkv_stride);
-      gemm(true, false, s.tokens, s.head_size, s.tokens, 1.0f, dweights.data(), s.tokens,
-           qkv + h.query, h.qkv_stride, dqkv + h.key, h.qkv_stride);
+  for_heads(s, [&](const Head& h, float* weights, float* dweights) {
+    attention_weights(s, gemm, h, qkv, weights);
+    gemm(true, false, s.tokens, s.head_size, s.tokens, 1.0f, weights, s.tokens, dout + h.out,
+         h.out_stride, dqkv + h.value, h.qkv_stride);
+    gemm(false, true, s.tokens, s.tokens, s.head_size, 1.0f, dout + h.out, h.out_stride,
+         qkv + h.value, h.qkv_stride, dweights, s.tokens);
+    for (int64_t r = 0; r < s.tokens; ++r) {
+      float* row = dweights + r * s.tokens;
+      softmax_grad_row(s.tokens, scale, weights + r * s.tokens, row, row);
     }
-  }
+    gemm(false, false, s.tokens, s.head_size, s.tokens, 1.0f, dweights, s.tokens, qkv + h.key,
+         h.qkv_stride, dqkv + h.query, h.qkv_stride);
+    gemm(true, false, s.tokens, s.head_size, s.tokens, 1.0f, dweights, s.tokens, qkv + h.query,
+         h.qkv_stride, dqkv + h.key, h.qkv_stride);
+  });
 }
 
 void adamw(int64_t n, const AdamW& s, const float* gradient, float* model, float* m, float* v) {
@@ -292,9 +290,7 @@ void adamw(int64_t n, const AdamW& s, const float* gradient, float* model, float
   const float step = s.learning_rate / s.bias_correction1;
   const float decay = s.learning_rate * s.weight_decay;
   const bool regularised = s.l1 != 0.0f || s.l2 != 0.0f;
-#pragma omp parallel for if (n > kGrain) schedule(static)
-  for (int64_t start = 0; start < n; start += kBlock) {
-    const int64_t end = std::min(n, start + kBlock);
+  for_blocks(n, [=](int64_t start, int64_t end) {
 #pragma omp simd
     for (int64_t i = start; i < end; ++i) {
       float g = gradient[i] * s.scale;
@@ -307,18 +303,16 @@ void adamw(int64_t n, const AdamW& s, const float* gradient, float* model, float
       v[i] = next_v;
       model[i] -= step * (next_m / (std::sqrt(next_v) * root + s.epsilon)) + decay * model[i];
     }
-  }
+  });
 }
 
 void add_n(int64_t n, int inputs, const float* const* x, float* y) {
-#pragma omp parallel for if (n > kGrain) schedule(static)
-  for (int64_t start = 0; start < n; start += kBlock) {
-    const int64_t end = std::min(n, start + kBlock);
+  for_blocks(n, [=](int64_t start, int64_t end) {
     if (inputs == 2) {
       const float *a = x[0], *b = x[1];
 #pragma omp simd
       for (int64_t i = start; i < end; ++i) y[i] = a[i] + b[i];
-      continue;
+      return;
     }
     // Block by block, so that y stays in the cache. y may be x[0], which is read first.
     if (y != x[0]) std::memcpy(y + start, x[0] + start, (end - start) * sizeof(float));
@@ -327,32 +321,30 @@ void add_n(int64_t n, int inputs, const float* const* x, float* y) {
 #pragma omp simd
       for (int64_t i = start; i < end; ++i) y[i] += a[i];
     }
-  }
+  });
 }
 
 template <typename Operation>
 void with_row(int64_t rows, int64_t width, const float* x, const float* z, float* y,
               const Operation& operation) {
-#pragma omp parallel for if (rows * width > kGrain) schedule(static)
-  for (int64_t r = 0; r < rows; ++r) {
+  parallel_for(rows, rows * width, [=](int64_t r) {
     const float* in = x + r * width;
     float* out = y + r * width;
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) out[i] = operation(in[i], z[i]);
-  }
+  });
 }
 
 template <typename Operation>
 void with_column(int64_t rows, int64_t width, const float* x, const float* z, float* y,
                  const Operation& operation) {
-#pragma omp parallel for if (rows * width > kGrain) schedule(static)
-  for (int64_t r = 0; r < rows; ++r) {
+  parallel_for(rows, rows * width, [=](int64_t r) {
     const float* in = x + r * width;
     float* out = y + r * width;
     const float value = z[r];
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) out[i] = operation(in[i], value);
-  }
+  });
 }
 
 void add_row(int64_t rows, int64_t width, const float* x, const float* z, float* y) {
@@ -392,8 +384,7 @@ void sum_rows(int64_t rows, int64_t width, const float* x, float* y) {
 }
 
 void sum_columns(int64_t rows, int64_t width, const float* x, float* y) {
-#pragma omp parallel for if (rows * width > kGrain) schedule(static)
-  for (int64_t r = 0; r < rows; ++r) {
+  parallel_for(rows, rows * width, [=](int64_t r) {
     const float* in = x + r * width;
     float total = 0.0f;
     for (int64_t start = 0; start < width; start += kBlock) {
@@ -404,7 +395,7 @@ void sum_columns(int64_t rows, int64_t width, const float* x, float* y) {
       total += part;
     }
     y[r] = total;
-  }
+  });
 }
 
 void copy_strided(const StridedCopy& copy, const float* x, float* y) {
@@ -412,8 +403,7 @@ void copy_strided(const StridedCopy& copy, const float* x, float* y) {
   const int64_t length = copy.size[last], step = copy.stride[last];
   int64_t outer = 1;
   for (int a = 0; a < last; ++a) outer *= copy.size[a];
-#pragma omp parallel for if (outer * length > kGrain) schedule(static)
-  for (int64_t o = 0; o < outer; ++o) {
+  parallel_for(outer, outer * length, [=](int64_t o) {
     int64_t offset = 0, rest = o;
     for (int a = last - 1; a >= 0; --a) {
       offset += rest % copy.size[a] * copy.stride[a];
@@ -426,28 +416,26 @@ void copy_strided(const StridedCopy& copy, const float* x, float* y) {
     } else {
       for (int64_t i = 0; i < length; ++i) out[i] = in[i * step];
     }
-  }
+  });
 }
 
 void narrow(int64_t outer, int64_t middle, int64_t inner, int64_t start, int64_t length,
             const float* x, float* y) {
   const int64_t count = length * inner;
-#pragma omp parallel for if (outer * count > kGrain) schedule(static)
-  for (int64_t o = 0; o < outer; ++o) {
+  parallel_for(outer, outer * count, [=](int64_t o) {
     std::memcpy(y + o * count, x + (o * middle + start) * inner, count * sizeof(float));
-  }
+  });
 }
 
 void narrow_grad(int64_t outer, int64_t middle, int64_t inner, int64_t start, int64_t length,
                  const float* dy, float* dx) {
   const int64_t before = start * inner, count = length * inner, all = middle * inner;
-#pragma omp parallel for if (outer * all > kGrain) schedule(static)
-  for (int64_t o = 0; o < outer; ++o) {
+  parallel_for(outer, outer * all, [=](int64_t o) {
     float* out = dx + o * all;
     std::memset(out, 0, before * sizeof(float));
     std::memcpy(out + before, dy + o * count, count * sizeof(float));
     std::memset(out + before + count, 0, (all - before - count) * sizeof(float));
-  }
+  });
 }
 
 }  // namespace

@@ -83,7 +83,7 @@ run_pip() {
 build_native() {
   local library=$venv/lib/libmae_native.so sources error
   [ -d "$root/csrc" ] || return 0
-  sources=$(cat "$root"/csrc/*.cpp "$root"/csrc/*.h "$root"/csrc/build.sh | sha256sum | cut -d' ' -f1)
+  sources=$(cat "$root"/csrc/*.cpp "$root"/csrc/*.{c,h} "$root"/csrc/build.sh | sha256sum | cut -d' ' -f1)
   [ "$(cat "$library.sources" 2>/dev/null)" != "$sources" ] || return 0
   rm -f "$library" "$library.sources"
   if ! command -v "${CXX:-g++}" >/dev/null; then
@@ -91,7 +91,7 @@ build_native() {
     return
   fi
   echo "Building the native CPU kernels"
-  error=$(bash "$root/csrc/build.sh" "$venv/bin/python" "$library" 2>&1) || true
+  error=$(bash "$root/csrc/build.sh" "$venv/bin/python" "$venv/lib" 2>&1) || true
   echo "$sources" >"$library.sources" # what fails once is not tried again until the sources change
   if [ ! -f "$library" ]; then
     echo "The native CPU kernels could not be built ($(grep -m 1 -E 'error|Error' <<<"$error" ||
