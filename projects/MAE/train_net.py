@@ -16,25 +16,6 @@ def end_with_parent():
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def wait_for_rank_0():
-    """Return once rank 0 listens, or after a minute.
-
-    A rank of OneFlow that starts before rank 0 listens tries again only ten seconds later.
-    """
-    import socket
-    import time
-
-    if int(os.environ.get("RANK", 0)) == 0:
-        return
-    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    for _ in range(600):
-        try:
-            socket.create_connection(address, timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-
-
 def leave(status):
     """End this process now. Python's own exit would wait for the other ranks in OneFlow's
     shutdown, and they may be waiting for this one in the middle of a step."""
@@ -219,7 +200,6 @@ if __name__ == "__main__":
 
     try:
         meet()
-        wait_for_rank_0()
         main(sys.argv[1:])
     except UserError as error:
         # Every rank finds the same mistake in a configuration: one of them says so.

@@ -1,15 +1,47 @@
-"""The ranks of several machines meet before OneFlow starts, which would wait for ever in silence.
+"""How ranks meet: those of several machines before OneFlow starts, and all at the port it opens.
 
-It uses the port that OneFlow listens on afterwards, so no further one has to be open. OneFlow is
-not imported here.
+OneFlow itself would wait for a missing machine for ever, in silence. The machines meet at the port
+that OneFlow listens on afterwards, so no further one has to be open; ranks of a single machine
+need no meeting, and open no port. OneFlow is not imported here: importing it is what starts it.
 """
 import os
+import selectors
 import socket
 import time
 
 from projects.MAE.errors import UserError
 
-TIMEOUT = 300  # seconds
+TIMEOUT = 300  # seconds for the machines to come
+PATIENCE = 10  # seconds for whoever has connected to speak
+
+
+def meet():
+    """Return once it is time to import OneFlow.
+
+    On several machines every rank reaches rank 0 first, which tells each whether all have come.
+    Then every rank but that one waits until OneFlow listens there. Reads NODE of the user's
+    environment and RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT of the launcher.
+
+    Raises:
+        UserError: a machine does not come within NODE_TIMEOUT seconds, two of them have one
+            address or one number, or they were started for different numbers of ranks. One rank
+            of each machine is asked to say so.
+    """
+    rank, world_size = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE"))
+    if world_size < 2:
+        return
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if int(os.environ.get("NODE", 1)) > 1:
+        local_rank = int(os.environ["LOCAL_RANK"])
+        deadline = time.monotonic() + timeout_seconds()
+        if rank == 0:
+            problem = _host(world_size, address, deadline)
+        else:
+            problem = _visit(f"{rank} {rank - local_rank} {world_size}", address, deadline)
+        if problem:
+            raise UserError(problem, local=local_rank == 0)
+    if rank:
+        _wait_for_oneflow(address)
 
 
 def timeout_seconds():
@@ -31,59 +63,33 @@ def timeout_seconds():
     return seconds
 
 
-def meet():
-    """Return once every rank has reached rank 0; does nothing on a single machine.
-
-    Reads NODE of the user's environment and RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and
-    MASTER_PORT of the launcher.
-
-    Raises:
-        UserError: a machine does not come within NODE_TIMEOUT seconds, two of them have one
-            address or one number, or they were started for different numbers of ranks. One rank
-            of each machine is asked to say so.
-    """
-    if int(os.environ.get("NODE", 1)) == 1:
-        return
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    hello = f"{rank} {rank - local_rank} {os.environ['WORLD_SIZE']}"
-    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    deadline = time.monotonic() + timeout_seconds()
-    problem = _host(hello, address, deadline) if rank == 0 else _visit(hello, address, deadline)
-    if problem:
-        raise UserError(problem, local=local_rank == 0)
-
-
-def _host(hello, address, deadline):
+def _host(world_size, address, deadline):
     """Collect the other ranks and tell each the outcome: "" or what is wrong."""
-    listener = socket.socket()
-    # OneFlow listens on the same port a moment later.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(("", address[1]))
+        listener = socket.create_server(("", address[1]), backlog=1024)
     except OSError as error:
         return f"PORT={address[1]}: {error.strerror}; choose another on every machine"
-    listener.listen(1024)
-    _, _, world_size = map(int, hello.split())
-    machines, visitors, problem = {0: address[0]}, {}, ""
-    while len(visitors) < world_size - 1 and not problem:
-        listener.settimeout(max(deadline - time.monotonic(), 0.01))
-        try:
-            visitor, (peer, _) = listener.accept()
-        except socket.timeout:
-            problem = (
-                f"NODE={os.environ['NODE']}, but only {len(visitors) + 1} of {world_size} ranks "
-                f"came to {address[0]}:{address[1]} within {timeout_seconds():g} s: start the same "
-                "command on every machine with its NODE_RANK, or set NODE_TIMEOUT to wait longer"
-            )
-            continue
-        visitor.settimeout(10)
-        words = visitor.recv(64).split()
+    visitors = {}
+    # Closed first: a rank that hears the outcome must find OneFlow here, not this listener.
+    with listener:
+        problem = _collect(listener, visitors, world_size, address, deadline)
+    if not problem and any(map(_left, visitors.values())):
+        problem = "a machine left while the others were still coming: start again on every machine"
+    for visitor in visitors.values():
+        _tell(visitor, problem)
+    return problem
+
+
+def _collect(listener, visitors, world_size, address, deadline):
+    """Fill `visitors`, {rank: its socket}, until all have come; returns "" or what is wrong."""
+    machines = {0: address[0]}  # by first rank
+    for words, visitor, peer in _arrivals(listener, deadline):
         if len(words) != 3 or not all(word.isdigit() for word in words):
             visitor.close()  # a stranger: something that probes open ports
             continue
         rank, first, ranks = map(int, words)
         own = visitor.getsockname()[0]  # the address under which this machine is reached
-        known = own if first == 0 else machines.setdefault(first, peer)
+        problem = ""
         if ranks != world_size:
             problem = (
                 f"one machine was started for {world_size} ranks in all and one for {ranks}: give "
@@ -91,24 +97,60 @@ def _host(hello, address, deadline):
             )
         elif rank == 0 or (rank in visitors and not _left(visitors[rank])):
             problem = "two machines have the same NODE_RANK: number them from 0 to NODE - 1"
-        elif first and (peer == own or list(machines.values()).count(known) > 1):
-            problem = (
-                f"two machines have the same address, {peer}, by which OneFlow tells them apart: "
-                "use ADDR=(the address of machine 0 on the network), or more ranks and NODE=1 on "
-                "one machine"
-            )
+        elif first:
+            known = machines.setdefault(first, peer)
+            if peer == own or list(machines.values()).count(known) > 1:
+                problem = (
+                    f"two machines have the same address, {peer}, by which OneFlow tells them "
+                    "apart: use ADDR=(the address of machine 0 on the network), or more ranks and "
+                    "NODE=1 on one machine"
+                )
         visitors["turned away" if problem else rank] = visitor
-    if not problem and any(map(_left, visitors.values())):
-        problem = "a machine left while the others were still coming: start again on every machine"
-    # Closed first: a rank that hears the outcome must find OneFlow here, not this listener.
-    listener.close()
-    for visitor in visitors.values():
-        if _left(visitor):
-            continue
-        visitor.sendall(f"{problem}\n".encode())
-        visitor.recv(1)  # it closes first, so that the port is free at once
-        visitor.close()
-    return problem
+        if problem or len(visitors) == world_size - 1:
+            return problem
+    return (
+        f"NODE={os.environ['NODE']}, but only {len(visitors) + 1} of {world_size} ranks came to "
+        f"{address[0]}:{address[1]} within {timeout_seconds():g} s: start the same command on every "
+        "machine with its NODE_RANK, or set NODE_TIMEOUT to wait longer"
+    )
+
+
+def _arrivals(listener, deadline):
+    """Yield (its words, socket, address) of each that connects and speaks, until the deadline.
+
+    One that says nothing holds up no other, and is turned away after `PATIENCE` seconds.
+    """
+    with selectors.DefaultSelector() as waiting:
+        waiting.register(listener, selectors.EVENT_READ)
+        try:
+            while time.monotonic() < deadline:
+                for key, _ in waiting.select(timeout=0.1):
+                    visitor = key.fileobj
+                    if visitor is listener:
+                        visitor, (peer, _) = listener.accept()
+                        arrival = peer, time.monotonic()
+                        waiting.register(visitor, selectors.EVENT_READ, arrival)
+                    else:
+                        waiting.unregister(visitor)
+                        yield _words(visitor), visitor, key.data[0]
+                _turn_away(waiting, time.monotonic() - PATIENCE)
+        finally:
+            _turn_away(waiting)
+
+
+def _words(visitor):
+    """What one that came has to say; nothing if it has left again."""
+    try:
+        return visitor.recv(64).split()
+    except OSError:
+        return []
+
+
+def _turn_away(waiting, latest=float("inf")):
+    """Close the connections of a selector that came before `latest` and have not spoken."""
+    for key in list(waiting.get_map().values()):
+        if key.data and key.data[1] < latest:
+            waiting.unregister(key.fileobj).fileobj.close()
 
 
 def _left(visitor):
@@ -120,8 +162,17 @@ def _left(visitor):
         return False
     except ConnectionError:
         return True
-    finally:
-        visitor.settimeout(10)
+
+
+def _tell(visitor, problem):
+    """Tell a rank the outcome, if it is still there, and close its connection."""
+    visitor.settimeout(PATIENCE)
+    try:
+        visitor.sendall(f"{problem}\n".encode())
+        visitor.recv(1)  # it closes first, so that the port is free at once
+    except OSError:
+        pass  # it has ended
+    visitor.close()
 
 
 def _visit(hello, address, deadline):
@@ -139,13 +190,26 @@ def _visit(hello, address, deadline):
                 )
             time.sleep(0.2)
     with host:
-        host.sendall(hello.encode())
         # Rank 0 keeps the deadline from here on; without a word from it, it is gone.
         host.settimeout(max(deadline - time.monotonic(), 0) + timeout_seconds())
         try:
+            host.sendall(hello.encode())
             outcome = host.recv(4096).decode()
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             outcome = ""
     if not outcome:
         return f"ADDR={address[0]}: machine 0 went away before every machine had come"
     return outcome.strip()
+
+
+def _wait_for_oneflow(address):
+    """Return once OneFlow's rank 0 listens, or after a minute.
+
+    A rank of OneFlow that starts before that tries again only ten seconds later.
+    """
+    for _ in range(600):
+        try:
+            socket.create_connection(address, timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
