@@ -20,6 +20,14 @@ def golden():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory):
+    """The tests, and the commands they run, leave the user's cache folder alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def cpu_world():
     """One rank on the CPU, as `train_net.py` sets it up."""
     from libai.utils import distributed as dist

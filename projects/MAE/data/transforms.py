@@ -8,6 +8,8 @@ import math
 import numpy as np
 from PIL import Image
 
+from projects.MAE.data import resample
+
 # Of the pixels of ImageNet's training images scaled to [0, 1], in the order red, green, blue.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,11 +44,11 @@ class RandomResizedCrop:
         self.size = size
         self.scale = tuple(scale)
         self.ratio = tuple(ratio)
+        resample.prepare()
 
     def __call__(self, image, rng):
         box = self.sample_box(*image.size, rng)
-        # Crop, then resize: resize(box=...) would let the filter see pixels outside the crop.
-        return image.crop(box).resize((self.size, self.size), Image.BICUBIC)
+        return resample.resize(image, (self.size, self.size), box)
 
     def sample_box(self, width, height, rng):
         """(left, top, right, bottom) of the crop, in pixels of a width x height image."""
@@ -98,7 +100,7 @@ class Resize:
             target = self.size, int(self.size * height / width)
         else:
             target = int(self.size * width / height), self.size
-        return image if target == image.size else image.resize(target, Image.BICUBIC)
+        return image if target == image.size else resample.resize(image, target)
 
 
 class CenterCrop:
@@ -149,9 +151,4 @@ class ToArray:
         self._bias = (-mean / std).astype(np.float32)
 
     def __call__(self, image, rng=None):
-        array = np.empty((3, image.height, image.width), np.float32)
-        # Band by band: Pillow unpacks RGB faster than NumPy strides over it.
-        for channel, band in enumerate(image.split()):
-            np.multiply(np.asarray(band), self._scale[channel], out=array[channel])
-            array[channel] += self._bias[channel]
-        return array
+        return resample.normalise(image, self._scale, self._bias)

@@ -1,0 +1,174 @@
+"""Pillow's bicubic resize, four times as fast, and normalisation.
+
+Both are C functions (`resample.c`), compiled on first use and kept in the user's cache folder.
+They give Pillow's pixels to the bit, which is checked whenever they are loaded; without a compiler
+or AVX2, or where the check fails, Pillow and NumPy do the same work.
+"""
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+
+import numpy as np
+from PIL import Image
+
+from projects.MAE.data.cache import cache_folder, write_whole
+
+SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "resample.c")
+# Fused multiply-adds would round the weights otherwise than Pillow does.
+FLAGS = ("-O3", "-ffp-contract=off", "-shared", "-fPIC")
+LONGEST_SIDE = 32767  # beyond it, sums of the C code could overflow
+
+logger = logging.getLogger("libai." + __name__)
+
+
+def resize(image, size, box=None):
+    """`image.crop(box).resize(size, Image.BICUBIC)`, to the bit.
+
+    Args:
+        image: a `PIL.Image` of any mode; RGB is fast.
+        size: (width, height) of the result, in pixels.
+        box: (left, top, right, bottom) in pixels; None for the whole image. No pixel outside it
+            has any influence.
+    """
+    box = (0, 0, *image.size) if box is None else box
+    kernel = _kernel()
+    if kernel is None or image.mode != "RGB" or not _fits(image, size, box):
+        return image.crop(box).resize(size, Image.BICUBIC)
+    return _resize(kernel, image, size, box)
+
+
+def normalise(image, scale, bias):
+    """RGB image [H, W], float32 scale [3] and bias [3] -> float32 [3, H, W]: pixel * scale + bias."""
+    kernel = _kernel()
+    array = np.empty((3, image.height, image.width), np.float32)
+    if kernel is None or image.mode != "RGB":
+        # Band by band: Pillow unpacks RGB faster than NumPy strides over it.
+        for channel, band in enumerate(image.split()):
+            np.multiply(np.asarray(band), scale[channel], out=array[channel])
+            array[channel] += bias[channel]
+        return array
+    address, _, _owner = _pixels(image, (0, 0, *image.size))
+    count = image.width * image.height
+    kernel.normalise(address, count, scale.ctypes.data, bias.ctypes.data, array.ctypes.data)
+    return array
+
+
+def prepare():
+    """Compile now, in this process, rather than in every worker. True if the C code is used."""
+    return _kernel() is not None
+
+
+def _fits(image, size, box):
+    left, top, right, bottom = box
+    inside = 0 <= left < right <= image.width and 0 <= top < bottom <= image.height
+    return inside and min(size) > 0 and max(*size, *image.size) <= LONGEST_SIDE
+
+
+def _resize(kernel, image, size, box):
+    address, stride, _owner = _pixels(image, box)
+    pixels = np.empty((size[1], size[0], 3), np.uint8)
+    shape = box[2] - box[0], box[3] - box[1]
+    if kernel.resize(address, stride, *shape, pixels.ctypes.data, *size):
+        raise MemoryError(f"no memory to resize an image of {shape[0]} x {shape[1]} pixels")
+    return Image.fromarray(pixels)
+
+
+def _pixels(image, box):
+    """(address of the box's first pixel, bytes from one row to the next, what keeps them alive).
+
+    A pixel takes 4 bytes, the last unused, as in Pillow's memory.
+    """
+    left, top, _, _ = box
+    try:
+        capsules = image.__arrow_c_array__()  # Pillow's own memory, not a copy; since Pillow 11.2
+    except (AttributeError, ValueError):  # older, or too large for one piece of memory
+        copy = np.frombuffer(image.crop(box).tobytes("raw", "RGBX"), np.uint8)
+        return copy.ctypes.data, 4 * (box[2] - left), copy
+    array = _capsule_pointer(capsules[1], b"arrow_array").contents
+    first = array.children[0].contents.buffers[1]
+    stride = 4 * image.width
+    return first + top * stride + 4 * left, stride, capsules
+
+
+class _ArrowArray(ctypes.Structure):
+    """The beginning of the Arrow C data interface's struct of that name."""
+
+
+_ArrowArray._fields_ = [
+    *((name, ctypes.c_int64) for name in ("length", "nulls", "offset", "n_buffers", "n_children")),
+    ("buffers", ctypes.POINTER(ctypes.c_void_p)),
+    ("children", ctypes.POINTER(ctypes.POINTER(_ArrowArray))),
+]
+_capsule_pointer = ctypes.PYFUNCTYPE(
+    ctypes.POINTER(_ArrowArray), ctypes.py_object, ctypes.c_char_p
+)(("PyCapsule_GetPointer", ctypes.pythonapi))
+
+
+@functools.lru_cache(maxsize=None)
+def _kernel():
+    """The C functions as a `ctypes.CDLL`, or None."""
+    try:
+        kernel = _load()
+        reason = None if _agrees(kernel) else "they disagree with this Pillow"
+    except (OSError, subprocess.SubprocessError) as error:
+        kernel, reason = None, (str(error).splitlines() or [type(error).__name__])[0]
+    if reason is None:
+        return kernel
+    logger.info(f"Images are resized by Pillow, four times slower than by the C functions: {reason}")
+    return None
+
+
+def _load():
+    with open(SOURCE, "rb") as file:
+        name = hashlib.sha256(file.read() + " ".join(FLAGS).encode()).hexdigest()[:16]
+    folder = cache_folder()
+    if folder is None:
+        with tempfile.TemporaryDirectory() as private:
+            return _open(os.path.join(private, "resample.so"))
+    return _open(os.path.join(folder, f"resample-{name}.so"))
+
+
+def _open(path):
+    try:
+        kernel = ctypes.CDLL(path)
+    except OSError:  # missing, damaged, or from a machine with other libraries
+        write_whole(path, _compile)
+        kernel = ctypes.CDLL(path)
+    if not kernel.supported():
+        raise OSError("this processor has no AVX2")
+    size, pointer, number = [ctypes.c_int, ctypes.c_int], ctypes.c_void_p, ctypes.c_int64
+    kernel.resize.argtypes = [pointer, number, *size, pointer, *size]
+    kernel.normalise.argtypes = [pointer, number, pointer, pointer, pointer]
+    kernel.normalise.restype = None
+    return kernel
+
+
+def _compile(path):
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    if compiler is None:
+        raise OSError("there is no C compiler")
+    # What is preloaded for OneFlow is not meant for a compiler.
+    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
+    subprocess.run(
+        [*shlex.split(compiler), *FLAGS, "-o", path, SOURCE, "-lm"],
+        env=environment,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=120,
+    )
+
+
+def _agrees(kernel):
+    """Whether a part of a small image, shrunk across and enlarged down, is Pillow's to the bit."""
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 81, 3), dtype=np.uint8)
+    image, box, size = Image.fromarray(pixels), (3, 2, 80, 33), (24, 45)
+    expected = image.crop(box).resize(size, Image.BICUBIC)
+    return _resize(kernel, image, size, box).tobytes() == expected.tobytes()
