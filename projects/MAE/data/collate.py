@@ -1,6 +1,4 @@
 """From the keys of a batch to its arrays. Worker processes run this: no OneFlow here."""
-import numpy as np
-
 from projects.MAE.data.randomness import MIXING, sample_generator
 from projects.MAE.data.shared_arrays import SharedArrays
 
@@ -19,10 +17,7 @@ class BatchReader:
 
     def __call__(self, keys):
         """[SampleKey] -> {field: array [n, ...]}."""
-        samples = [self.dataset[key] for key in keys]
-        batch = SharedArrays(
-            (field, np.stack([sample[field] for sample in samples])) for field in samples[0]
-        )
+        batch = SharedArrays.stack(len(keys), (self.dataset[key] for key in keys))
         if self.mixup is not None:
             rngs = [sample_generator(self.seed, k.epoch, k.index, MIXING) for k in keys[::2]]
             batch["images"], batch["labels"] = self.mixup(batch["images"], batch["labels"], rngs)

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 from PIL import Image
 
+from projects.MAE.data.image_index import load_index
 from projects.MAE.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -15,6 +16,8 @@ warnings.filterwarnings("ignore", message="(Possibly c|C)orrupt EXIF data", modu
 
 class ImageFolder:
     """The images of one split and their labels; an index is a place in the sorted list of files.
+
+    The list of a large folder is kept for the next run, see `image_index`.
 
     Args:
         root: the folder that holds train/ and val/.
@@ -35,32 +38,26 @@ class ImageFolder:
         default_key = "dataloader.train.dataset.0.root" if train else "dataloader.test.0.dataset.root"
         self.config_key = config_key or default_key
         self.root = _split_folder(root, "train" if train else "val", self.config_key)
-        self.classes = _class_folders(self.root, self.config_key)
+        self._index = self._load_index(tuple(extensions))
+        self.classes = self._index.classes
         self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
-        paths, counts = [], []
-        for name in self.classes:
-            found = sorted(_image_files(self.root, name, tuple(extensions)))
-            if not found:
-                raise UserError(
-                    f"{self.config_key}={root}: the class folder {os.path.join(self.root, name)} "
-                    f"holds no image ({', '.join(extensions)}): put images there or remove it"
-                )
-            paths += found
-            counts.append(len(found))
-        self.labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-        self._paths = _PackedPaths(paths)
+        self._check_classes(root, extensions)
 
     def __len__(self):
-        return len(self.labels)
+        return len(self._index)
+
+    @property
+    def labels(self):
+        return self._index.labels
 
     @property
     def samples(self):
         """[(path relative to the split's folder, label)], made on demand."""
-        return [(self._paths[i], self.label(i)) for i in range(len(self))]
+        return [(self._index.path(i), self.label(i)) for i in range(len(self))]
 
     def path(self, index):
         """The file of a sample."""
-        return os.path.join(self.root, self._paths[index])
+        return os.path.join(self.root, self._index.path(index))
 
     def label(self, index):
         """The label of a sample, an int."""
@@ -84,22 +81,28 @@ class ImageFolder:
                 local=True,
             ) from error
 
+    def _load_index(self, extensions):
+        try:
+            return load_index(self.root, extensions)
+        except OSError as error:
+            raise UserError(
+                f"{self.config_key}: cannot list {error.filename}: {error.strerror}: mend its "
+                "permissions"
+            ) from None
 
-class _PackedPaths:
-    """Paths as one byte string and an array of ends.
-
-    Worker processes share memory with their parent until either writes to it, and counting
-    references to a million str objects is writing: each worker would end up with its own copy.
-    """
-
-    def __init__(self, paths):
-        encoded = [os.fsencode(path) for path in paths]
-        self._bytes = b"".join(encoded)
-        self._ends = np.cumsum([0] + [len(path) for path in encoded])
-
-    def __getitem__(self, index):
-        index = range(len(self._ends) - 1)[index]  # negative indices, IndexError
-        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]])
+    def _check_classes(self, root, extensions):
+        if not self.classes:
+            raise UserError(
+                f"{self.config_key}: {self.root} has no class folders: images belong in "
+                f"{os.path.join(self.root, 'CLASS', 'NAME.jpg')}"
+            )
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        if not counts.all():
+            empty = os.path.join(self.root, self.classes[int(np.argmin(counts))])
+            raise UserError(
+                f"{self.config_key}={root}: the class folder {empty} holds no image "
+                f"({', '.join(extensions)}): put images there or remove it"
+            )
 
 
 def _split_folder(root, split, key):
@@ -118,38 +121,14 @@ def _split_folder(root, split, key):
     return folder
 
 
-def _class_folders(folder, key):
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{key}: cannot list {folder}: {error.strerror}: mend its permissions")
-    if not names:
-        raise UserError(
-            f"{key}: {folder} has no class folders: images belong in "
-            f"{os.path.join(folder, 'CLASS', 'NAME.jpg')}"
-        )
-    return names
-
-
-def _image_files(root, folder, extensions):
-    """Paths relative to root of the images at any depth below root/folder, in no order."""
-    with os.scandir(os.path.join(root, folder)) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            path = os.path.join(folder, entry.name)
-            if entry.is_dir():
-                yield from _image_files(root, path, extensions)
-            elif entry.name.lower().endswith(extensions):
-                yield path
-
-
 def _to_rgb(image):
     if image.mode == "P" and "transparency" in image.info:
         # Straight to RGB, Pillow warns about transparency given as bytes; the colours are the same.
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()  # `convert` would copy every pixel
+    return image
 
 
 def _reason(path, error):
