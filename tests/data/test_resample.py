@@ -59,8 +59,9 @@ def test_resize_is_pillows_to_the_bit(way, size, box, result):
 def test_random_crops_are_pillows_to_the_bit(way):
     image, rng = picture(180, 140), np.random.default_rng(1)
     for _ in range(100):
-        (left, right), (top, bottom) = (np.sort(rng.choice(n, 2, replace=False)) for n in (181, 141))
-        box, size = tuple(map(int, (left, top, right, bottom))), tuple(rng.integers(1, 100, 2).tolist())
+        left, right = np.sort(rng.choice(181, 2, replace=False)).tolist()
+        top, bottom = np.sort(rng.choice(141, 2, replace=False)).tolist()
+        box, size = (left, top, right, bottom), tuple(rng.integers(1, 100, 2).tolist())
         expected = image.crop(box).resize(size, Image.BICUBIC)
         np.testing.assert_array_equal(np.asarray(resample.resize(image, size, box)), expected)
 

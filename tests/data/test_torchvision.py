@@ -66,9 +66,9 @@ def test_crops_have_the_same_distribution(size, scale):
     crop = ours.RandomResizedCrop(224, scale=scale)
     found = np.array([crop.sample_box(*size, rng) for _ in range(draws)], float)
     found[:, 2:] -= found[:, :2]  # left, top, width, height
-    expected = np.array(
-        [theirs.RandomResizedCrop.get_params(blank, scale, (3 / 4, 4 / 3)) for _ in range(draws)], float
-    )[:, [1, 0, 3, 2]]
+    draw = theirs.RandomResizedCrop.get_params  # top, left, height, width
+    expected = np.array([draw(blank, scale, (3 / 4, 4 / 3)) for _ in range(draws)], float)
+    expected = expected[:, [1, 0, 3, 2]]
     for which, (a, b) in enumerate(zip(statistics(found, size), statistics(expected, size))):
         assert ks_2samp(a, b).pvalue > 1e-3, which
 

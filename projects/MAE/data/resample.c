@@ -92,10 +92,12 @@ AVX2 static inline __m256i load_weights(const int16_t *weights) {
 }
 
 /* Scale two rows of 4-byte pixels; writes 3 * outputs bytes and one more to each result. */
-AVX2 static void scale_rows(const uint8_t *rows[2], const Filter *f, int outputs, uint8_t *results[2]) {
+AVX2 static void scale_rows(
+    const uint8_t *rows[2], const Filter *f, int outputs, uint8_t *results[2]) {
     for (int i = 0; i < outputs; i++) {
         const int16_t *high = f->high + (size_t)i * f->taps, *low = f->low + (size_t)i * f->taps;
-        const uint8_t *a = rows[0] + 4 * (size_t)f->first[i], *b = rows[1] + 4 * (size_t)f->first[i];
+        const uint8_t *a = rows[0] + 4 * (size_t)f->first[i];
+        const uint8_t *b = rows[1] + 4 * (size_t)f->first[i];
         __m256i a_high = _mm256_setzero_si256(), a_low = a_high, b_high = a_high, b_low = a_high;
         for (int k = 0; k < f->taps; k += 4) {
             __m256i h = load_weights(high + k), l = load_weights(low + k);
@@ -108,9 +110,11 @@ AVX2 static void scale_rows(const uint8_t *rows[2], const Filter *f, int outputs
         }
         /* Lower plus upper half; row a's four channels end up below row b's. */
         __m256i sum_high = _mm256_add_epi32(
-            _mm256_permute2x128_si256(a_high, b_high, 0x20), _mm256_permute2x128_si256(a_high, b_high, 0x31));
+            _mm256_permute2x128_si256(a_high, b_high, 0x20),
+            _mm256_permute2x128_si256(a_high, b_high, 0x31));
         __m256i sum_low = _mm256_add_epi32(
-            _mm256_permute2x128_si256(a_low, b_low, 0x20), _mm256_permute2x128_si256(a_low, b_low, 0x31));
+            _mm256_permute2x128_si256(a_low, b_low, 0x20),
+            _mm256_permute2x128_si256(a_low, b_low, 0x31));
         __m256i values = combine(sum_high, sum_low);
         values = _mm256_packs_epi32(values, values);
         values = _mm256_packus_epi16(values, values);
@@ -170,7 +174,7 @@ static void scale_all_rows(const uint8_t *input, int64_t input_stride, int width
 /* 1 if this processor can run the functions below. */
 int supported(void) { return __builtin_cpu_supports("avx2") != 0; }
 
-/* 4-byte pixels [height, width] with rows input_stride bytes apart -> RGB [out_height, out_width, 3].
+/* 4-byte pixels [height, width], rows input_stride bytes apart -> RGB [out_height, out_width, 3].
  * Sides up to 32767. Returns 0, or -1 when out of memory. */
 int resize(const uint8_t *input, int64_t input_stride, int width, int height,
     uint8_t *output, int out_width, int out_height) {
@@ -182,7 +186,8 @@ int resize(const uint8_t *input, int64_t input_stride, int width, int height,
     if (failed || !scratch || !rows || !result) {
         failed = -1;
     } else {
-        scale_all_rows(input, input_stride, width, height, &across, out_width, rows, stride, scratch);
+        scale_all_rows(
+            input, input_stride, width, height, &across, out_width, rows, stride, scratch);
         for (int y = 0; y < out_height; y++) {
             scale_columns(rows, stride, height, &down, y, result);
             memcpy(output + y * row_bytes, result, row_bytes);
@@ -197,7 +202,8 @@ int resize(const uint8_t *input, int64_t input_stride, int width, int height,
 }
 
 /* 4-byte pixels [count] -> float [3, count]: byte * scale[channel] + bias[channel]. */
-void normalise(const uint8_t *pixels, int64_t count, const float *scale, const float *bias, float *output) {
+void normalise(const uint8_t *pixels, int64_t count, const float *scale, const float *bias,
+    float *output) {
     float table[3][256]; /* there are no more results */
     for (int channel = 0; channel < 3; channel++)
         for (int byte = 0; byte < 256; byte++)

@@ -44,7 +44,7 @@ def resize(image, size, box=None):
 
 
 def normalise(image, scale, bias):
-    """RGB image [H, W], float32 scale [3] and bias [3] -> float32 [3, H, W]: pixel * scale + bias."""
+    """RGB image [H, W] -> float32 [3, H, W]: pixel * scale + bias; both are float32 [3]."""
     kernel = _kernel()
     array = np.empty((3, image.height, image.width), np.float32)
     if kernel is None or image.mode != "RGB":
@@ -120,7 +120,7 @@ def _kernel():
         kernel, reason = None, (str(error).splitlines() or [type(error).__name__])[0]
     if reason is None:
         return kernel
-    logger.info(f"Images are resized by Pillow, four times slower than by the C functions: {reason}")
+    logger.info(f"Pillow resizes images, four times slower than the C functions: {reason}")
     return None
 
 

@@ -13,7 +13,7 @@ from multiprocessing.reduction import DupFd
 
 import numpy as np
 
-_MAP_POPULATE = 0x8000  # map all pages at once, not one fault each; named in `mmap` since Python 3.10
+_MAP_POPULATE = 0x8000  # map all pages at once, not one fault each; in `mmap` since Python 3.10
 _ALIGNMENT = 64
 
 
@@ -68,7 +68,7 @@ class SharedArrays(dict):
         if self._memory is None:
             self.share()
         fd, size, layout = self._memory
-        replaced = {name: array for name, array in self.items() if self._shared.get(name) is not array}
+        replaced = {n: array for n, array in self.items() if self._shared.get(n) is not array}
         kept = [place for place in layout if place[0] not in replaced]
         return _rebuild, (DupFd(fd), size, kept, replaced)
 

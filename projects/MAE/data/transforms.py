@@ -44,7 +44,6 @@ class RandomResizedCrop:
         self.size = size
         self.scale = tuple(scale)
         self.ratio = tuple(ratio)
-        resample.prepare()
 
     def __call__(self, image, rng):
         box = self.sample_box(*image.size, rng)
@@ -149,6 +148,7 @@ class ToArray:
         mean, std = np.array(list(mean)), np.array(list(std))
         self._scale = (1 / (255 * std)).astype(np.float32)
         self._bias = (-mean / std).astype(np.float32)
+        resample.prepare()  # every pipeline ends here, and no worker should have to compile
 
     def __call__(self, image, rng=None):
         return resample.normalise(image, self._scale, self._bias)
