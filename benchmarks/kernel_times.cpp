@@ -20,12 +20,9 @@ class Message {
 }  // namespace protobuf
 }  // namespace google
 
-namespace {
-
-using Clock = std::chrono::steady_clock;
-constexpr int kConfOffset = 16;
-
-class Observer {  // as oneflow::KernelObserver
+// As oneflow::KernelObserver. In an unnamed namespace the compiler would conclude that every
+// observer is one of this file's, and call them directly.
+class Observer {
  public:
   virtual ~Observer() = default;
   virtual void WillForward(void* context, const void* kernel) {}
@@ -36,17 +33,22 @@ class Observer {  // as oneflow::KernelObserver
   virtual void DidForwardDataContent(void* context, const void* kernel) {}
 };
 
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr int kConfOffset = 16;
+
 // "matmul" of a user operator, else the name of its message, such as "output_conf".
 std::string OperatorOf(const void* kernel) {
   const void* conf = static_cast<const char*>(kernel) + kConfOffset;
   const std::string text = static_cast<const google::protobuf::Message*>(conf)->DebugString();
-  const std::string key = "op_type_name: \"";
+  const std::string key = "op_type_name: \"", conf_key = "op_conf {";
   const size_t start = text.find(key);
   if (start != std::string::npos) {
     const size_t from = start + key.size();
     return text.substr(from, text.find('"', from) - from);
   }
-  const size_t end = text.find("_conf {", text.find("op_conf {") + 1);
+  const size_t end = text.find("_conf {", text.find(conf_key) + conf_key.size());
   if (end == std::string::npos) { return "other"; }
   return text.substr(text.rfind(' ', end) + 1, end - text.rfind(' ', end) - 1);
 }
@@ -72,7 +74,8 @@ class TimingObserver final : public Observer {
 
   void DidForwardDataContent(void* context, const void* kernel) override {
     const std::chrono::duration<double> elapsed = Clock::now() - started_;
-    {
+    // A kernel that waits for the next step was running when this observer came.
+    if (started_ != Clock::time_point()) {
       std::lock_guard<std::mutex> lock(mutex_);
       std::string& name = names_[kernel];
       if (name.empty()) { name = OperatorOf(kernel); }

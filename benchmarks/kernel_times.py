@@ -11,6 +11,8 @@ import oneflow as flow
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernel_times.cpp")
 OBSERVER = "_ZZN7oneflow9SingletonINS_14KernelObserverEvE7GetPPtrEvE3ptr"  # Singleton<...>'s pointer
 
+WAITING = ("wait_and_send_ids", "critical_section_wait_tick")  # asleep until there is work
+
 
 class KernelTimes:
     """Times of kernels since `start`.
@@ -46,7 +48,7 @@ class KernelTimes:
         """[[operator, seconds, calls], ...] since the start, longest first."""
         lines = self.library.kernel_times_report().decode().splitlines()
         rows = [line.rsplit(" ", 2) for line in lines]
-        rows = [[name, float(seconds), int(calls)] for name, seconds, calls in rows]
+        rows = [[name, float(s), int(calls)] for name, s, calls in rows if name not in WAITING]
         return sorted(rows, key=lambda row: -row[1])
 
 

@@ -7,6 +7,7 @@ the configuration to the hooks, but the batches: they are random and prepared in
 """
 import os
 import sys
+import traceback
 
 import numpy as np
 import oneflow as flow
@@ -16,6 +17,7 @@ from libai.engine.hooks import HookBase
 from benchmarks.kernel_times import KernelTimes
 from benchmarks.turns import Turns
 from projects.MAE.data.build import data_parallel_rank
+from projects.MAE.errors import UserError
 from projects.MAE.train_net import end_with_parent, leave, parse_arguments, prepare, wait_for_rank_0
 from projects.MAE.trainer import MAETrainer
 
@@ -165,5 +167,12 @@ def main(argv):
 if __name__ == "__main__":
     end_with_parent()
     wait_for_rank_0()
-    main(sys.argv[1:])
-    leave(0)
+    status = 1
+    try:
+        main(sys.argv[1:])
+        status = 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
+    leave(status)

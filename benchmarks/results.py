@@ -36,7 +36,11 @@ def side_summary(turns, hellos, batch):
 
 
 def compare(sides, peer):
-    """Ratios of our side to a peer: above 1 we are faster; below 1 we take less memory."""
+    """Ratios of our side to a peer.
+
+    "speed" and "cpu" (the CPU time a step takes) above 1: ours is faster; "memory" below 1: ours
+    takes less.
+    """
     ours, theirs = sides["ours"], sides[peer]
     rounds = [b / a for a, b in zip(ours["all_seconds"], theirs["all_seconds"])]
     return dict(
@@ -64,13 +68,17 @@ def update(path, rows):
 
 
 def table(rows):
-    """The rows as a Markdown table."""
+    """The rows as a Markdown table; ratios above 1 mean faster, or more memory, than the peer."""
     lines = [
         "| work | batch | ranks x threads | images/s | peer | images/s | ratio (rounds) "
         "| at least, goal | memory MB, peer's | ratio (at most) |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
+        if "error" in row:
+            name = f"| {row['work']} | {row['batch']} | {row['ranks']} |"
+            lines.append(f"{name} {row['error']} | | | | | | |")
+            continue
         ours = row["sides"]["ours"]
         for peer, ratios in row["ratios"].items():
             theirs, rounds = row["sides"][peer], ratios["speed_of_rounds"]
@@ -79,7 +87,7 @@ def table(rows):
             cells = [
                 row["work"],
                 str(row["batch"]),
-                f"{row['ranks']} x {ours['threads']}",
+                f"{row['ranks']} x {ours.get('threads') or 1}",
                 f"{ours['images_per_second']:.1f}",
                 peer,
                 f"{theirs['images_per_second']:.1f}",

@@ -180,14 +180,18 @@ def parse_arguments():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     works = [*WORKS, "quickstart"]
-    parser.add_argument("--work", nargs="+", choices=works, default=works, help="all by default")
-    parser.add_argument("--batch", nargs="+", type=positive, help="global batches, in place of the table's")
-    parser.add_argument("--steps", type=positive, default=7, help="steps to time after warm-up (7)")
-    parser.add_argument("--ranks", type=positive, default=machine.cores(), help="our ranks; tools/train.sh's default, one a core")
-    parser.add_argument("--set", nargs="+", default=[], dest="settings", metavar="KEY=VALUE", help="settings of our side")
-    parser.add_argument("--profile", action="store_true", help="list the share of each operator, too (ours needs g++)")
-    parser.add_argument("--revision", default="d0ef563", help="what the quickstart is compared with (d0ef563)")
-    parser.add_argument("--output", default=os.path.join(HERE, "results.json"))
+    option = parser.add_argument
+    option("--work", nargs="+", choices=works, default=works, help="all by default")
+    option("--batch", nargs="+", type=positive, help="global batches, in place of the default")
+    option("--steps", type=positive, default=7, help="steps to time, after warm-up (7)")
+    option("--ranks", type=positive, default=machine.cores(), help="our ranks (one a core)")
+    option("--set", nargs="+", default=[], dest="settings", metavar="KEY=VALUE",
+           help="settings of our side")
+    option("--profile", action="store_true",
+           help="list the share of each operator, too (ours needs g++)")
+    option("--revision", default="d0ef563",
+           help="what the quickstart is compared with (d0ef563)")
+    option("--output", default=os.path.join(HERE, "results.json"), help="rows are added to it")
     return parser.parse_args()
 
 
@@ -196,6 +200,16 @@ def positive(text):
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 1")
     return number
+
+
+def row_or_error(name, batch, args):
+    """A row of the results; one with "error" where a side failed, so that the others go on."""
+    try:
+        return measure(name, batch, args)
+    except SideFailed as error:
+        print(error, file=sys.stderr)
+        reason = str(error).splitlines()[0]
+        return dict(work=name, batch=batch, ranks=args.ranks, error=reason, **machine.facts())
 
 
 def main():
@@ -208,17 +222,20 @@ def main():
         if name == "quickstart":
             rows.append(quickstart_speed.measure(args.revision, args.ranks))
         else:
-            rows += [measure(name, batch, args) for batch in args.batch or WORKS[name]["batches"]]
+            batches = args.batch or WORKS[name]["batches"]
+            rows += [row_or_error(name, batch, args) for batch in batches]
         update(args.output, rows)  # after each, so that an interruption loses one at most
     print(table(rows))
     for row in rows:
         for side, operators in row.get("profiles", {}).items():
             title = f"{row['work']}, batch {row['batch']}, {side}"
             print("\n" + profile_table(title, operators))
+    if any("error" in row for row in rows):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (NoPeer, SideFailed, quickstart_speed.QuickstartFailed) as error:
+    except (NoPeer, quickstart_speed.QuickstartFailed) as error:
         sys.exit(f"error: {error}")
