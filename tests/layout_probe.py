@@ -1,8 +1,8 @@
 """Trains as train_net.py does, then writes what a run doesn't: what each rank holds, and counts.
 
 tools/train.sh runs it in place of train_net.py. Into train.output_dir go, from each rank K,
-`rank_K.json` with the checksum of its part of every parameter, and `counts.json` with the number
-of right answers among the first 1, 2, ... images of the validation data.
+`rank_K.json` with the checksum of its part of every parameter, and `means.json` with the mean of
+the metric over the first 1, 2, ... images of the validation data.
 """
 import json
 import os
@@ -44,13 +44,16 @@ def held(model):
     return sums
 
 
-def correct_answers(trainer):
-    """The right answers among the first 1, 2, ... images, from the accuracies in percent."""
+def means(trainer):
+    """The metric (accuracy in percent, or loss) over the first 1, 2, ... images, if it is measured."""
+    if not trainer.test_loader:
+        return []
     loader, whole = trainer.test_loader[0], trainer.test_loader[0].dataset
+    metric = trainer.cfg.train.evaluation.eval_metric
     found = []
     for count in range(1, len(whole) + 1):
         loader.dataset = First(whole, count)
-        found.append(trainer.evaluate()["Acc@1"] * count / 100)
+        found.append(trainer.evaluate()[metric])
     return found
 
 
@@ -61,7 +64,7 @@ if __name__ == "__main__":
     output = cfg.train.output_dir
     with open(os.path.join(output, f"rank_{dist.get_rank()}.json"), "w") as file:
         json.dump(held(trainer.model), file)
-    counts = correct_answers(trainer)
+    found = means(trainer)
     if dist.is_main_process():
-        with open(os.path.join(output, "counts.json"), "w") as file:
-            json.dump(counts, file)
+        with open(os.path.join(output, "means.json"), "w") as file:
+            json.dump(found, file)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.command import TINY, finetune, must_train, pretrain
+from tests.command import finetune, pretrain
 from tests.runs import assert_same_weights, losses, metrics
 
 # Four blocks, for four stages. The autoencoder's have two widths, and a stage may take several.
@@ -50,14 +50,14 @@ def one_rank(image_folder, tmp_path_factory):
 @pytest.mark.parametrize(
     "job, data, tensor, pipeline, settings",
     [
-        ("pretrain", 2, 2, 1, [CHECKPOINTING]),
+        ("pretrain", 2, 2, 1, []),
         ("pretrain", 1, 1, 4, [CHECKPOINTING]),
-        ("pretrain", 2, 2, 2, []),
+        ("pretrain", 2, 2, 2, [CHECKPOINTING]),
         ("pretrain", 2, 1, 1, ["graph.enabled=False"]),
         ("pretrain", 1, 2, 1, ["graph.enabled=False"]),
-        ("finetune", 1, 4, 1, [CHECKPOINTING]),
-        ("finetune", 2, 1, 2, ACCUMULATING),
-        ("finetune", 1, 2, 2, []),
+        ("finetune", 1, 4, 1, []),
+        ("finetune", 2, 1, 2, [*ACCUMULATING, CHECKPOINTING]),
+        ("finetune", 1, 2, 2, [CHECKPOINTING]),
     ],
 )
 def test_layout_is_the_run_of_one_rank(
@@ -72,10 +72,26 @@ def test_layout_is_the_run_of_one_rank(
         np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
 
 
-@pytest.mark.parametrize("job, tensor, pipeline", [("pretrain", 1, 2), ("finetune", 2, 1)])
-def test_eval_only_on_another_layout(image_folder, one_rank, tmp_path, job, tensor, pipeline):
-    weights = f"train.load_weight={one_rank[job]}"
-    run(job, image_folder, tmp_path, *layout(tensor, pipeline), weights, "--eval-only", ranks=2)
+@pytest.mark.parametrize(
+    "job, data, tensor, pipeline",
+    [
+        ("pretrain", 1, 4, 1),
+        ("pretrain", 1, 1, 2),
+        ("pretrain", 1, 1, 4),
+        ("pretrain", 2, 1, 2),
+        ("pretrain", 2, 2, 2),
+        ("finetune", 2, 1, 1),
+        ("finetune", 4, 1, 1),
+        ("finetune", 1, 2, 1),
+        ("finetune", 2, 2, 1),
+        ("finetune", 1, 2, 2),
+    ],
+)
+def test_eval_only_on_another_layout(
+    image_folder, one_rank, tmp_path, job, data, tensor, pipeline
+):
+    settings = [*layout(tensor, pipeline), f"train.load_weight={one_rank[job]}", "--eval-only"]
+    run(job, image_folder, tmp_path, *settings, ranks=data * tensor * pipeline)
     found = json.loads((tmp_path / "evaluation.json").read_text())
     expected = evaluations(one_rank[job])[-1]
     for metric, value in found.items():
@@ -127,32 +143,53 @@ def seventeen(image_folder, tmp_path_factory):
     return root
 
 
-def probe(data, output, *settings, ranks):
-    """Runs layout_probe.py; the counts, and what the ranks hold."""
-    must_train(
-        "quickstart_finetune.py",
-        *TINY,
-        *CLASSIFY,
-        f"dataloader.train.dataset.0.root={data}",
-        f"train.output_dir={output}",
-        "train.test_micro_batch_size=2",
-        *NO_WORKERS,
-        *settings,
-        ranks=ranks,
-        file="tests/layout_probe.py",
-    )
+def probe(job, data, output, *settings, ranks):
+    """Runs layout_probe.py; the metric summed over 1, 2, ... images, and what the ranks hold."""
+    train, own = (pretrain, []) if job == "pretrain" else (finetune, CLASSIFY)
+    settings = [*own, "train.test_micro_batch_size=2", *NO_WORKERS, *settings]
+    train(data, output, *settings, ranks=ranks, file="tests/layout_probe.py")
     held = [json.loads((output / f"rank_{rank}.json").read_text()) for rank in range(ranks)]
-    return json.loads((output / "counts.json").read_text()), held
+    means = json.loads((output / "means.json").read_text())
+    return np.array(means) * np.arange(1, len(means) + 1), held
 
 
-def test_every_sample_counts_once_and_replicas_are_identical(seventeen, tmp_path):
-    expected, _ = probe(seventeen, tmp_path / "1", ranks=1)
-    assert expected == np.round(expected).tolist() and len(expected) == 17
+def assert_replicas_identical(held, data, tensor):
+    """Fail unless a part of a parameter is the same wherever it is, and is where it should be.
+
+    Args:
+        held: {parameter and which part of it: checksum} of each rank.
+        data, tensor: ranks of each kind in a pipeline stage. A parameter is in one stage; where it
+            is split, each tensor rank holds another part.
+    """
+    for key in set().union(*held):
+        parts = [sums[key] for sums in held if key in sums]
+        assert len(parts) == (data * tensor if key.endswith("[]") else data), key
+        assert len(set(parts)) == 1, key
+
+
+def test_every_image_counts_once_and_replicas_are_identical(seventeen, tmp_path):
+    percent, _ = probe("finetune", seventeen, tmp_path / "1", ranks=1)
+    expected = np.round(percent / 100)
+    np.testing.assert_allclose(percent, 100 * expected)
     steps = np.diff([0, *expected])  # one more image is one more right answer, or none
-    assert set(steps) == {0, 1}
-    for name, ranks, settings in [("2", 2, []), ("4", 4, []), ("2x2", 4, layout(2, 1))]:
-        counts, held = probe(seventeen, tmp_path / name, *settings, ranks=ranks)
-        assert counts == expected
-        for key in set().union(*held):
-            parts = [sums[key] for sums in held if key in sums]
-            assert len(parts) > 1 and len(set(parts)) == 1, key
+    assert len(steps) == 17 and set(steps) == {0, 1}
+    for data, tensor, pipeline in [(2, 1, 1), (4, 1, 1), (2, 2, 1), (2, 1, 2)]:
+        output, ranks = tmp_path / f"{data}{tensor}{pipeline}", data * tensor * pipeline
+        settings = layout(tensor, pipeline)
+        percent, held = probe("finetune", seventeen, output, *settings, ranks=ranks)
+        np.testing.assert_allclose(percent, 100 * expected)
+        assert_replicas_identical(held, data, tensor)
+
+
+def test_replicas_are_identical_on_eight_ranks(image_folder, tmp_path):
+    settings = [*layout(tensor=2, pipeline=2), "train.evaluation.enabled=False"]
+    _, held = probe("finetune", image_folder, tmp_path, *settings, ranks=8)
+    assert_replicas_identical(held, data=2, tensor=2)
+
+
+def test_pretraining_counts_once_and_replicas_are_identical(seventeen, tmp_path):
+    expected, _ = probe("pretrain", seventeen, tmp_path / "1", ranks=1)
+    settings = layout(tensor=1, pipeline=2)
+    found, held = probe("pretrain", seventeen, tmp_path / "2x1x2", *settings, ranks=4)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert_replicas_identical(held, data=2, tensor=1)
