@@ -18,8 +18,9 @@ from benchmarks.kernel_times import KernelTimes
 from benchmarks.turns import Turns
 from projects.MAE.data.build import data_parallel_rank
 from projects.MAE.errors import UserError
-from projects.MAE.train_net import end_with_parent, leave, parse_arguments, prepare, wait_for_rank_0
+from projects.MAE.train_net import end_with_parent, leave, parse_arguments, prepare
 from projects.MAE.trainer import MAETrainer
+from projects.MAE.utils.rendezvous import meet
 
 BATCHES = 2  # prepared in advance and used in turn
 SAMPLES = 1_281_167  # as if it were ImageNet, for the schedule
@@ -166,7 +167,7 @@ def main(argv):
 
 if __name__ == "__main__":
     end_with_parent()
-    wait_for_rank_0()
+    meet()
     status = 1
     try:
         main(sys.argv[1:])
