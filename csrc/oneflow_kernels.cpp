@@ -395,17 +395,20 @@ void add_all() {
   add<gelu>("gelu", all_float);
   add<gelu_grad>("gelu_grad", all_float, in_place("dx", "dy"));
   add<softmax>("softmax", all_float);
-  add<softmax_grad>("softmax_grad", all_float);
+  add<softmax_grad>("softmax_grad", all_float, in_place("dx", "dy"));
   add<layer_norm>("layer_norm", layer_norm_matches);
   add<layer_norm_grad>("layer_norm_grad", all_float, in_place("dx", "_add_to_output"));
   add<layer_norm_param_grad>("layer_norm_param_grad", all_float);
   add<adam_update>("adam_update", adam_matches);
   add<add_n>("add_n", all_float, in_place("out", "in"));
-  add<broadcast<&Kernels::add_row, &Kernels::add_column>>("broadcast_add", row_or_column_matches);
-  add<broadcast<&Kernels::multiply_row, &Kernels::multiply_column>>("broadcast_mul",
-                                                                    row_or_column_matches);
-  add<broadcast<nullptr, &Kernels::subtract_column>>("broadcast_sub", column_matches);
-  add<broadcast<nullptr, &Kernels::divide_column>>("broadcast_div", column_matches);
+  add<broadcast<&Kernels::add_row, &Kernels::add_column>>("broadcast_add", row_or_column_matches,
+                                                          in_place("z", "x"));
+  add<broadcast<&Kernels::multiply_row, &Kernels::multiply_column>>(
+      "broadcast_mul", row_or_column_matches, in_place("z", "x"));
+  add<broadcast<nullptr, &Kernels::subtract_column>>("broadcast_sub", column_matches,
+                                                     in_place("z", "x"));
+  add<broadcast<nullptr, &Kernels::divide_column>>("broadcast_div", column_matches,
+                                                   in_place("z", "x"));
   add<reduce_sum>("reduce_sum", reduce_sum_matches);
   add<reduce_sum_like>("reduce_sum_like", reduce_sum_like_matches);
   add<transpose>("transpose", transpose_matches);

@@ -189,9 +189,10 @@ class TransformerLayer(libai_layers.TransformerLayer):
             return drop_path(output, drop_path_noise[:, which : which + 1], self.drop_path_prob)
 
         attention = self.self_attention(self.input_layernorm(hidden_states))
-        hidden_states = hidden_states + branch(attention, 0)
+        # The branch first: a sum takes the memory of its first term where nothing else reads that.
+        hidden_states = branch(attention, 0) + hidden_states
         mlp = self.mlp(self.post_attention_layernorm(hidden_states))
-        return hidden_states + branch(mlp, 1)
+        return branch(mlp, 1) + hidden_states
 
 
 def patchify(images, patch_size):
