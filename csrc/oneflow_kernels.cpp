@@ -1,85 +1,10 @@
 // Registers the kernels of kernels.h for OneFlow's operators on a CPU, with a priority above that
 // of its own. Whatever a kernel here does not do (another type, another pattern of broadcasting)
 // its predicate leaves to OneFlow's.
-#include <dlfcn.h>
-
-#include <algorithm>
-#include <vector>
-
-#include "kernels.h"
-#include "oneflow/core/framework/framework.h"
+#include "registration.h"
 
 namespace mae {
 namespace {
-
-namespace op = oneflow::user_op;
-using oneflow::DataType;
-using oneflow::DeviceType;
-using oneflow::Maybe;
-
-using Match = bool (*)(const op::KernelRegContext&);
-
-// Every kernel here is a function of its context.
-template <void (*compute)(op::KernelComputeContext*)>
-class Kernel final : public op::OpKernel {
- public:
-  Kernel() = default;
-  ~Kernel() override = default;
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
-
- private:
-  using op::OpKernel::Compute;
-  void Compute(op::KernelComputeContext* ctx) const override { compute(ctx); }
-};
-
-bool all_float(const op::KernelRegContext& ctx) {
-  const auto is_float = [&ctx](const std::vector<std::pair<std::string, int32_t>>& names) {
-    return std::all_of(names.begin(), names.end(), [&ctx](const auto& name) {
-      const op::TensorDesc* desc = ctx.TensorDesc4ArgNameAndIndex(name.first, name.second);
-      return desc != nullptr && desc->data_type() == DataType::kFloat;
-    });
-  };
-  return is_float(ctx.inputs()) && is_float(ctx.outputs());
-}
-
-template <void (*compute)(op::KernelComputeContext*)>
-void add(const char* name, Match match, const op::InplaceProposalFn& in_place = nullptr) {
-  const auto predicate = oneflow::hob::make_custom(
-      "native", [match](const op::KernelRegContext& ctx) -> bool {
-        return ctx.device_type() == DeviceType::kCPU && match(ctx);
-      });
-  auto& manager = op::UserOpRegistryMgr::Get();
-  auto registry = manager.CheckAndGetOpKernelRegistry(name);
-  registry.SetCreateFn<Kernel<compute>>()
-      .SetIsMatchedHob(predicate == true)
-      .SetPriority(op::kKernelPriorityOptimized);
-  if (in_place) registry.SetInplaceProposalFn(in_place);
-  CHECK_JUST(manager.Register(CHECK_JUST(registry.Finish()).GetResult()));
-}
-
-// A proposal that the output may take the memory of an input, where there is such an input.
-op::InplaceProposalFn in_place(const std::string& out, const std::string& in) {
-  return [=](const op::InferContext& ctx, const op::AddInplaceArgPair& propose) -> Maybe<void> {
-    if (!ctx.has_input(in, 0)) return Maybe<void>::Ok();
-    return propose(out, 0, in, 0, true);
-  };
-}
-
-const float* input(op::KernelComputeContext* ctx, const std::string& name, int index = 0) {
-  return ctx->Tensor4ArgNameAndIndex(name, index)->dptr<float>();
-}
-const float* optional_input(op::KernelComputeContext* ctx, const std::string& name) {
-  return ctx->has_input(name, 0) ? input(ctx, name) : nullptr;
-}
-float* output(op::KernelComputeContext* ctx, const std::string& name) {
-  return ctx->Tensor4ArgNameAndIndex(name, 0)->mut_dptr<float>();
-}
-float* optional_output(op::KernelComputeContext* ctx, const std::string& name) {
-  return ctx->has_output(name, 0) ? output(ctx, name) : nullptr;
-}
-oneflow::ShapeView shape(op::KernelComputeContext* ctx, const std::string& name) {
-  return ctx->Tensor4ArgNameAndIndex(name, 0)->shape_view();
-}
 
 // --- activations -----------------------------------------------------------------------------
 
@@ -141,75 +66,6 @@ void layer_norm_param_grad(op::KernelComputeContext* ctx) {
                                   input(ctx, "x"), input(ctx, "mean"),
                                   input(ctx, "inv_variance"), dgamma, dbeta);
   (void)rows;
-}
-
-// --- attention, an operator that OneFlow does not have -----------------------------------------
-
-// CBLAS from whatever library answers first: a preloaded one, else the one inside OneFlow.
-void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
-          const float* a, int64_t a_stride, const float* b, int64_t b_stride, float* c,
-          int64_t c_stride) {
-  using Sgemm = void (*)(int, int, int, int, int, int, float, const float*, int, const float*, int,
-                         float, float*, int);
-  static const auto sgemm = reinterpret_cast<Sgemm>(dlsym(RTLD_DEFAULT, "cblas_sgemm"));
-  constexpr int row_major = 101, no_transpose = 111, transpose = 112;
-  sgemm(row_major, transpose_a ? transpose : no_transpose, transpose_b ? transpose : no_transpose,
-        m, n, k, alpha, a, a_stride, b, b_stride, 0.0f, c, c_stride);
-}
-
-AttentionSize attention_size(const oneflow::ShapeView& qkv) {
-  return {qkv.At(0), qkv.At(1), qkv.At(2), qkv.At(3) / 3};
-}
-
-void attention(op::KernelComputeContext* ctx) {
-  kernels().attention(attention_size(shape(ctx, "qkv")), gemm, input(ctx, "qkv"),
-                      output(ctx, "out"));
-}
-
-void attention_grad(op::KernelComputeContext* ctx) {
-  kernels().attention_grad(attention_size(shape(ctx, "qkv")), gemm, input(ctx, "qkv"),
-                           input(ctx, "dout"), output(ctx, "dqkv"));
-}
-
-// Samples are independent of one another, and so are heads.
-Maybe<void> attention_sbp(op::SbpContext* ctx) {
-  for (int64_t axis : {0, 2}) {
-    ctx->NewBuilder().Split(ctx->inputs(), axis).Split(ctx->outputs(), axis).Build();
-  }
-  return Maybe<void>::Ok();
-}
-
-Maybe<void> attention_shape(op::InferContext* ctx) {
-  const oneflow::Shape& qkv = ctx->InputShape("qkv", 0);
-  CHECK(qkv.NumAxes() == 4 && qkv.At(3) % 3 == 0) << "qkv is not [samples, tokens, heads, 3 size]";
-  ctx->SetOutputShape("out", 0, oneflow::Shape({qkv.At(0), qkv.At(1), qkv.At(2), qkv.At(3) / 3}));
-  return Maybe<void>::Ok();
-}
-
-Maybe<void> attention_grad_shape(op::InferContext* ctx) {
-  ctx->SetOutputShape("dqkv", 0, ctx->InputShape("qkv", 0));
-  return Maybe<void>::Ok();
-}
-
-void add_operator(op::OpRegistry registry, const char* out, const op::TensorDescInferFn& shape) {
-  registry.Output(out)
-      .SetTensorDescInferFn(shape)
-      .SetGetSbpFn(attention_sbp)
-      .SetDataTypeInferFn([out](op::InferContext* ctx) -> Maybe<void> {
-        ctx->SetOutputDType(out, 0, ctx->InputDType("qkv", 0));
-        return Maybe<void>::Ok();
-      });
-  CHECK_JUST(op::UserOpRegistryMgr::Get().Register(CHECK_JUST(registry.Finish()).GetResult()));
-}
-
-void add_attention() {
-  auto& manager = op::UserOpRegistryMgr::Get();
-  add_operator(manager.CheckAndGetOpRegistry("mae_attention").NoGrad().Input("qkv").Attr<std::string>("name", ""), "out",
-               attention_shape);
-  add_operator(manager.CheckAndGetOpRegistry("mae_attention_grad").NoGrad().Input("qkv").Input("dout").Attr<int64_t>("num_sample", 0),
-               "dqkv", attention_grad_shape);
-  add<attention>("mae_attention", all_float);
-  add<attention_grad>("mae_attention_grad", all_float);
 }
 
 // --- optimizer -----------------------------------------------------------------------------------
@@ -390,8 +246,9 @@ void narrow_grad(op::KernelComputeContext* ctx) {
                         shape(ctx, "dy").At(axis), input(ctx, "dy"), output(ctx, "dx"));
 }
 
-void add_all() {
-  add_attention();
+}  // namespace
+
+void add_kernels() {
   add<gelu>("gelu", all_float);
   add<gelu_grad>("gelu_grad", all_float, in_place("dx", "dy"));
   add<softmax>("softmax", all_float);
@@ -416,8 +273,4 @@ void add_all() {
   add<narrow_grad>("narrow_grad", all_float);
 }
 
-}  // namespace
 }  // namespace mae
-
-// Once, before the first operator runs.
-extern "C" __attribute__((visibility("default"))) void mae_native_register() { mae::add_all(); }

@@ -8,7 +8,7 @@ import oneflow as flow
 import pytest
 from scipy.special import erf
 
-from projects.MAE.modeling.native_attention import attention
+from projects.MAE.modeling.native_operators import attention, linear
 from projects.MAE.utils import native
 from tests.command import ROOT, environment
 
@@ -100,7 +100,9 @@ def test_softmax(rows, width):
 def test_attention(size):
     n, length, heads, width = size
     qkv = random(n, length, heads, 3 * width)
-    out, dout, dqkv = run(attention, qkv)
+    results = run(lambda t: attention(t.reshape(n, length, heads * 3 * width), width), qkv)
+    widths = (width, width, 3 * width)
+    out, dout, dqkv = (a.reshape(n, length, heads, w) for a, w in zip(results, widths))
     q, k, v = np.split(qkv.astype(float).transpose(0, 2, 1, 3), 3, axis=-1)
     scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(width)
     e = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -111,6 +113,31 @@ def test_attention(size):
     ds = p * (dp - (p * dp).sum(axis=-1, keepdims=True)) / np.sqrt(width)
     parts = [ds @ k, ds.transpose(0, 1, 3, 2) @ q, p.transpose(0, 1, 3, 2) @ g]
     close(dqkv, np.concatenate(parts, axis=-1).transpose(0, 2, 1, 3))
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("names", [(), ("bias",), ("residual",), ("bias", "residual")])
+@pytest.mark.parametrize("size", [(0, 3, 4), (1, 1, 1), (6, 5, 3), (33, 17, 70)])
+def test_linear(size, names, gelu):
+    rows, inner, outer = size
+    given = {"bias": random(outer, seed=2), "residual": random(rows, outer, seed=3)}
+    given = {name: given[name] for name in names}
+    x, weight = random(rows, inner), random(inner, outer, seed=1)
+
+    def function(x, weight, *others):
+        return linear(x, weight, gelu=gelu, **dict(zip(names, others)))
+
+    y, dy, dx, dweight, *others = run(function, x, weight, *given.values())
+    exact = x.astype(float)
+    cumulative = 0.5 * (1 + erf(exact / np.sqrt(2)))
+    activated = exact * cumulative if gelu else exact
+    close(y, activated @ weight + sum(given.values(), 0.0))
+    slope = cumulative + exact * normal_density(exact) if gelu else 1.0
+    close(dx, dy @ weight.T.astype(float) * slope)
+    close(dweight, activated.T @ dy)
+    expected = {"bias": dy.sum(axis=0), "residual": dy}
+    for name, actual in zip(names, others):
+        close(actual, expected[name])
 
 
 @shapes
@@ -194,9 +221,9 @@ def test_what_is_not_finite_shows(value):
     for name, output in outputs.items():
         assert np.isfinite(output.numpy()[0, 0] if output.ndim == 2 else 0.0), name
         assert not np.isfinite(output.numpy()).all(), name
-    qkv = random(1, 4, 2, 9)
-    qkv[0, 1, 0, 0] = value
-    assert np.isnan(attention(flow.tensor(qkv)).numpy()).any()
+    qkv = random(1, 4, 18)
+    qkv[0, 1, 0] = value
+    assert np.isnan(attention(flow.tensor(qkv), 3).numpy()).any()
 
 
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.3}, {"do_bias_correction": False}])
@@ -240,6 +267,21 @@ def test_threads_do_not_change_a_bit(tmp_path):
         results.append(np.load(path))
     for name in results[0].files:
         np.testing.assert_array_equal(results[0][name], results[1][name])
+
+
+def test_loading_after_operators_have_run():
+    code = (
+        "import numpy as np, oneflow as flow\n"
+        "from projects.MAE.utils import native\n"
+        "x = flow.ones(3, 5)\n"
+        "def work():\n"
+        "    y = flow._C.gelu(x + flow.ones(5)) * flow.ones(3, 1)\n"
+        "    return flow.softmax(y + y, dim=-1).sum(dim=0).numpy()\n"
+        "before = work()\n"
+        "assert native.load()\n"
+        "np.testing.assert_allclose(work(), before, rtol=1e-6)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def load_with(wish):

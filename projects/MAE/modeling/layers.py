@@ -12,7 +12,7 @@ from libai import layers as libai_layers
 from libai.utils import distributed as dist
 from oneflow import nn
 
-from projects.MAE.modeling.native_attention import attention
+from projects.MAE.modeling.native_operators import attention, linear
 from projects.MAE.utils import native
 
 
@@ -70,7 +70,7 @@ class LayerNorm(libai_layers.LayerNorm):
     """`libai.layers.LayerNorm` that also runs on a CPU. Shapes, names and eps are the same."""
 
     def forward(self, x):
-        if x.placement.type == "cuda" or native.load():
+        if x.placement.type == "cuda" or uses_native(x):
             # Not super(): in a graph, self is a proxy that is no instance of this class.
             return libai_layers.LayerNorm.forward(self, x)
         return standardize_rows(x, self.eps) * self.weight + self.bias
@@ -102,14 +102,32 @@ class Linear(nn.Module):
         self.weight = parameter((in_features, out_features), tensor_sbp=weight, layer_idx=layer_idx)
         self.bias = parameter((out_features,), tensor_sbp=bias, layer_idx=layer_idx)
 
-    def forward(self, x):
-        """[N, ..., in_features] -> [N, ..., out_features], both split by samples."""
+    def forward(self, x, residual=None, gelu=False):
+        """f(x) W + b + residual, with f GELU if asked for.
+
+        [N, ..., in_features] and [N, ..., out_features] or None -> [N, ..., out_features], all
+        split by samples.
+        """
         features = flow.sbp.split(x.ndim - 1) if self.row else flow.sbp.broadcast
         sbp = dist.get_nd_sbp([flow.sbp.split(0), features])
-        y = flow.matmul(x.to_global(sbp=sbp, grad_sbp=sbp), self.weight)
+        x = x.to_global(sbp=sbp, grad_sbp=sbp)
+        shared = self.row and dist.get_tensor_parallel_size() > 1
+        if uses_native(x) and not shared:
+            return linear(x, self.weight, self.bias, residual, gelu)
+        if uses_native(x):
+            y = linear(x, self.weight, gelu=gelu)
+        else:
+            y = flow.matmul(flow._C.gelu(x) if gelu else x, self.weight)
         if self.row:
             y = y.to_global(sbp=batch_sbp())  # the sum over the ranks that share the features
-        return y + self.bias
+        y = y + self.bias
+        # The new tensor first: a sum may take the memory of its first term.
+        return y if residual is None else y + residual
+
+
+def uses_native(x):
+    """Whether the native kernels work on the global tensor x."""
+    return x.placement.type == "cpu" and native.load() is not None
 
 
 def drop_path(x, noise, drop_prob):
@@ -139,14 +157,32 @@ class SelfAttention(libai_layers.MultiheadAttention):
         self.query_key_value = Linear(hidden_size, 3 * hidden_size, "col", layer_idx=layer_idx)
         self.dense = Linear(hidden_size, hidden_size, "row", layer_idx=layer_idx)
 
-    def forward(self, x):
-        """[N, L, D] -> [N, L, D]."""
-        if x.placement.type == "cuda" or not native.load():
+    def forward(self, x, residual=None):
+        """[N, L, D], and the same or None, which is added -> [N, L, D]."""
+        if not uses_native(x):
             # Not super(): in a graph, self is a proxy that is no instance of this class.
-            return libai_layers.MultiheadAttention.forward(self, x)
-        n, length, width = x.shape
-        qkv = self.query_key_value(x).reshape(n, length, self.num_heads, 3 * self.head_size)
-        return self.dense(attention(qkv).reshape(n, length, width))
+            y = libai_layers.MultiheadAttention.forward(self, x)
+            return y if residual is None else y + residual
+        return self.dense(attention(self.query_key_value(x), self.head_size), residual)
+
+
+class MLP(libai_layers.MLP):
+    """`libai.layers.MLP` with this file's linear layers.
+
+    With the native CPU kernels GELU is a part of the second layer.
+    """
+
+    def __init__(self, hidden_size, inner_size, *, layer_idx):
+        super().__init__(hidden_size, inner_size, init_method=no_init, layer_idx=layer_idx)
+        self.dense_h_to_4h = Linear(hidden_size, inner_size, "col", layer_idx=layer_idx)
+        self.dense_4h_to_h = Linear(inner_size, hidden_size, "row", layer_idx=layer_idx)
+
+    def forward(self, x, residual=None):
+        """[N, L, D], and the same or None, which is added -> [N, L, D]."""
+        if not uses_native(x):
+            y = libai_layers.MLP.forward(self, x)
+            return y if residual is None else y + residual
+        return self.dense_4h_to_h(self.dense_h_to_4h(x), residual, gelu=True)
 
 
 class TransformerLayer(libai_layers.TransformerLayer):
@@ -170,29 +206,24 @@ class TransformerLayer(libai_layers.TransformerLayer):
         self.input_layernorm = LayerNorm(hidden_size, eps=eps, layer_idx=layer_idx)
         self.post_attention_layernorm = LayerNorm(hidden_size, eps=eps, layer_idx=layer_idx)
 
-        inner = self.ffn_hidden_size
         self.self_attention = SelfAttention(hidden_size, num_heads, layer_idx=layer_idx)
-        self.mlp.dense_h_to_4h = Linear(hidden_size, inner, "col", layer_idx=layer_idx)
-        self.mlp.dense_4h_to_h = Linear(inner, hidden_size, "row", layer_idx=layer_idx)
+        self.mlp = MLP(hidden_size, self.ffn_hidden_size, layer_idx=layer_idx)
 
     def forward(self, hidden_states, drop_path_noise=None):
         """[N, L, D], and float32 [N, 2] draws for the two branches or None -> [N, L, D]."""
         placement = dist.get_layer_placement(self.layer_idx)
         hidden_states = hidden_states.to_global(placement=placement)
-        drops = self.training and self.drop_path_prob > 0 and drop_path_noise is not None
-        if drops:
-            drop_path_noise = drop_path_noise.to_global(placement=placement)
+        if not (self.training and self.drop_path_prob > 0 and drop_path_noise is not None):
+            x = self.self_attention(self.input_layernorm(hidden_states), hidden_states)
+            return self.mlp(self.post_attention_layernorm(x), x)
+        noise = drop_path_noise.to_global(placement=placement)
 
         def branch(output, which):
-            if not drops:
-                return output
-            return drop_path(output, drop_path_noise[:, which : which + 1], self.drop_path_prob)
+            return drop_path(output, noise[:, which : which + 1], self.drop_path_prob)
 
         attention = self.self_attention(self.input_layernorm(hidden_states))
-        # The branch first: a sum takes the memory of its first term where nothing else reads that.
-        hidden_states = branch(attention, 0) + hidden_states
-        mlp = self.mlp(self.post_attention_layernorm(hidden_states))
-        return branch(mlp, 1) + hidden_states
+        x = branch(attention, 0) + hidden_states
+        return branch(self.mlp(self.post_attention_layernorm(x)), 1) + x
 
 
 def patchify(images, patch_size):

@@ -15,6 +15,8 @@ def set_stages(graph_model):
         graph_model: the model as an attribute of an `nn.Graph`.
     """
     dist_util = dist.get_dist_util()
+    if dist_util.pipeline_parallel_size == 1:
+        return  # a graph copies the inputs of whatever has a stage
     for block in graph_model.modules():
         module = block.to(nn.Module)
         if isinstance(module, TransformerLayer):

@@ -48,7 +48,47 @@ def load():
         ) from None
     library.mae_native_register()
     library.mae_native_instruction_set.restype = ctypes.c_char_p
+    # PyDLL keeps Python's lock, which the functions that take and give tensors need.
+    global _library
+    _library = ctypes.PyDLL(path)
+    _library.mae_call.restype = ctypes.c_char_p
+    _library.mae_output.restype = ctypes.py_object
     return library.mae_native_instruction_set().decode()
+
+
+_library = None
+
+
+class _Names(ctypes.Structure):
+    _fields_ = [("count", ctypes.c_int), ("name", ctypes.POINTER(ctypes.c_char_p))]
+
+    def __init__(self, names):
+        array = (ctypes.c_char_p * len(names))(*(name.encode() for name in names))
+        super().__init__(len(names), array)
+
+
+def call(operator, inputs, outputs, **attributes):
+    """Run one of the library's own operators, after `load`.
+
+    Args:
+        operator: its name, "mae_attention" for example.
+        inputs: {name: tensor}.
+        outputs: names of the results.
+        attributes: whole numbers.
+
+    Returns:
+        A list of tensors. They are not connected to the inputs for a backward pass.
+
+    Raises:
+        RuntimeError: OneFlow refuses the call.
+    """
+    tensors = (ctypes.py_object * len(inputs))(*inputs.values())
+    values = (ctypes.c_int64 * len(attributes))(*attributes.values())
+    names = [_Names(list(part)) for part in (inputs, outputs, attributes)]
+    error = _library.mae_call(operator.encode(), names[0], tensors, names[1], names[2], values)
+    if error is not None:
+        raise RuntimeError(f"{operator}: {error.decode()}")
+    return [_library.mae_output(i) for i in range(len(outputs))]
 
 
 def _expose_oneflow():
@@ -59,3 +99,4 @@ def _expose_oneflow():
     for name in ("liboneflow", "libof_protoobj", "libprotobuf"):
         for path in glob.glob(os.path.join(folder, f"{name}-*.so*")):
             ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+    ctypes.CDLL(oneflow._oneflow_internal.__file__, mode=ctypes.RTLD_GLOBAL)

@@ -1,0 +1,89 @@
+// What the files that register kernels and operators share.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels.h"
+#include "oneflow/core/framework/framework.h"
+
+namespace mae {
+
+namespace op = oneflow::user_op;
+using oneflow::DataType;
+using oneflow::DeviceType;
+using oneflow::Maybe;
+
+using Match = bool (*)(const op::KernelRegContext&);
+
+// Every kernel here is a function of its context.
+template <void (*compute)(op::KernelComputeContext*)>
+class Kernel final : public op::OpKernel {
+ public:
+  Kernel() = default;
+  ~Kernel() override = default;
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+
+ private:
+  using op::OpKernel::Compute;
+  void Compute(op::KernelComputeContext* ctx) const override { compute(ctx); }
+};
+
+inline bool all_float(const op::KernelRegContext& ctx) {
+  const auto is_float = [&ctx](const std::vector<std::pair<std::string, int32_t>>& names) {
+    return std::all_of(names.begin(), names.end(), [&ctx](const auto& name) {
+      const op::TensorDesc* desc = ctx.TensorDesc4ArgNameAndIndex(name.first, name.second);
+      return desc != nullptr && desc->data_type() == DataType::kFloat;
+    });
+  };
+  return is_float(ctx.inputs()) && is_float(ctx.outputs());
+}
+
+void keep_entries(const std::string& name);
+
+template <void (*compute)(op::KernelComputeContext*)>
+void add(const char* name, Match match, const op::InplaceProposalFn& in_place = nullptr) {
+  const auto predicate = oneflow::hob::make_custom(
+      "native", [match](const op::KernelRegContext& ctx) -> bool {
+        return ctx.device_type() == DeviceType::kCPU && match(ctx);
+      });
+  keep_entries(name);
+  auto& manager = op::UserOpRegistryMgr::Get();
+  auto registry = manager.CheckAndGetOpKernelRegistry(name);
+  registry.SetCreateFn<Kernel<compute>>()
+      .SetIsMatchedHob(predicate == true)
+      .SetPriority(op::kKernelPriorityOptimized);
+  if (in_place) registry.SetInplaceProposalFn(in_place);
+  CHECK_JUST(manager.Register(CHECK_JUST(registry.Finish()).GetResult()));
+}
+
+// A proposal that the output may take the memory of an input, where there is such an input.
+inline op::InplaceProposalFn in_place(const std::string& out, const std::string& in) {
+  return [=](const op::InferContext& ctx, const op::AddInplaceArgPair& propose) -> Maybe<void> {
+    if (!ctx.has_input(in, 0)) return Maybe<void>::Ok();
+    return propose(out, 0, in, 0, true);
+  };
+}
+
+inline const float* input(op::KernelComputeContext* ctx, const std::string& name, int index = 0) {
+  return ctx->Tensor4ArgNameAndIndex(name, index)->dptr<float>();
+}
+inline const float* optional_input(op::KernelComputeContext* ctx, const std::string& name) {
+  return ctx->has_input(name, 0) ? input(ctx, name) : nullptr;
+}
+inline float* output(op::KernelComputeContext* ctx, const std::string& name) {
+  return ctx->Tensor4ArgNameAndIndex(name, 0)->mut_dptr<float>();
+}
+inline float* optional_output(op::KernelComputeContext* ctx, const std::string& name) {
+  return ctx->has_output(name, 0) ? output(ctx, name) : nullptr;
+}
+inline oneflow::ShapeView shape(op::KernelComputeContext* ctx, const std::string& name) {
+  return ctx->Tensor4ArgNameAndIndex(name, 0)->shape_view();
+}
+
+void add_kernels();    // for OneFlow's operators
+void add_operators();  // this library's own, with their kernels
+
+}  // namespace mae
