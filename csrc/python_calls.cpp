@@ -47,7 +47,8 @@ struct Names {
 std::shared_ptr<one::UserOpExpr> find_operator(const std::string& type, const Names& inputs,
                                                const Names& outputs, const Names& attributes,
                                                const int64_t* values) {
-  static std::map<std::string, std::shared_ptr<one::UserOpExpr>> known;  // Python's lock guards it
+  // Never destroyed: at exit, OneFlow is gone first. Python's lock guards it.
+  static auto& known = *new std::map<std::string, std::shared_ptr<one::UserOpExpr>>;
   std::string key = type;
   for (int i = 0; i < inputs.count; ++i) key += std::string(" ") + inputs.name[i];
   for (int i = 0; i < attributes.count; ++i) {
