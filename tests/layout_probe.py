@@ -45,7 +45,7 @@ def held(model):
 
 
 def means(trainer):
-    """The metric (accuracy in percent, or loss) over the first 1, 2, ... images, if it is measured."""
+    """The metric (percent or loss) over the first 1, 2, ... images; [] without evaluation."""
     if not trainer.test_loader:
         return []
     loader, whole = trainer.test_loader[0], trainer.test_loader[0].dataset

@@ -79,6 +79,9 @@ def prepare(args):
     )
     from projects.MAE.utils.settings import check_settings
 
+    # Ranks find a mistake together: OneFlow ends one that is late, and finds rank 0 gone, with a
+    # stack trace.
+    dist.synchronize()
     cfg = load_config(args.config_file, args.opts)
     cfg.train.resume = args.resume
     if args.fast_dev_run:
@@ -126,6 +129,11 @@ def prepare(args):
     if not cfg.graph.enabled and cfg.train.amp.enabled:
         logger.info("train.amp.enabled: mixed precision is off, eager mode has none")
         cfg.train.amp.enabled = False
+    if device == "cpu" and cfg.train.activation_checkpoint.enabled:
+        logger.warning(
+            "train.activation_checkpoint.enabled: it saves no memory on a CPU, where a graph of "
+            "OneFlow reuses none; graph.enabled=False does"
+        )
     if dist.is_main_process():
         LazyConfig.save(cfg, os.path.join(output_dir, "config.yaml"))
     flow.manual_seed(cfg.train.seed)

@@ -84,11 +84,19 @@ def test_rdma_needs_infiniband(tmp_path):
     check_rdma(True, devices=tmp_path)
 
 
-@pytest.mark.parametrize("stages", [[0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 1, 2], 1])
+@pytest.mark.parametrize(
+    "stages", [[0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 1, 2], 1, "auto", ["0", 0, 1, 1]]
+)
 def test_stages_by_hand_must_rise(stages):
     with pytest.raises(UserError, match="rising from 0 to 1"):
         check_stages(stages, 4, 2)
     check_stages([0, 1, 1, 1], 4, 2)
+
+
+def test_stages_by_hand_need_several():
+    with pytest.raises(UserError, match="set train.dist.pipeline_parallel_size"):
+        check_stages([0, 0, 1, 1], 4, 1)
+    check_stages([0, 0, 0, 0], 4, 1)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3, 4, 6])

@@ -107,17 +107,24 @@ def nearest_layouts(model, world_size, tensor, pipeline, count=3):
 
 def check_stages(stages, num_layers, pipeline):
     """Raise a UserError unless every stage, in order, has blocks that follow one another."""
-    stages = list(stages) if OmegaConf.is_list(stages) or isinstance(stages, list) else [stages]
+    is_list = OmegaConf.is_list(stages) or isinstance(stages, list)
+    numbers = list(stages) if is_list and all(isinstance(stage, int) for stage in stages) else []
     if (
-        len(stages) != num_layers
-        or stages != sorted(stages)
-        or set(stages) != set(range(pipeline))
+        len(numbers) == num_layers
+        and numbers == sorted(numbers)
+        and set(numbers) == set(range(pipeline))
     ):
+        return
+    if pipeline == 1:
         raise UserError(
-            f"train.dist.custom_pipeline_stage_id={stages} must name the stage of each of the "
-            f"{num_layers} transformer blocks, rising from 0 to {pipeline - 1}: leave it out to "
-            "have the blocks balanced by cost"
+            f"train.dist.custom_pipeline_stage_id={stages} needs several stages: set "
+            "train.dist.pipeline_parallel_size, or leave it out"
         )
+    raise UserError(
+        f"train.dist.custom_pipeline_stage_id={stages} must name the stage of each of the "
+        f"{num_layers} transformer blocks, rising from 0 to {pipeline - 1}: leave it out to "
+        "have the blocks balanced by cost"
+    )
 
 
 def check_zero(cfg, device):

@@ -110,8 +110,8 @@ def _collect(listener, visitors, world_size, address, deadline):
             return problem
     return (
         f"NODE={os.environ['NODE']}, but only {len(visitors) + 1} of {world_size} ranks came to "
-        f"{address[0]}:{address[1]} within {timeout_seconds():g} s: start the same command on every "
-        "machine with its NODE_RANK, or set NODE_TIMEOUT to wait longer"
+        f"{address[0]}:{address[1]} within {timeout_seconds():g} s: start the same command on "
+        "every machine with its NODE_RANK, or set NODE_TIMEOUT to wait longer"
     )
 
 
