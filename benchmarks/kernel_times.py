@@ -9,7 +9,8 @@ import tempfile
 import oneflow as flow
 
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernel_times.cpp")
-OBSERVER = "_ZZN7oneflow9SingletonINS_14KernelObserverEvE7GetPPtrEvE3ptr"  # Singleton<...>'s pointer
+# The static pointer in Singleton<KernelObserver>::GetPPtr.
+OBSERVER = "_ZZN7oneflow9SingletonINS_14KernelObserverEvE7GetPPtrEvE3ptr"
 
 WAITING = ("wait_and_send_ids", "critical_section_wait_tick")  # asleep until there is work
 

@@ -27,7 +27,7 @@ SAMPLES = 1_281_167  # as if it were ImageNet, for the schedule
 
 
 def random_batch(cfg, rows, seed):
-    """{name: float32 array [rows, ...]}, uniform in [0, 1), of what the configuration's model takes."""
+    """What the configuration's model takes: {name: float32 array [rows, ...], uniform in [0, 1)}."""
     model, draw = cfg.model, np.random.default_rng(seed)
     shapes = {"images": (3, model.img_size, model.img_size)}
     if "mask_ratio" in model:
@@ -117,7 +117,6 @@ def end(turns, kernels):
 def finish(model):
     """Return when the graph has updated the parameters; the loss is there earlier."""
     model.cls_token.to_local().numpy()
-    flow._oneflow_internal.eager.Sync()
 
 
 class TurnTrainer(MAETrainer):

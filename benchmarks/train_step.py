@@ -9,6 +9,7 @@ the project's own is found as tools/train.sh finds it.
 """
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -159,7 +160,7 @@ def measure(name, batch, args):
 
 
 def profile(side):
-    """[[operator, seconds, calls]] of a step of a side; the first rank's, where there are several."""
+    """[[operator, seconds, calls]] of a step of a side; of one rank, where there are several."""
     return side.turn("profile")["answers"][0]["profile"]
 
 
@@ -235,6 +236,7 @@ def main():
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *unused: sys.exit(143))  # with everything cleaned up
     try:
         main()
     except (NoPeer, quickstart_speed.QuickstartFailed) as error:

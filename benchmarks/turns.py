@@ -173,7 +173,7 @@ class Side:
 
 
 def prepare_process():
-    """In a side's first process: end with the coordinator, and be the one to go when memory ends."""
+    """In a side's first process: end with the coordinator, and go first when memory ends."""
     end_with_parent()
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
