@@ -1,4 +1,4 @@
-// Times every kernel of OneFlow 0.9, in graphs and in eager mode, by its operator's type.
+// Times every kernel of OneFlow 0.9 in graphs, by its operator's type. Eager mode is not observed.
 //
 // OneFlow tells one observer, a global object, when a kernel starts and ends. The wheel lacks the
 // headers of kernels, so what is needed of them is declared here: the observer's virtual functions
@@ -77,9 +77,7 @@ class TimingObserver final : public Observer {
     // A kernel that waits for the next step was running when this observer came.
     if (started_ != Clock::time_point()) {
       std::lock_guard<std::mutex> lock(mutex_);
-      std::string& name = names_[kernel];
-      if (name.empty()) { name = OperatorOf(kernel); }
-      Total& total = totals_[name];
+      Total& total = totals_[kernel];
       total.seconds += elapsed.count();
       total.calls += 1;
     }
@@ -89,14 +87,19 @@ class TimingObserver final : public Observer {
   void Reset() {
     std::lock_guard<std::mutex> lock(mutex_);
     totals_.clear();
-    names_.clear();  // an eager kernel's address may be another's by now
   }
 
-  // Lines "operator seconds calls".
+  // Lines "operator seconds calls". A graph's kernels live as long as the graph.
   std::string Report() {
     std::lock_guard<std::mutex> lock(mutex_);
-    std::string lines;
+    std::map<std::string, Total> operators;
     for (const auto& entry : totals_) {
+      Total& total = operators[OperatorOf(entry.first)];
+      total.seconds += entry.second.seconds;
+      total.calls += entry.second.calls;
+    }
+    std::string lines;
+    for (const auto& entry : operators) {
       lines += entry.first + " " + std::to_string(entry.second.seconds) + " "
                + std::to_string(entry.second.calls) + "\n";
     }
@@ -107,8 +110,7 @@ class TimingObserver final : public Observer {
   Observer* const inner_;
   static thread_local Clock::time_point started_;  // kernels of one thread don't nest
   std::mutex mutex_;
-  std::unordered_map<const void*, std::string> names_;
-  std::map<std::string, Total> totals_;
+  std::unordered_map<const void*, Total> totals_;
 };
 
 thread_local Clock::time_point TimingObserver::started_;
