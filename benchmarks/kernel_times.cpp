@@ -5,7 +5,6 @@
 // in their order, and that a Kernel holds its KernelConf, a protobuf message, 16 bytes from its
 // start. The text of that message names the operator.
 #include <chrono>
-#include <cstring>
 #include <map>
 #include <mutex>
 #include <string>

@@ -27,7 +27,7 @@ SAMPLES = 1_281_167  # as if it were ImageNet, for the schedule
 
 
 def random_batch(cfg, rows, seed):
-    """What the configuration's model takes: {name: float32 array [rows, ...], uniform in [0, 1)}."""
+    """What the model takes: {name: float32 array [rows, ...], uniform in [0, 1)}."""
     model, draw = cfg.model, np.random.default_rng(seed)
     shapes = {"images": (3, model.img_size, model.img_size)}
     if "mask_ratio" in model:
