@@ -181,15 +181,11 @@ def test_every_image_counts_once_and_replicas_are_identical(seventeen, tmp_path)
         assert_replicas_identical(held, data, tensor)
 
 
-def test_replicas_are_identical_on_eight_ranks(image_folder, tmp_path):
-    settings = [*layout(tensor=2, pipeline=2), "train.evaluation.enabled=False"]
-    _, held = probe("finetune", image_folder, tmp_path, *settings, ranks=8)
-    assert_replicas_identical(held, data=2, tensor=2)
-
-
-def test_pretraining_counts_once_and_replicas_are_identical(seventeen, tmp_path):
-    expected, _ = probe("pretrain", seventeen, tmp_path / "1", ranks=1)
-    settings = layout(tensor=1, pipeline=2)
-    found, held = probe("pretrain", seventeen, tmp_path / "2x1x2", *settings, ranks=4)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert_replicas_identical(held, data=2, tensor=1)
+@pytest.mark.parametrize(
+    "job, data, tensor, pipeline", [("pretrain", 2, 1, 2), ("finetune", 2, 2, 2)]
+)
+def test_replicas_are_identical(image_folder, tmp_path, job, data, tensor, pipeline):
+    settings = [*layout(tensor, pipeline), "train.evaluation.enabled=False"]
+    ranks = data * tensor * pipeline
+    _, held = probe(job, image_folder, tmp_path, *settings, ranks=ranks)
+    assert_replicas_identical(held, data, tensor)
