@@ -2,7 +2,6 @@
 import math
 import os
 
-from libai.utils import distributed as dist
 from omegaconf import OmegaConf
 
 from projects.MAE.errors import UserError
@@ -12,7 +11,13 @@ from projects.MAE.utils.stage_balance import balance, block_costs
 
 
 def set_layout(cfg, world_size):
-    """Check `train.dist`, fill in what is left out and set LiBai's distributed environment.
+    """`check_layout`, then set LiBai's distributed environment."""
+    check_layout(cfg, world_size)
+    setup_dist_util(cfg.train.dist)
+
+
+def check_layout(cfg, world_size):
+    """Check `train.dist` and fill in what is left out, without starting anything.
 
     Filled in: the data-parallel size, the number of layers, and with several pipeline stages the
     stage of every block (`custom_pipeline_stage_id`).
@@ -45,7 +50,6 @@ def set_layout(cfg, world_size):
     elif pipeline > 1:
         costs = block_costs(cfg.model, *tokens(cfg.model))
         node.custom_pipeline_stage_id = balance(costs, pipeline)
-    setup_dist_util(node)
 
 
 def layers(model):
@@ -156,12 +160,12 @@ def check_rdma(enabled, devices="/sys/class/infiniband"):
 def set_batch_sizes(cfg):
     """Fill in the one of micro batch, accumulation steps and global batch that is left out.
 
-    global batch = train_micro_batch_size * data-parallel ranks * num_accumulation_steps.
+    The layout is checked before. global batch = train_micro_batch_size * data-parallel ranks * num_accumulation_steps.
 
     Raises:
         UserError: they contradict each other, or too few are given.
     """
-    train, ranks = cfg.train, dist.get_data_parallel_size()
+    train, ranks = cfg.train, cfg.train.dist.data_parallel_size
     micro, steps, total = (
         train.train_micro_batch_size,
         train.num_accumulation_steps,
