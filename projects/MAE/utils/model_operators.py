@@ -1,0 +1,233 @@
+"""The operators of one rank's training step, of either model, as modeling/ has them.
+
+All is for one sample, as every tensor between operators is proportional to the samples. In
+comments: L patches, K of them visible, T tokens with the class token, D width, P numbers of a
+patch.
+"""
+from projects.MAE.utils.layout import layers, tokens
+from projects.MAE.utils.step_operators import Step
+
+
+def record_step(model, stage, layout, fused_attention, item_size=4, recompute=False):
+    """The `Step` of a pipeline stage's rank for one sample, forward and backward.
+
+    Args:
+        model: a model's configuration.
+        stage: 0 to layout.pipeline - 1.
+        layout: a `Layout`.
+        fused_attention: whether attention is the one operator of the native CPU kernels, else it
+            is that of LiBai, which keeps its softmax.
+        item_size: bytes of a number between matrix products.
+        recompute: activation checkpointing.
+    """
+    step = Step(item_size, recompute)
+    recorder = _Autoencoder if "decoder_depth" in model else _Classifier
+    recorder(step, model, layout, fused_attention).record(stage)
+    step.backward()
+    return step
+
+
+def patch_numbers(model):
+    """Numbers of a patch: its pixels times the channels."""
+    return model.patch_size**2 * model.in_chans
+
+
+class _Recorder:
+    """What both models share."""
+
+    def __init__(self, step, model, layout, fused_attention):
+        self.step, self.model, self.layout = step, model, layout
+        self.fused_attention = fused_attention
+        self.patches = (model.img_size // model.patch_size) ** 2
+        self.patch_numbers = patch_numbers(model)
+
+    def patchify(self):
+        """An image in float32 -> patches [L, P]; reshape, permute and reshape again."""
+        numbers = self.patches * self.patch_numbers
+        images = self.step.tensor(numbers, item_size=4, has_gradient=False)
+        x = self.step.run(numbers, images, view=True, item_size=4)
+        x = self.step.run(numbers, x, item_size=4)
+        return self.step.run(numbers, x, view=True, item_size=4)
+
+    def patch_embed(self, patches, count):
+        """`count` patches [K, P] -> [K, D]."""
+        numbers = count * self.model.embed_dim
+        weight = self.step.tensor(0)  # stands for something that has a gradient
+        x = self.step.run(numbers, patches, weight, keeps=(patches,))
+        return self.step.run(numbers, x, passes=True)
+
+    def linear(self, x, tokens, outputs, parallel="data"):
+        """A matrix product and a bias; [T, inputs] -> [T, outputs]."""
+        step, tensor = self.step, self.layout.tensor
+        numbers = tokens * outputs / (tensor if parallel == "col" else 1)
+        reduces = parallel == "col" and tensor > 1
+        x = step.run(numbers, x, keeps=(x,), reduces=reduces)
+        if parallel == "row" and tensor > 1:
+            x = step.all_reduce(x)
+        return step.run(numbers, x, passes=True)
+
+    def norm(self, x, fuses=False):
+        return self.step.run(x.size / self.step.item_size, x, keeps=(x,), fuses=fuses)
+
+    def block(self, x, layer, tokens, width, heads, drops=False):
+        """A transformer block, `TransformerLayer`."""
+        step, numbers = self.step, tokens * width
+        x = step.run(numbers, x, view=True)  # to the placement of its stage
+        step.block = layer
+        attention = self.linear(self.norm(x, fuses=True), tokens, 3 * width, "col")
+        attention = self.attention(attention, tokens, width, heads)
+        x = self.add(x, self.linear(attention, tokens, width, "row"), drops)
+        inner = int(width * self.model.mlp_ratio)
+        hidden = self.linear(self.norm(x, fuses=True), tokens, inner, "col")
+        hidden = step.run(hidden.size / step.item_size, hidden, keeps=(hidden,))  # GELU
+        x = self.add(x, self.linear(hidden, tokens, width, "row"), drops)
+        step.block = None
+        return x
+
+    def add(self, x, branch, drops):
+        step, numbers = self.step, x.size / self.step.item_size
+        if drops:  # the draws, expanded to [T D], times the branch
+            draws = step.tensor(1, has_gradient=False)
+            scale = step.run(numbers, draws)
+            scale = step.run(numbers, scale, view=True)
+            branch = step.run(numbers, branch, scale, keeps=(scale,))
+        return step.run(numbers, x, branch, passes=True)
+
+    def attention(self, qkv, tokens, width, heads):
+        """[T, 3 D] -> [T, D], of the heads of this rank."""
+        step = self.step
+        numbers = tokens * width / self.layout.tensor
+        x = step.run(3 * numbers, qkv, view=True)
+        if self.fused_attention:
+            x = step.run(numbers, x, keeps=(x,))
+        else:
+            x = step.run(3 * numbers, x)  # heads before tokens
+            query, key, value = (step.run(numbers, x) for _ in range(3))
+            scores = heads / self.layout.tensor * tokens**2
+            weights = step.run(scores, query, key, keeps=(query, key))
+            weights = step.run(scores, weights, keeps=(None,))  # softmax
+            x = step.run(numbers, weights, value, keeps=(weights, value))
+            x = step.run(numbers, x)
+        return step.run(numbers, x, view=True)
+
+    def blocks_of(self, stage):
+        return [i for i in range(layers(self.model)) if self.layout.stage_of(i) == stage]
+
+    def received(self, tokens, width):
+        """What comes from the stage before."""
+        return self.step.tensor(tokens * width)
+
+
+class _Classifier(_Recorder):
+    def record(self, stage):
+        model, blocks = self.model, self.blocks_of(stage)
+        count, width = self.patches, model.embed_dim
+        x = self.embed() if blocks[0] == 0 else self.received(1 + count, width)
+        for i in blocks:
+            drops = model.drop_path_rate > 0 and i > 0
+            x = self.block(x, i, 1 + count, width, model.num_heads, drops)
+        if blocks[-1] == model.depth - 1:
+            self.classify(x)
+
+    def embed(self):
+        step, width = self.step, self.model.embed_dim
+        numbers = (1 + self.patches) * width
+        x = self.patch_embed(self.patchify(), self.patches)
+        x = step.run(numbers, x)  # with the class token
+        return step.run(numbers, x, passes=True)  # plus positions
+
+    def classify(self, x):
+        step, model = self.step, self.model
+        features, classes = model.embed_dim, model.num_classes
+        if model.get("global_pool", True):
+            numbers = self.patches * model.embed_dim
+            x = step.run(numbers, x)  # without the class token
+            x = step.run(features, x, item_size=4)  # the mean
+        else:
+            x = step.run(features, x)
+        x = self.norm(x)
+        logits = self.linear(x, 1, model.num_classes)
+        log_softmax = step.run(classes, logits, keeps=(None,), item_size=4)
+        step.run(classes, log_softmax, item_size=4)
+
+
+class _Autoencoder(_Recorder):
+    def record(self, stage):
+        model, blocks = self.model, self.blocks_of(stage)
+        seen, every = tokens(model)
+        width, narrow = model.embed_dim, model.decoder_embed_dim
+        if blocks[0] == 0:
+            x, target = self.embed(seen)
+        elif blocks[0] <= model.depth:
+            x = self.received(seen, width)
+        else:
+            x = self.received(every, narrow)
+        for i in blocks:
+            if i < model.depth:
+                x = self.block(x, i, seen, width, model.num_heads)
+                if i == model.depth - 1:
+                    x = self.norm(x)
+                continue
+            if i == model.depth:
+                x = self.decoder_embed(x, seen)
+            x = self.block(x, i, every, narrow, model.decoder_num_heads)
+        if blocks[-1] == layers(model) - 1:
+            if blocks[0] > 0:
+                numbers = self.patches * self.patch_numbers
+                target = self.step.tensor(numbers, item_size=4, has_gradient=False)
+            self.reconstruct(x, target)
+
+    def embed(self, seen):
+        """Patches, their order, the visible ones embedded; and the target of the loss."""
+        step, count = self.step, self.patches
+        patches = self.patchify()
+        noise = step.tensor(count, item_size=4, has_gradient=False)
+        order = step.run(count, noise, item_size=8)
+        step.run(count, order, item_size=8)  # back
+        kept = step.run((seen - 1), order, item_size=8)
+        visible = (seen - 1) * self.patch_numbers
+        visible = step.run(visible, patches, kept, item_size=4)
+        x = self.patch_embed(visible, seen - 1)
+        numbers = (seen - 1) * self.model.embed_dim
+        positions = step.run(numbers, kept)
+        x = step.run(numbers, x, positions, passes=True)
+        x = step.run(seen * self.model.embed_dim, x)  # with the class token
+        target = self.normalised(patches) if self.model.norm_pix_loss else patches
+        return x, target
+
+    def normalised(self, patches):
+        """`standardize_rows`; the means and scales expanded, as on a CPU."""
+        step, numbers = self.step, patches.size / 4
+        mean = step.run(numbers, patches, item_size=4)
+        rows = step.run(numbers, patches, view=True, item_size=4)
+        centred = step.run(numbers, rows, mean, item_size=4)
+        square = step.run(numbers, centred, item_size=4)
+        scale = step.run(numbers, square, item_size=4)
+        result = step.run(numbers, centred, scale, item_size=4)
+        return step.run(numbers, result, view=True, item_size=4)
+
+    def decoder_embed(self, x, seen):
+        """[1 + K, D] -> [1 + L, decoder D]."""
+        step, count = self.step, self.patches
+        width = self.model.decoder_embed_dim
+        x = self.linear(x, seen, width)
+        token = step.run((1 + count - seen) * width, step.tensor(0))
+        token = step.run(token.size / step.item_size, token, view=True)
+        visible = step.run((seen - 1) * width, x)
+        patches = step.run(count * width, visible, token)
+        patches = step.run(count * width, patches)  # undo the shuffle
+        first = step.run(width, x)
+        every = (1 + count) * width
+        x = step.run(every, first, patches)
+        return step.run(every, x, passes=True)  # plus positions
+
+    def reconstruct(self, x, target):
+        """The prediction of each patch and the mean squared error of the masked ones."""
+        step, count = self.step, self.patches
+        x = self.linear(self.norm(x), 1 + count, self.patch_numbers)
+        numbers = count * self.patch_numbers
+        prediction = step.run(numbers, x)
+        difference = step.run(numbers, prediction, target, item_size=4, passes=True)
+        # Both factors of a square are differentiated, and the gradients added.
+        square = step.run(numbers, difference, difference, keeps=(difference,), item_size=4)
+        step.run(count, square, item_size=4)
