@@ -9,13 +9,13 @@ import pytest
 from tests.command import CONFIGS, ROOT, TINY, TINY_DECODER, environment
 
 
-def processes_of(marker):
-    """Process ids whose command line holds the marker."""
+def processes_of(marker, where="environ"):
+    """Ids of processes, workers too, whose environment (or ranks, whose cmdline) holds it."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                with open(f"/proc/{entry}/{where}", "rb") as file:
                     if marker.encode() in file.read():
                         found.append(int(entry))
             except OSError:
@@ -39,7 +39,7 @@ def test_nothing_is_left(image_folder, tmp_path, kill):
         + [f"{CONFIGS}/quickstart_pretraining.py", "2", *TINY, *TINY_DECODER, marker]
         + [f"dataloader.train.dataset.0.root={image_folder}", "train.train_iter=100000"],
         cwd=ROOT,
-        env=environment(),
+        env=environment() | {"STARTED_BY": marker},
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -51,7 +51,7 @@ def test_nothing_is_left(image_folder, tmp_path, kill):
     elif kill == "launcher":
         run.kill()
     else:
-        ranks = [pid for pid in processes_of(marker) if pid != run.pid]
+        ranks = [pid for pid in processes_of(marker, "cmdline") if pid != run.pid]
         os.kill(max(ranks), signal.SIGKILL)
     status = run.wait(60)
     assert status != 0

@@ -4,12 +4,13 @@ OneFlow's DataLoader forks the training process, whose BLAS and OneFlow threads 
 that moment: the fork inherits the locks without the threads, and hangs. So workers come from a
 fork server, a process that has never loaded OneFlow. Nothing that a worker imports may load it.
 """
-import ctypes
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.forkserver
 import multiprocessing.util
 import os
 import signal
+import threading
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +18,6 @@ from concurrent.futures.process import BrokenProcessPool
 from projects.MAE.errors import UserError
 
 BATCHES_AHEAD = 2  # of each worker
-PR_SET_PDEATHSIG = 1
 
 _context = multiprocessing.get_context("forkserver")
 _read = None  # what this worker process does with a list of keys
@@ -83,10 +83,16 @@ def _start_worker(read):
     _read = read
     # Ctrl-C reaches the whole process group; what follows from it is the parent's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The fork server ends with the training process, and its workers with it, even busy ones.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
-        os._exit(1)
+    threading.Thread(target=_end_with_training_process, daemon=True).start()
+
+
+def _end_with_training_process():
+    """End this worker when the training process is gone, however it went.
+
+    Its parent is the fork server, which in turn waits for the last worker to end.
+    """
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _read_in_worker(keys):
