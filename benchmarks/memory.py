@@ -59,7 +59,6 @@ CASES = {
         1,
         PRETRAIN + ["train.num_accumulation_steps=3"],
     ),
-    "pretrain 1x1x1, LiBai's attention": ("pretraining", 1, PRETRAIN),
     "pretrain 1x1x1, wide": ("pretraining", 1, WIDE),
     "pretrain 2x1x1": ("pretraining", 2, PRETRAIN),
     "pretrain 2x1x1, wide": ("pretraining", 2, WIDE),
@@ -96,7 +95,7 @@ def make_images(root, count=32, side=128):
                 Image.fromarray(pixels).save(folder / f"{i}.png")
 
 
-def predict(config, ranks, overrides, fused_attention=True):
+def predict(config, ranks, overrides):
     """Bytes and numbers of parameters of each rank, by the plan of the same command line."""
     from projects.MAE.plan import fitting_layouts, load, parse_arguments, settings_of
     from projects.MAE.utils.memory import LayoutMemory, parameter_counts
@@ -106,8 +105,7 @@ def predict(config, ranks, overrides, fused_attention=True):
     wanted = (node.tensor_parallel_size, node.pipeline_parallel_size)
     layouts = fitting_layouts(cfg, ranks)
     layout = next(x for x in layouts if (x.tensor, x.pipeline) == wanted)
-    settings = settings_of(cfg)._replace(fused_attention=fused_attention)
-    estimate = LayoutMemory(cfg.model, layout, settings)
+    estimate = LayoutMemory(cfg.model, layout, settings_of(cfg))
     batch = train.train_micro_batch_size, train.num_accumulation_steps
     stages = [rank // (ranks // layout.pipeline) for rank in range(ranks)]
     return [
@@ -116,14 +114,13 @@ def predict(config, ranks, overrides, fused_attention=True):
     ]
 
 
-def measure(config, ranks, overrides, output, fused_attention=True):
+def measure(config, ranks, overrides, output):
     """Resident bytes of each rank in the steps of a run, and numbers of its parameters."""
     environment = dict(
         os.environ,
         MAE_PYTHON=sys.executable,
         OMP_NUM_THREADS="1",
         MKL_NUM_THREADS="1",
-        LIBAI_ATTENTION="0" if fused_attention else "1",
     )
     command = ["bash", "tools/train.sh", "benchmarks/memory_rank.py", config, str(ranks)]
     result = subprocess.run(
@@ -146,10 +143,9 @@ def run_case(name, folder):
     recipe, ranks, overrides = CASES[name]
     config = f"projects/MAE/configs/mae_{recipe}.py"
     overrides = [*COMMON, *overrides, f"dataloader.train.dataset.0.root={folder}/images"]
-    fused = "LiBai" not in name
-    predicted = predict(str(ROOT / config), ranks, overrides, fused)
+    predicted = predict(str(ROOT / config), ranks, overrides)
     with tempfile.TemporaryDirectory(dir=folder) as output:
-        measured = measure(config, ranks, overrides, output, fused)
+        measured = measure(config, ranks, overrides, output)
     for (_, planned), (_, held) in zip(predicted, measured):
         assert planned == held, f"{name}: {planned} parameters planned, {held} held"
     predicted, measured = [p for p, _ in predicted], [m for m, _ in measured]

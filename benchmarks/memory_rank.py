@@ -2,19 +2,16 @@
 
 tools/train.sh runs it in place of train_net.py. Into train.output_dir goes, from each rank K,
 `memory_K.json`: the most resident bytes there were in the steps after the first three, and how many
-numbers its parameters have. With LIBAI_ATTENTION=1 in the environment a CPU rank computes attention
-as a GPU does, so that what it keeps for the backward pass can be measured.
+numbers its parameters have.
 """
 import json
 import os
 import sys
 
 import numpy as np
-from libai import layers as libai_layers
 from libai.engine.trainer import HookBase
 from libai.utils import distributed as dist
 
-from projects.MAE.modeling.layers import SelfAttention
 from projects.MAE.train_net import end_with_parent, leave, parse_arguments, prepare
 from projects.MAE.trainer import MAETrainer
 
@@ -48,15 +45,9 @@ def held(model):
     return sum(p.to_local().numel() for p in mine)
 
 
-def libai_attention(self, x):
-    return libai_layers.MultiheadAttention.forward(self, x)
-
-
 if __name__ == "__main__":
     end_with_parent()
     cfg = prepare(parse_arguments(sys.argv[1:]))
-    if os.environ.get("LIBAI_ATTENTION") == "1":
-        SelfAttention.forward = libai_attention
     trainer = MAETrainer(cfg)
     memory = PeakMemory()
     memory.trainer = trainer

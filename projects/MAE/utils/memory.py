@@ -57,14 +57,14 @@ class Settings(typing.NamedTuple):
     """What else of a run memory depends on.
 
     device: "cpu" (with the native kernels) or "cuda". zero: 0, or the stage of ZeRO.
-    fused_attention: on a CPU, whether attention is one of the native kernels.
+    native: on a CPU, whether the native kernels are used.
     """
 
     device: str
     checkpointing: bool = False
     amp: bool = False
     zero: int = 0
-    fused_attention: bool = True
+    native: bool = True
 
 
 class Memory(typing.NamedTuple):
@@ -120,7 +120,7 @@ class LayoutMemory:
                 model,
                 stage,
                 layout,
-                fused_attention=on_cpu and settings.fused_attention,
+                native=on_cpu and settings.native,
                 item_size=2 if settings.amp else 4,
                 recompute=settings.checkpointing,
             )

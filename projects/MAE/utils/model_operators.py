@@ -8,21 +8,22 @@ from projects.MAE.utils.layout import layers, tokens
 from projects.MAE.utils.step_operators import Step
 
 
-def record_step(model, stage, layout, fused_attention, item_size=4, recompute=False):
+def record_step(model, stage, layout, native, item_size=4, recompute=False):
     """The `Step` of a pipeline stage's rank for one sample, forward and backward.
 
     Args:
         model: a model's configuration.
         stage: 0 to layout.pipeline - 1.
         layout: a `Layout`.
-        fused_attention: whether attention is the one operator of the native CPU kernels, else it
+        native: whether linear layers and attention are the operators of the native CPU kernels.
+            Otherwise a layer's bias, GELU and residual are operators of their own, and attention
             is that of LiBai, which keeps its softmax.
         item_size: bytes of a number between matrix products.
         recompute: activation checkpointing.
     """
     step = Step(item_size, recompute)
     recorder = _Autoencoder if "decoder_depth" in model else _Classifier
-    recorder(step, model, layout, fused_attention).record(stage)
+    recorder(step, model, layout, native).record(stage)
     step.backward()
     return step
 
@@ -35,9 +36,9 @@ def patch_numbers(model):
 class _Recorder:
     """What both models share."""
 
-    def __init__(self, step, model, layout, fused_attention):
+    def __init__(self, step, model, layout, native):
         self.step, self.model, self.layout = step, model, layout
-        self.fused_attention = fused_attention
+        self.native = native
         self.patches = (model.img_size // model.patch_size) ** 2
         self.patch_numbers = patch_numbers(model)
 
@@ -56,15 +57,22 @@ class _Recorder:
         x = self.step.run(numbers, patches, weight, keeps=(patches,))
         return self.step.run(numbers, x, passes=True)
 
-    def linear(self, x, tokens, outputs, parallel="data"):
-        """A matrix product and a bias; [T, inputs] -> [T, outputs]."""
+    def linear(self, x, tokens, outputs, parallel="data", residual=None, gelu=False):
+        """`Linear` of modeling/layers.py; [T, inputs] -> [T, outputs]."""
         step, tensor = self.step, self.layout.tensor
         numbers = tokens * outputs / (tensor if parallel == "col" else 1)
         reduces = parallel == "col" and tensor > 1
+        shared = parallel == "row" and tensor > 1
+        others = () if residual is None else (residual,)
+        if gelu and not self.native:
+            x = step.run(x.size / step.item_size, x, keeps=(x,))
+        if self.native and not shared:
+            return step.run(numbers, x, *others, keeps=(x,), passes=others, reduces=reduces)
         x = step.run(numbers, x, keeps=(x,), reduces=reduces)
-        if parallel == "row" and tensor > 1:
+        if shared:
             x = step.all_reduce(x)
-        return step.run(numbers, x, passes=True)
+        x = step.run(numbers, x, passes=True)  # the bias
+        return x if residual is None else step.run(numbers, x, residual, passes=True)
 
     def norm(self, x, fuses=False):
         return self.step.run(x.size / self.step.item_size, x, keeps=(x,), fuses=fuses)
@@ -72,42 +80,47 @@ class _Recorder:
     def block(self, x, layer, tokens, width, heads, drops=False):
         """A transformer block, `TransformerLayer`."""
         step, numbers = self.step, tokens * width
-        x = step.run(numbers, x, view=True)  # to the placement of its stage
+        if self.layout.pipeline > 1:
+            x = step.run(numbers, x, view=True)  # to the placement of its stage
         step.block = layer
+        inner = int(width * self.model.mlp_ratio)
         attention = self.linear(self.norm(x, fuses=True), tokens, 3 * width, "col")
         attention = self.attention(attention, tokens, width, heads)
-        x = self.add(x, self.linear(attention, tokens, width, "row"), drops)
-        inner = int(width * self.model.mlp_ratio)
+        if drops:
+            x = self.drop(x, self.linear(attention, tokens, width, "row"))
+        else:
+            x = self.linear(attention, tokens, width, "row", residual=x)
         hidden = self.linear(self.norm(x, fuses=True), tokens, inner, "col")
-        hidden = step.run(hidden.size / step.item_size, hidden, keeps=(hidden,))  # GELU
-        x = self.add(x, self.linear(hidden, tokens, width, "row"), drops)
+        if drops:
+            x = self.drop(x, self.linear(hidden, tokens, width, "row", gelu=True))
+        else:
+            x = self.linear(hidden, tokens, width, "row", residual=x, gelu=True)
         step.block = None
         return x
 
-    def add(self, x, branch, drops):
+    def drop(self, x, branch):
+        """The draws of stochastic depth, expanded to [T D], times the branch; plus x."""
         step, numbers = self.step, x.size / self.step.item_size
-        if drops:  # the draws, expanded to [T D], times the branch
-            draws = step.tensor(1, has_gradient=False)
-            scale = step.run(numbers, draws)
-            scale = step.run(numbers, scale, view=True)
-            branch = step.run(numbers, branch, scale, keeps=(scale,))
+        draws = step.tensor(1, has_gradient=False)
+        scale = step.run(numbers, draws)
+        scale = step.run(numbers, scale, view=True)
+        branch = step.run(numbers, branch, scale, keeps=(scale,))
         return step.run(numbers, x, branch, passes=True)
 
     def attention(self, qkv, tokens, width, heads):
         """[T, 3 D] -> [T, D], of the heads of this rank."""
         step = self.step
         numbers = tokens * width / self.layout.tensor
+        if self.native:
+            return step.run(numbers, qkv, keeps=(qkv,))
         x = step.run(3 * numbers, qkv, view=True)
-        if self.fused_attention:
-            x = step.run(numbers, x, keeps=(x,))
-        else:
-            x = step.run(3 * numbers, x)  # heads before tokens
-            query, key, value = (step.run(numbers, x) for _ in range(3))
-            scores = heads / self.layout.tensor * tokens**2
-            weights = step.run(scores, query, key, keeps=(query, key))
-            weights = step.run(scores, weights, keeps=(None,))  # softmax
-            x = step.run(numbers, weights, value, keeps=(weights, value))
-            x = step.run(numbers, x)
+        x = step.run(3 * numbers, x)  # heads before tokens
+        query, key, value = (step.run(numbers, x) for _ in range(3))
+        scores = heads / self.layout.tensor * tokens**2
+        weights = step.run(scores, query, key, keeps=(query, key))
+        weights = step.run(scores, weights, keeps=(None,))  # softmax
+        x = step.run(numbers, weights, value, keeps=(weights, value))
+        x = step.run(numbers, x)
         return step.run(numbers, x, view=True)
 
     def blocks_of(self, stage):

@@ -26,7 +26,7 @@ class Operator:
     """A forward operator, and what its gradient does.
 
     keeps: tensors that the gradient reads again. view: the result needs no memory of its own where
-    memory is shared. passes: the gradient of the result serves the inputs as it is. fuses: the
+    memory is shared. passes: the inputs that the gradient of the result serves as it is. fuses: the
     gradient adds to one that its input has already. reduces: ranks sum the gradient of the input.
     block: the number of the transformer block, None outside of blocks.
     """
@@ -35,7 +35,7 @@ class Operator:
     result: Tensor
     keeps: tuple
     view: bool
-    passes: bool
+    passes: tuple
     fuses: bool
     reduces: bool
     block: int
@@ -74,7 +74,7 @@ class Step:
         keeps=(),
         item_size=None,
         view=False,
-        passes=False,
+        passes=(),
         fuses=False,
         reduces=False,
     ):
@@ -83,12 +83,14 @@ class Step:
         Args:
             inputs: tensors; where one has a gradient, so has the result.
             keeps: of those that the gradient reads again; None stands for the result.
-            view, passes, fuses, reduces: see `Operator`.
+            passes: True for all inputs, or some of them.
+            view, fuses, reduces: see `Operator`.
         """
         has_gradient = any(x.has_gradient for x in inputs)
         base = inputs[0] if view else None
         result = self.tensor(numbers, item_size, has_gradient, base)
         keeps = tuple(result if x is None else x for x in keeps)
+        passes = inputs if passes is True else passes or ()
         self.operators.append(
             Operator(inputs, result, keeps, view, passes, fuses, reduces, self.block)
         )
@@ -120,7 +122,7 @@ class Step:
         for x in operator.inputs:
             if not x.has_gradient:
                 continue
-            if operator.passes:
+            if any(x is y for y in operator.passes):
                 gradients.setdefault(x, []).append(dy)
                 continue
             pending = gradients.get(x, []) if operator.fuses else []
