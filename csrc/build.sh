@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the native CPU kernels: bash csrc/build.sh PYTHON TARGET. tools/setup.sh calls it.
-# PYTHON is an interpreter with OneFlow, TARGET the folder for libmae_native.so (the kernels) and
-# libmae_sched_yield.so (see sched_yield.c), which are written whole or not at all.
+# PYTHON is an interpreter with OneFlow, TARGET the folder for libmae_native.so, which is written
+# whole or not at all.
 set -euo pipefail
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$1 target=$2
@@ -42,7 +42,6 @@ compile python_calls.o python_calls.cpp "${oneflow[@]}"
 for job in "${jobs[@]}"; do wait "$job"; done
 
 # GCC's OpenMP calls are answered by the library that MKL brings, so that both share threads.
-"$compiler" -x c -O2 -Wall -shared -fPIC "$source/sched_yield.c" -o "$work/libmae_sched_yield.so"
 "$compiler" -shared "$work"/*.o -o "$work/libmae_native.so" "$site"/oneflow/include/glog-build/libglog.a \
   -Wl,--exclude-libs,ALL "$libraries/libiomp5.so" -Wl,-rpath,"$libraries"
 mv "$work"/*.so "$target"

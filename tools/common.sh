@@ -39,7 +39,7 @@ usable_gpus() {
 # the dynamic linker, so a preloaded library takes its place. $1 is the number of ranks that share
 # the machine. Sets the array `cpu_environment` for `env`.
 set_cpu_environment() {
-  local threads=$(($(cpu_cores) / $1)) prefix blas preload=()
+  local threads=$(($(cpu_cores) / $1)) prefix blas=
   [ "$threads" -ge 1 ] || threads=1
   cpu_environment=(
     "OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads}"
@@ -47,16 +47,8 @@ set_cpu_environment() {
   )
   prefix=$("$python" -c 'import sys; print(sys.prefix)')
   for blas in "$prefix"/lib/libmkl_rt.so.*; do
-    if [ -e "$blas" ]; then
-      preload+=("$blas")
-      break
-    fi
-    echo "No MKL below $prefix: using OneFlow's own, slower BLAS." >&2
+    [ -e "$blas" ] || { echo "No MKL below $prefix: using OneFlow's own, slower BLAS." >&2; return; }
+    cpu_environment+=("LD_PRELOAD=$blas${LD_PRELOAD:+:$LD_PRELOAD}")
+    return
   done
-  # With MAE_NATIVE=0 nothing of csrc/ runs.
-  if [ -e "$prefix/lib/libmae_sched_yield.so" ] && [ "${MAE_NATIVE:-}" != 0 ]; then
-    preload+=("$prefix/lib/libmae_sched_yield.so")
-  fi
-  [ "${#preload[@]}" -eq 0 ] ||
-    cpu_environment+=("LD_PRELOAD=$(IFS=:; echo "${preload[*]}")${LD_PRELOAD:+:$LD_PRELOAD}")
 }

@@ -83,7 +83,7 @@ run_pip() {
 build_native() {
   local library=$venv/lib/libmae_native.so sources error
   [ -d "$root/csrc" ] || return 0
-  sources=$(cat "$root"/csrc/*.cpp "$root"/csrc/*.{c,h} "$root"/csrc/build.sh | sha256sum | cut -d' ' -f1)
+  sources=$(cat "$root"/csrc/*.cpp "$root"/csrc/*.h "$root"/csrc/build.sh | sha256sum | cut -d' ' -f1)
   [ "$(cat "$library.sources" 2>/dev/null)" != "$sources" ] || return 0
   rm -f "$library" "$library.sources"
   if ! command -v "${CXX:-g++}" >/dev/null; then

@@ -1,5 +1,4 @@
 """Workarounds for LiBai and OneFlow, each with its symptom and what makes it removable."""
-import ctypes
 import inspect
 import logging
 
@@ -63,20 +62,6 @@ def graphs_accumulate_on(device_type):
     `tests/modeling/test_golden_training.py` shows it. So on a CPU the graph is unrolled instead.
     """
     return device_type != "cpu"
-
-
-def let_scheduler_rest(microseconds):
-    """Make OneFlow's scheduler thread rest between its polls while a graph runs.
-
-    Symptom: it calls sched_yield in a loop, so on a small machine the compute threads lack a
-    third of a core. Works where tools/train.sh has preloaded csrc/sched_yield.c, else does nothing.
-    Eager mode needs the thread awake: set 0 again.
-    """
-    try:
-        rest = ctypes.c_int.in_dll(ctypes.CDLL(None), "mae_scheduler_rest_microseconds")
-    except ValueError:  # not preloaded
-        return
-    rest.value = microseconds
 
 
 def split_batch(batch, steps):
