@@ -3,8 +3,8 @@
 `LayoutMemory` is the whole computation; what it adds up:
 
     parameters      4 bytes each (float32), and with mixed precision 2 for a float16 copy
-    gradients       4 bytes each trained parameter. On a CPU one set a micro-batch, since a graph is
-                    unrolled there. On a GPU a second set where micro-batches are accumulated.
+    gradients       4 bytes each trained parameter. On a CPU one set a micro-batch and one for their
+                    sum, since a graph is unrolled there. On a GPU a second set where micro-batches are accumulated.
     optimizer       8 bytes each trained parameter, the two moments of AdamW
     activations     the tensors of a step, from `model_operators`: on a CPU all of them, as OneFlow
                     0.9 shares no memory between the CPU tensors of a graph; on a GPU those alive at
@@ -162,7 +162,7 @@ class LayoutMemory:
         summed = 4 * trained if layout.data > 1 else 0
         return Memory(
             parameters=4 * held,
-            gradients=4 * trained * steps,
+            gradients=4 * trained * (steps + (steps > 1)),  # and their sum
             optimizer=8 * trained,
             activations=activations,
             communication=CPU_SUM_COPIES * (summed + step.reduced * micro_batch * steps),

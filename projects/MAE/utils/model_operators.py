@@ -80,8 +80,8 @@ class _Recorder:
     def block(self, x, layer, tokens, width, heads, drops=False):
         """A transformer block, `TransformerLayer`."""
         step, numbers = self.step, tokens * width
-        if self.layout.pipeline > 1:
-            x = step.run(numbers, x, view=True)  # to the placement of its stage
+        if self.layout.pipeline > 1 or step.recompute:
+            x = step.run(numbers, x, view=True)  # a graph's copy for what has a stage or runs again
         step.block = layer
         inner = int(width * self.model.mlp_ratio)
         attention = self.linear(self.norm(x, fuses=True), tokens, 3 * width, "col")
