@@ -82,10 +82,15 @@ MAE_EXPORT const char* mae_call(const char* type, Names input_names, PythonTenso
     one::OpInterpUtil::Dispatch(*op, tensors, &outputs, oneflow::AttrMap{}).GetOrThrow();
     return nullptr;
   } catch (const std::exception& exception) {
+    outputs.clear();
     error = exception.what();
     return error.c_str();
   }
 }
 
-// The result of that index as a Python tensor, a new reference.
-MAE_EXPORT void* mae_output(int index) { return one::PyTensor_New(std::move(outputs[index])); }
+// The result of that index as a Python tensor, a new reference. Nothing is kept: what a tensor holds
+// for its backward pass must not outlive Python.
+MAE_EXPORT void* mae_output(int index) {
+  const std::shared_ptr<one::Tensor> tensor = std::move(outputs[index]);
+  return one::PyTensor_New(tensor);
+}

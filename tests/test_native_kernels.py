@@ -284,6 +284,19 @@ def test_loading_after_operators_have_run():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_a_result_that_is_not_differentiated_does_not_outlive_python():
+    code = (
+        "import oneflow as flow\n"
+        "from projects.MAE.modeling.native_operators import linear\n"
+        "from projects.MAE.utils import native\n"
+        "assert native.load()\n"
+        "weight = flow.ones(5, 4, requires_grad=True)\n"
+        "linear(flow.ones(3, 5), weight)\n"
+    )
+    # What is left over is taken down after Python, and aborted.
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def load_with(wish):
     """What loading with MAE_NATIVE=wish says, in a new process."""
     code = "from projects.MAE.utils import native; print(native.load())"
