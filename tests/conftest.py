@@ -1,4 +1,6 @@
 """Shared by all tests: the golden vectors and a one-rank world on the CPU."""
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,18 @@ def cpu_world():
     )
     use_device("cpu", cfg)
     dist.setup_dist_util(cfg)
+
+
+@pytest.fixture(scope="session")
+def native_kernels():
+    """The native kernels, loaded. Where they can be built and were not, the test fails."""
+    from projects.MAE.utils import native
+
+    if os.environ.get("MAE_NATIVE") == "0":
+        pytest.skip("MAE_NATIVE=0 asks for no native kernels")
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("there is no C++ compiler to build the native kernels")
+    assert native.load(), "the native kernels were not built: see what tools/setup.sh says"
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from projects.MAE.modeling.native_operators import attention, linear
 from projects.MAE.utils import native
 from tests.command import ROOT, environment
 
-pytestmark = pytest.mark.skipif(native.load() is None, reason="no native library (see setup.sh)")
+pytestmark = pytest.mark.usefixtures("native_kernels")
 
 # Rows and width: nothing, one row, one column, odd, wider than a block of columns, many rows.
 SHAPES = [(0, 5), (1, 1), (1, 33), (7, 1), (3, 17), (5, 64), (2, 197), (300, 65), (130, 1030)]

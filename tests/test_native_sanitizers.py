@@ -8,7 +8,9 @@ import pytest
 from tests.command import ROOT
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler"
+)
 @pytest.mark.parametrize("sanitizer", ["address", "undefined", "thread"])
 def test_kernels_under(sanitizer):
     command = ["bash", ROOT / "csrc/check.sh", sanitizer]
