@@ -9,7 +9,7 @@ compiler=${CXX:-g++}
 
 site=$("$python" -c 'import importlib.util as u, os; print(os.path.dirname(os.path.dirname(u.find_spec("oneflow").origin)))')
 libraries=$("$python" -c 'import sys; print(sys.prefix)')/lib
-work=$(mktemp -d "$target/build.XXXXXX")
+work=$(mktemp -d "$target/build.XXXXXX") # on the file system of the target, so that mv is atomic
 trap 'rm -rf "$work"' EXIT
 
 # The package carries the system headers of the machine that built it, too: only its own are used.

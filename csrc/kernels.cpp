@@ -138,7 +138,8 @@ void layer_norm_grad_row(int64_t width, const float* dy, const float* x, float c
 void layer_norm_grad(int64_t rows, int64_t width, const float* dy, const float* x,
                      const float* mean, const float* inv_std, const float* gamma, const float* add,
                      float* dx) {
-  const auto row = gamma ? (add ? layer_norm_grad_row<true, true> : layer_norm_grad_row<true, false>)
+  const auto row = gamma ? (add ? layer_norm_grad_row<true, true>
+                                : layer_norm_grad_row<true, false>)
                          : (add ? layer_norm_grad_row<false, true>
                                 : layer_norm_grad_row<false, false>);
   parallel_for(rows, rows * width, [=](int64_t r) {

@@ -58,14 +58,12 @@ void layer_norm_grad(op::KernelComputeContext* ctx) {
 }
 
 void layer_norm_param_grad(op::KernelComputeContext* ctx) {
-  const int64_t rows = shape(ctx, "mean").elem_cnt(), count = shape(ctx, "x").elem_cnt();
+  const int64_t count = shape(ctx, "x").elem_cnt();
   float *dgamma = optional_output(ctx, "gamma_diff"), *dbeta = optional_output(ctx, "beta_diff");
-  const int64_t width =
-      shape(ctx, dgamma ? "gamma_diff" : "beta_diff").elem_cnt();
+  const int64_t width = shape(ctx, dgamma ? "gamma_diff" : "beta_diff").elem_cnt();
   kernels().layer_norm_param_grad(width ? count / width : 0, width, input(ctx, "dy"),
                                   input(ctx, "x"), input(ctx, "mean"),
                                   input(ctx, "inv_variance"), dgamma, dbeta);
-  (void)rows;
 }
 
 // --- optimizer -----------------------------------------------------------------------------------
@@ -250,22 +248,19 @@ void narrow_grad(op::KernelComputeContext* ctx) {
 
 void add_kernels() {
   add<gelu>("gelu", all_float);
-  add<gelu_grad>("gelu_grad", all_float, in_place("dx", "dy"));
+  add<gelu_grad>("gelu_grad", all_float);
   add<softmax>("softmax", all_float);
-  add<softmax_grad>("softmax_grad", all_float, in_place("dx", "dy"));
+  add<softmax_grad>("softmax_grad", all_float);
   add<layer_norm>("layer_norm", layer_norm_matches);
-  add<layer_norm_grad>("layer_norm_grad", all_float, in_place("dx", "_add_to_output"));
+  add<layer_norm_grad>("layer_norm_grad", all_float);
   add<layer_norm_param_grad>("layer_norm_param_grad", all_float);
   add<adam_update>("adam_update", adam_matches);
-  add<add_n>("add_n", all_float, in_place("out", "in"));
-  add<broadcast<&Kernels::add_row, &Kernels::add_column>>("broadcast_add", row_or_column_matches,
-                                                          in_place("z", "x"));
+  add<add_n>("add_n", all_float);
+  add<broadcast<&Kernels::add_row, &Kernels::add_column>>("broadcast_add", row_or_column_matches);
   add<broadcast<&Kernels::multiply_row, &Kernels::multiply_column>>(
-      "broadcast_mul", row_or_column_matches, in_place("z", "x"));
-  add<broadcast<nullptr, &Kernels::subtract_column>>("broadcast_sub", column_matches,
-                                                     in_place("z", "x"));
-  add<broadcast<nullptr, &Kernels::divide_column>>("broadcast_div", column_matches,
-                                                   in_place("z", "x"));
+      "broadcast_mul", row_or_column_matches);
+  add<broadcast<nullptr, &Kernels::subtract_column>>("broadcast_sub", column_matches);
+  add<broadcast<nullptr, &Kernels::divide_column>>("broadcast_div", column_matches);
   add<reduce_sum>("reduce_sum", reduce_sum_matches);
   add<reduce_sum_like>("reduce_sum_like", reduce_sum_like_matches);
   add<transpose>("transpose", transpose_matches);

@@ -44,7 +44,7 @@ inline bool all_float(const op::KernelRegContext& ctx) {
 void keep_entries(const std::string& name);
 
 template <void (*compute)(op::KernelComputeContext*)>
-void add(const char* name, Match match, const op::InplaceProposalFn& in_place = nullptr) {
+void add(const char* name, Match match) {
   const auto predicate = oneflow::hob::make_custom(
       "native", [match](const op::KernelRegContext& ctx) -> bool {
         return ctx.device_type() == DeviceType::kCPU && match(ctx);
@@ -55,16 +55,7 @@ void add(const char* name, Match match, const op::InplaceProposalFn& in_place = 
   registry.SetCreateFn<Kernel<compute>>()
       .SetIsMatchedHob(predicate == true)
       .SetPriority(op::kKernelPriorityOptimized);
-  if (in_place) registry.SetInplaceProposalFn(in_place);
   CHECK_JUST(manager.Register(CHECK_JUST(registry.Finish()).GetResult()));
-}
-
-// A proposal that the output may take the memory of an input, where there is such an input.
-inline op::InplaceProposalFn in_place(const std::string& out, const std::string& in) {
-  return [=](const op::InferContext& ctx, const op::AddInplaceArgPair& propose) -> Maybe<void> {
-    if (!ctx.has_input(in, 0)) return Maybe<void>::Ok();
-    return propose(out, 0, in, 0, true);
-  };
 }
 
 inline const float* input(op::KernelComputeContext* ctx, const std::string& name, int index = 0) {
