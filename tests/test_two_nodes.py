@@ -38,8 +38,10 @@ def machines():
         ip("netns", "del", name)  # its end of the cable goes with it
 
 
-def start(namespace, node_rank, data, output, ranks=1, address=f"{SUBNET}.1", timeout=120):
-    """One machine's part of a tiny pretraining run, NODE=2."""
+def start(
+    namespace, node_rank, data, output, ranks=1, address=f"{SUBNET}.1", timeout=120, **others
+):
+    """One machine's part of a tiny pretraining run, NODE=2, with other variables besides."""
     enter = ["ip", "netns", "exec", namespace] if namespace else []
     variables = dict(NODE="2", NODE_RANK=str(node_rank), ADDR=address, NODE_TIMEOUT=str(timeout))
     return subprocess.Popen(
@@ -47,7 +49,7 @@ def start(namespace, node_rank, data, output, ranks=1, address=f"{SUBNET}.1", ti
         + [f"{CONFIGS}/quickstart_pretraining.py", str(ranks), *TINY, *TINY_DECODER]
         + [f"{ROOT_KEY}={data}", f"train.output_dir={output}"],
         cwd=ROOT,
-        env=environment() | variables | {"PORT": "12987"},
+        env=environment() | variables | {"PORT": "12987"} | others,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -74,6 +76,17 @@ def test_two_machines_are_the_same_run(machines, image_folder, tmp_path):
         assert status == 0, output
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
     assert_same_weights(tmp_path / "two", tmp_path / "one", rtol=1e-4)
+
+
+def test_machines_with_other_kernels(machines, native_kernels, image_folder, tmp_path):
+    runs = [
+        start(machines[0], 0, image_folder, tmp_path / "0", MAE_NATIVE="1"),
+        start(machines[1], 1, image_folder, tmp_path / "1", MAE_NATIVE="0"),
+    ]
+    (status, errors, output), (other_status, other_errors, _) = ends(*runs)
+    assert status == other_status == 1 and len(errors) == 1 and not other_errors, output
+    assert "rank 0 has native ones and rank 1 those of OneFlow" in errors[0]
+    assert "tools/setup.sh" in errors[0] and "MAE_NATIVE=0" in errors[0]
 
 
 def test_machine_that_never_comes(image_folder, tmp_path):

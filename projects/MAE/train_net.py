@@ -39,14 +39,12 @@ def choose_device(name):
     """"auto", "cuda" or "cpu" -> "cuda" or "cpu".
 
     Raises:
-        UserError: another name, or CUDA where there is none that this OneFlow can use.
+        UserError: CUDA where there is none that this OneFlow can use.
     """
     import oneflow as flow
 
     from projects.MAE.errors import UserError
 
-    if name not in ("auto", "cuda", "cpu"):
-        raise UserError(f"train.device={name} must be auto, cuda or cpu")
     if name == "cpu" or (name == "auto" and not flow.cuda.is_available()):
         return "cpu"
     if not flow.cuda.is_available():
@@ -69,6 +67,7 @@ def prepare(args):
 
     from projects.MAE.errors import UserError
     from projects.MAE.utils import native
+    from projects.MAE.utils.agreement import check_agreement
     from projects.MAE.utils.compat import hide_user_errors, use_device
     from projects.MAE.utils.config import load_config
     from projects.MAE.utils.layout import (
@@ -92,10 +91,19 @@ def prepare(args):
         cfg.train.output_dir = os.path.join(cfg.train.output_dir, "fast_dev_run")
     check_settings(cfg, args.eval_only)
     device = choose_device(cfg.train.device)
+    check_agreement(
+        f"train.device={cfg.train.device}", device, "set train.device=cpu to go without GPUs"
+    )
     check_zero(cfg, device)
     check_rdma(cfg.train.rdma_enabled)
     if cfg.train.rdma_enabled:
         flow.env.init_rdma()
+    if device == "cpu":
+        instruction_set = native.load()
+        kernels = "native ones" if instruction_set else "those of OneFlow"
+        check_agreement(
+            "CPU kernels", kernels, "run tools/setup.sh on every machine, or set MAE_NATIVE=0 on all"
+        )
     use_device(device, cfg.train.dist)
     set_layout(cfg, dist.get_world_size())
     set_batch_sizes(cfg)
@@ -119,8 +127,9 @@ def prepare(args):
         f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads a rank"
     )
     if device == "cpu":
-        kernels = native.load()
-        logger.info(f"CPU kernels: {f'native, {kernels}' if kernels else 'of OneFlow'}")
+        logger.info(
+            f"CPU kernels: {f'native, {instruction_set}' if instruction_set else 'of OneFlow'}"
+        )
     if util.pipeline_parallel_size > 1:
         logger.info(f"Stage of each block: {list(cfg.train.dist.custom_pipeline_stage_id)}")
     if device == "cpu" and cfg.train.amp.enabled:

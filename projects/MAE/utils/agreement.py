@@ -1,0 +1,35 @@
+"""Whether all ranks found the same on their machines, where a run needs that."""
+import numpy as np
+import oneflow as flow
+
+from projects.MAE.errors import UserError
+
+LENGTH = 32  # bytes of a value that are compared
+
+
+def check_agreement(name, value, way_out):
+    """Raise the same UserError on every rank unless all of them call this with the same value.
+
+    Args:
+        name: of what was found, for the message.
+        value: a short text.
+        way_out: what to do about a difference, for the message.
+    """
+    values = all_values(value)
+    other = next((rank for rank, found in enumerate(values) if found != values[0]), None)
+    if other is not None:
+        raise UserError(
+            f"{name}: rank 0 has {values[0]} and rank {other} {values[other]}, and all must have "
+            f"the same: {way_out}"
+        )
+
+
+def all_values(value):
+    """The texts that all ranks call this with, by rank; the first LENGTH bytes of each."""
+    data = np.zeros((1, LENGTH), np.int32)
+    encoded = value.encode()[:LENGTH]
+    data[0, : len(encoded)] = list(encoded)
+    ranks = flow.placement("cpu", list(range(flow.env.get_world_size())))
+    rows = flow.tensor(data).to_global(placement=ranks, sbp=flow.sbp.split(0))
+    table = rows.to_global(sbp=flow.sbp.broadcast).to_local().numpy()
+    return [bytes(row.astype(np.uint8)).rstrip(b"\0").decode() for row in table]
