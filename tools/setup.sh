@@ -80,20 +80,29 @@ run_pip() {
 }
 
 # The native CPU kernels are a gain in speed, not a need: without a compiler set-up goes on.
+# Two runs that start together build once: the second waits, so that no rank begins with the old
+# library, and another with the new one.
 build_native() {
   local library=$venv/lib/libmae_native.so sources error
   [ -d "$root/csrc" ] || return 0
   sources=$(cat "$root"/csrc/*.cpp "$root"/csrc/*.h "$root"/csrc/build.sh | sha256sum | cut -d' ' -f1)
-  [ "$(cat "$library.sources" 2>/dev/null)" != "$sources" ] || return 0
-  rm -f "$library" "$library.sources"
+  is_built() { [ "$(cat "$library.sources" 2>/dev/null)" = "$sources" ]; }
+  ! is_built || return 0
+  exec 8>"$venv/.lock.native" # not the lock of the installation, which may be held
+  flock 8
+  ! is_built || return 0
   if ! command -v "${CXX:-g++}" >/dev/null; then
+    rm -f "$library" # of other sources
     echo "No C++ compiler (${CXX:-g++}): OneFlow's own, slower CPU kernels are used" >&2
     return
   fi
   echo "Building the native CPU kernels"
-  error=$(bash "$root/csrc/build.sh" "$venv/bin/python" "$venv/lib" 2>&1) || true
-  echo "$sources" >"$library.sources" # what fails once is not tried again until the sources change
-  if [ ! -f "$library" ]; then
+  # What fails once is not tried again until the sources change.
+  if error=$(bash "$root/csrc/build.sh" "$venv/bin/python" "$venv/lib" 2>&1); then
+    echo "$sources" >"$library.sources"
+  else
+    rm -f "$library"
+    echo "$sources" >"$library.sources"
     echo "The native CPU kernels could not be built ($(grep -m 1 -E 'error|Error' <<<"$error" ||
       tail -n 1 <<<"$error")): OneFlow's own, slower ones are used" >&2
   fi
