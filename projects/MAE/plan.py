@@ -15,16 +15,14 @@ from omegaconf import OmegaConf
 from projects.MAE.errors import UserError
 from projects.MAE.utils.config import load_config
 from projects.MAE.utils.layout import (
+    balanced_stages,
     check_layout,
     check_zero,
-    layers,
-    misfit,
+    fitting_sizes,
     set_batch_sizes,
-    tokens,
 )
 from projects.MAE.utils.memory import GIB, Layout, LayoutMemory, Settings
 from projects.MAE.utils.settings import check_settings
-from projects.MAE.utils.stage_balance import balance, block_costs
 
 EXAMPLES = """examples:
   # the pretraining recipe on 8 GPUs of 24 GiB: Base, Large and Huge, all layouts
@@ -94,8 +92,6 @@ def load(args, size=None):
     cfg = load_config(args.config, overrides)
     if "finetune" in cfg:
         cfg.finetune.enable = False  # weights need not be there to plan
-    if cfg.train.device not in ("auto", "cuda", "cpu"):
-        raise UserError(f"train.device={cfg.train.device} must be auto, cuda or cpu")
     if not cfg.graph.enabled:
         raise UserError(
             "graph.enabled=False: in eager mode memory is not planned ahead, so only graph mode "
@@ -139,17 +135,14 @@ def fitting_layouts(cfg, ranks):
     node, model = cfg.train.dist, cfg.model
     configured = (node.tensor_parallel_size, node.pipeline_parallel_size)
     found = []
-    for tensor in range(1, ranks + 1):
-        for pipeline in range(1, min(ranks // tensor, layers(model)) + 1):
-            if misfit(model, ranks, tensor, pipeline):
-                continue
-            stages = None
-            if (tensor, pipeline) == configured:
-                stages = node.custom_pipeline_stage_id
-            elif pipeline > 1:
-                stages = balance(block_costs(model, *tokens(model)), pipeline)
-            data = ranks // (tensor * pipeline)
-            found.append(Layout(data, tensor, pipeline, tuple(stages) if stages else None))
+    for tensor, pipeline in fitting_sizes(model, ranks):
+        stages = None
+        if (tensor, pipeline) == configured:
+            stages = node.custom_pipeline_stage_id
+        elif pipeline > 1:
+            stages = balanced_stages(model, pipeline)
+        data = ranks // (tensor * pipeline)
+        found.append(Layout(data, tensor, pipeline, tuple(stages) if stages else None))
     return found
 
 

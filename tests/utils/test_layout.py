@@ -15,21 +15,7 @@ from projects.MAE.utils.layout import (
     set_layout,
 )
 from projects.MAE.utils.stage_balance import balance, block_costs
-
-BASE = OmegaConf.create(
-    dict(
-        img_size=224,
-        patch_size=16,
-        embed_dim=768,
-        depth=12,
-        num_heads=12,
-        mlp_ratio=4.0,
-        mask_ratio=0.75,
-        decoder_embed_dim=512,
-        decoder_depth=8,
-        decoder_num_heads=16,
-    )
-)
+from tests.sizes import MAE_BASE
 
 
 def config(tensor, pipeline, stages=None):
@@ -40,7 +26,7 @@ def config(tensor, pipeline, stages=None):
         pipeline_num_layers=None,
         custom_pipeline_stage_id=stages,
     )
-    return OmegaConf.create(dict(model=BASE, train=dict(dist=sizes)))
+    return OmegaConf.create(dict(model=MAE_BASE, train=dict(dist=sizes)))
 
 
 @pytest.mark.parametrize(
@@ -62,8 +48,8 @@ def test_layout_that_does_not_fit(world_size, tensor, pipeline, parts):
 
 def test_nearest_layouts_fit():
     for world_size, tensor, pipeline in itertools.product((1, 2, 6, 8), (1, 3, 8), (1, 2, 5)):
-        near = nearest_layouts(BASE, world_size, tensor, pipeline)
-        assert near and all(misfit(BASE, world_size, *sizes) is None for sizes in near)
+        near = nearest_layouts(MAE_BASE, world_size, tensor, pipeline)
+        assert near and all(misfit(MAE_BASE, world_size, *sizes) is None for sizes in near)
 
 
 def test_zero_is_refused_on_a_cpu():
@@ -115,7 +101,7 @@ def test_balance_is_the_best_there_is(stages):
 
 def test_encoder_and_decoder_of_vit_base_share_two_stages():
     # A decoder block sees all 197 tokens, an encoder block 50: it is the dearer one by far.
-    costs = block_costs(BASE, 50, 197)
+    costs = block_costs(MAE_BASE, 50, 197)
     assert costs[-1] / costs[0] == pytest.approx(1.8, abs=0.1)
     result = balance(costs, 2)
     assert result.count(0) == 13 and result.count(1) == 7

@@ -8,7 +8,6 @@ import sys
 import oneflow as flow
 import pytest
 from libai.utils import distributed as dist
-from omegaconf import OmegaConf
 
 from projects.MAE import plan as command
 from projects.MAE.errors import UserError
@@ -16,53 +15,17 @@ from projects.MAE.modeling.graph import TrainGraph
 from projects.MAE.modeling.layers import batch_sbp
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.vit import VisionTransformer
-from projects.MAE.utils import native
-from projects.MAE.utils.layout import layers, tokens
+from projects.MAE.utils.layout import balanced_stages, layers
 from projects.MAE.utils.memory import GIB, Layout, LayoutMemory, Settings, parameter_counts
-from projects.MAE.utils.stage_balance import balance, block_costs
 from tests.command import CONFIGS, ROOT, environment
+from tests.sizes import MAE_BASE, TINY_MAE, TINY_VIT
 
-MAE = OmegaConf.create(
-    dict(
-        img_size=32,
-        patch_size=4,
-        in_chans=3,
-        embed_dim=64,
-        depth=3,
-        num_heads=4,
-        decoder_embed_dim=32,
-        decoder_depth=2,
-        decoder_num_heads=4,
-        mlp_ratio=4.0,
-        norm_pix_loss=True,
-        mask_ratio=0.75,
-    )
-)
-VIT = OmegaConf.create(
-    dict(
-        img_size=32,
-        patch_size=4,
-        in_chans=3,
-        embed_dim=64,
-        depth=3,
-        num_heads=4,
-        mlp_ratio=4.0,
-        drop_path_rate=0.1,
-        global_pool=True,
-        num_classes=5,
-    )
-)
-BASE = OmegaConf.merge(
-    MAE, dict(img_size=224, patch_size=16, embed_dim=768, depth=12, num_heads=12),
-    dict(decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16),
-)
 LAYOUTS = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 4, 1), (1, 1, 2), (1, 1, 3), (1, 2, 2), (2, 2, 2)]
 SAMPLES = 8
 
 
 def make_layout(model, data, tensor, pipeline):
-    stages = balance(block_costs(model, *tokens(model)), pipeline)
-    return Layout(data, tensor, pipeline, tuple(stages))
+    return Layout(data, tensor, pipeline, tuple(balanced_stages(model, pipeline)))
 
 
 def build(config):
@@ -93,7 +56,7 @@ def stage_of(name, config, layout):
     return layout.stage_of(0)
 
 
-@pytest.mark.parametrize("config", [MAE, VIT], ids=["mae", "vit"])
+@pytest.mark.parametrize("config", [TINY_MAE, TINY_VIT], ids=["mae", "vit"])
 @pytest.mark.parametrize("sizes", LAYOUTS)
 def test_parameters_of_a_rank_are_those_of_the_built_model(config, sizes):
     layout = make_layout(config, *sizes)
@@ -107,7 +70,7 @@ def test_parameters_of_a_rank_are_those_of_the_built_model(config, sizes):
 
 
 def test_parameters_of_the_papers_sizes():
-    assert parameter_counts(BASE, Layout(1, 1, 1))[0] == 111_907_840
+    assert parameter_counts(MAE_BASE, Layout(1, 1, 1))[0] == 111_907_840
 
 
 def graph_bytes(config, steps, checkpointing):
@@ -137,8 +100,8 @@ def graph_bytes(config, steps, checkpointing):
     )
 
 
-@pytest.mark.skipif(not native.load(), reason="a plan for CPUs is one for the native kernels")
-@pytest.mark.parametrize("config", [MAE, VIT], ids=["mae", "vit"])
+@pytest.mark.usefixtures("native_kernels")  # a plan for CPUs is one for the native kernels
+@pytest.mark.parametrize("config", [TINY_MAE, TINY_VIT], ids=["mae", "vit"])
 @pytest.mark.parametrize("steps, checkpointing", [(1, False), (2, False), (1, True)])
 def test_tensors_of_a_step_are_those_of_the_compiled_graph(config, steps, checkpointing):
     estimate = LayoutMemory(config, Layout(1, 1, 1), Settings("cpu", checkpointing))
@@ -147,7 +110,7 @@ def test_tensors_of_a_step_are_those_of_the_compiled_graph(config, steps, checkp
     assert planned == pytest.approx(graph_bytes(config, steps, checkpointing), rel=0.02)
 
 
-def total(model=BASE, sizes=(1, 1, 1), batch=64, steps=1, **settings):
+def total(model=MAE_BASE, sizes=(1, 1, 1), batch=64, steps=1, **settings):
     settings = Settings(**{"device": "cuda", **settings})
     return LayoutMemory(model, make_layout(model, *sizes), settings).worst_rank(batch, steps)[1]
 
@@ -258,7 +221,7 @@ def test_command(ranks, status):
         assert json.loads(result.stdout)["models"][0]["layouts"]
 
 
-@pytest.mark.skipif(not native.load(), reason="a plan for CPUs is one for the native kernels")
+@pytest.mark.usefixtures("native_kernels")  # a plan for CPUs is one for the native kernels
 def test_resident_memory_of_two_ranks(tmp_path):
     # Memory doesn't depend on how fast or busy a machine is.
     result = subprocess.run(

@@ -48,8 +48,7 @@ def check_layout(cfg, world_size):
     if node.custom_pipeline_stage_id is not None:
         check_stages(node.custom_pipeline_stage_id, node.pipeline_num_layers, pipeline)
     elif pipeline > 1:
-        costs = block_costs(cfg.model, *tokens(cfg.model))
-        node.custom_pipeline_stage_id = balance(costs, pipeline)
+        node.custom_pipeline_stage_id = balanced_stages(cfg.model, pipeline)
 
 
 def layers(model):
@@ -94,19 +93,28 @@ def misfit(model, world_size, tensor, pipeline):
     return None
 
 
+def balanced_stages(model, pipeline):
+    """The stage of each block of a model's configuration, so that stages cost about the same."""
+    return balance(block_costs(model, *tokens(model)), pipeline)
+
+
+def fitting_sizes(model, world_size):
+    """All pairs (tensor, pipeline) of parallel sizes that fit a number of ranks."""
+    return [
+        (tensor, pipeline)
+        for tensor in range(1, world_size + 1)
+        for pipeline in range(1, world_size // tensor + 1)
+        if misfit(model, world_size, tensor, pipeline) is None
+    ]
+
+
 def nearest_layouts(model, world_size, tensor, pipeline, count=3):
     """Up to `count` pairs (tensor, pipeline) that fit, the most similar first."""
-    fitting = [
-        (t, p)
-        for t in range(1, world_size + 1)
-        for p in range(1, world_size // t + 1)
-        if misfit(model, world_size, t, p) is None
-    ]
 
     def distance(pair):
         return abs(math.log(pair[0] / tensor)) + abs(math.log(pair[1] / pipeline))
 
-    return sorted(fitting, key=distance)[:count]
+    return sorted(fitting_sizes(model, world_size), key=distance)[:count]
 
 
 def check_stages(stages, num_layers, pipeline):
@@ -160,7 +168,8 @@ def check_rdma(enabled, devices="/sys/class/infiniband"):
 def set_batch_sizes(cfg):
     """Fill in the one of micro batch, accumulation steps and global batch that is left out.
 
-    The layout is checked before. global batch = train_micro_batch_size * data-parallel ranks * num_accumulation_steps.
+    The layout is checked before. The global batch is train_micro_batch_size times data-parallel
+    ranks times num_accumulation_steps.
 
     Raises:
         UserError: they contradict each other, or too few are given.

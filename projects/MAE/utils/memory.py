@@ -4,7 +4,8 @@
 
     parameters      4 bytes each (float32), and with mixed precision 2 for a float16 copy
     gradients       4 bytes each trained parameter. On a CPU one set a micro-batch and one for their
-                    sum, since a graph is unrolled there. On a GPU a second set where micro-batches are accumulated.
+                    sum, since a graph is unrolled there. On a GPU a second set where micro-batches
+                    are accumulated.
     optimizer       8 bytes each trained parameter, the two moments of AdamW
     activations     the tensors of a step, from `model_operators`: on a CPU all of them, as OneFlow
                     0.9 shares no memory between the CPU tensors of a graph; on a GPU those alive at

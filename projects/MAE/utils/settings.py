@@ -28,6 +28,8 @@ def check_settings(cfg, eval_only):
 
 def _check_training(cfg):
     train = cfg.train
+    if train.device not in ("auto", "cuda", "cpu"):
+        raise UserError(f"train.device={train.device} must be auto, cuda or cpu")
     if not isinstance(train.log_period, int) or train.log_period < 1:
         raise UserError(f"train.log_period={train.log_period} must be a whole number of at least 1")
     keep = train.checkpointer.max_to_keep
