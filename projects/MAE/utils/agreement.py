@@ -1,10 +1,13 @@
 """Whether all ranks found the same on their machines, where a run needs that."""
+import time
+
 import numpy as np
 import oneflow as flow
 
 from projects.MAE.errors import UserError
 
 LENGTH = 32  # bytes of a value that are compared
+GRACE_SECONDS = 2
 
 
 def check_agreement(name, value, way_out):
@@ -18,6 +21,9 @@ def check_agreement(name, value, way_out):
     values = all_values(value)
     other = next((rank for rank, found in enumerate(values) if found != values[0]), None)
     if other is not None:
+        if flow.env.get_rank() == 0:
+            # OneFlow aborts a rank that has not read the answer when rank 0 is gone.
+            time.sleep(GRACE_SECONDS)
         raise UserError(
             f"{name}: rank 0 has {values[0]} and rank {other} {values[other]}, and all must have "
             f"the same: {way_out}"

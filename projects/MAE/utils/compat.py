@@ -100,7 +100,8 @@ def take_one_batch_a_step(graph_trainer):
 def hide_user_errors():
     """LiBai's training loop logs every exception with a traceback before it raises it again.
 
-    A user's mistake and a loss that is not finite are one line, which the entry point prints. Needed with every LiBai so far.
+    A user's mistake and a loss that is not finite are one line, which the entry point prints.
+    Needed with every LiBai so far.
     """
 
     reported = (UserError, FloatingPointError)
