@@ -97,12 +97,9 @@ build_native() {
     return
   fi
   echo "Building the native CPU kernels"
-  # What fails once is not tried again until the sources change.
-  if error=$(bash "$root/csrc/build.sh" "$venv/bin/python" "$venv/lib" 2>&1); then
-    echo "$sources" >"$library.sources"
-  else
-    rm -f "$library"
-    echo "$sources" >"$library.sources"
+  error=$(bash "$root/csrc/build.sh" "$venv/bin/python" "$venv/lib" 2>&1) || rm -f "$library"
+  echo "$sources" >"$library.sources" # what fails once is not tried again until the sources change
+  if [ ! -f "$library" ]; then
     echo "The native CPU kernels could not be built ($(grep -m 1 -E 'error|Error' <<<"$error" ||
       tail -n 1 <<<"$error")): OneFlow's own, slower ones are used" >&2
   fi
