@@ -188,7 +188,7 @@ def evaluate_only(cfg):
             "so the folders of all classes are needed"
         )
     logging.getLogger("libai.train_net").info(f"Evaluating {source}")
-    graph = MAETrainer.build_graph(cfg, model, is_train=False) if cfg.graph.enabled else model
+    graph = MAETrainer.build_graph(cfg, model, is_train=False)
     return MAETrainer.test(cfg, loaders, graph)
 
 

@@ -16,7 +16,7 @@ from projects.MAE.data.datasets import check_same_classes
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation import evaluate
 from projects.MAE.hooks import CheckpointHook, EvaluationHook, MetricsFile, due
-from projects.MAE.modeling.graph import EvalGraph, TrainGraph
+from projects.MAE.modeling.graph import TrainGraph, evaluator_of
 from projects.MAE.utils.compat import split_batch, take_one_batch_a_step
 from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run, last_iteration
 from projects.MAE.utils.libai_folder import find_checkpoint, read_card
@@ -169,7 +169,7 @@ class MAETrainer(DefaultTrainer):
     @classmethod
     def build_graph(cls, cfg, model, optimizer=None, lr_scheduler=None, is_train=True):
         if not is_train:
-            return EvalGraph(model)
+            return evaluator_of(model, cfg.graph.enabled)
         train = cfg.train
         zero = train.zero_optimization
         return TrainGraph(

@@ -3,7 +3,7 @@ import oneflow as flow
 from oneflow import nn
 
 from projects.MAE.modeling.layers import TransformerLayer
-from projects.MAE.utils.compat import graphs_accumulate_on, split_batch
+from projects.MAE.utils.compat import forward_graphs_work_on, graphs_accumulate_on, split_batch
 
 
 class TrainGraph(nn.Graph):
@@ -63,6 +63,12 @@ class TrainGraph(nn.Graph):
         loss = sum(losses[1:], losses[0]) / self.unrolled_steps  # a graph takes one backward
         loss.backward()
         return {"losses": loss}
+
+
+def evaluator_of(model, use_graph):
+    """What evaluates a model: an `EvalGraph` where that is asked for and works, else itself."""
+    device_type = next(model.parameters()).placement.type
+    return EvalGraph(model) if use_graph and forward_graphs_work_on(device_type) else model
 
 
 class EvalGraph(nn.Graph):
