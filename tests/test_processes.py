@@ -1,4 +1,5 @@
 """A run that is stopped leaves no process behind."""
+import contextlib
 import os
 import signal
 import subprocess
@@ -44,15 +45,20 @@ def test_nothing_is_left(image_folder, tmp_path, kill):
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    metrics = tmp_path / "metrics.json"
-    assert wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0, 120)
-    if kill == "interrupt":
-        os.killpg(run.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
-    elif kill == "launcher":
-        run.kill()
-    else:
-        ranks = [pid for pid in processes_of(marker, "cmdline") if pid != run.pid]
-        os.kill(max(ranks), signal.SIGKILL)
-    status = run.wait(60)
-    assert status != 0
-    assert wait_until(lambda: not processes_of(marker), 30), processes_of(marker)
+    try:
+        metrics = tmp_path / "metrics.json"
+        assert wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0, 120)
+        if kill == "interrupt":
+            os.killpg(run.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
+        elif kill == "launcher":
+            run.kill()
+        else:
+            ranks = [pid for pid in processes_of(marker, "cmdline") if pid != run.pid]
+            os.kill(max(ranks), signal.SIGKILL)
+        status = run.wait(60)
+        assert status != 0
+        assert wait_until(lambda: not processes_of(marker), 30), processes_of(marker)
+    finally:
+        for pid in processes_of(marker):  # of a run that a failure leaves behind
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

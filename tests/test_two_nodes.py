@@ -1,5 +1,6 @@
 """Two machines, as two network namespaces joined by a virtual cable."""
 import os
+import shutil
 import subprocess
 import time
 
@@ -20,12 +21,14 @@ def ip(*arguments):
 @pytest.fixture(scope="module")
 def machines():
     """Two network namespaces; skips where the system allows none."""
+    if shutil.which("ip") is None:
+        pytest.skip("network namespaces can't be made: there is no ip command (iproute2)")
     names = [f"mae{os.getpid()}n{k}" for k in range(2)]
-    made = [ip("netns", "add", name) for name in names]
-    if any(result.returncode for result in made):
+    refused = [result for name in names if (result := ip("netns", "add", name)).returncode]
+    if refused:
         for name in names:
             ip("netns", "del", name)
-        pytest.skip(f"network namespaces can't be made: {made[0].stderr.strip()}")
+        pytest.skip(f"network namespaces can't be made: {refused[0].stderr.strip()}")
     cable = [f"veth{os.getpid()}a", f"veth{os.getpid()}b"]
     ip("link", "add", cable[0], "type", "veth", "peer", "name", cable[1])
     for k in range(2):
@@ -59,10 +62,14 @@ def start(
 def ends(*runs, seconds=150):
     """Wait for the runs: [(exit status, error lines, output)]."""
     found = []
-    for run in runs:
-        output = run.communicate(timeout=seconds)[0]
-        errors = [line for line in output.splitlines() if line.startswith("error: ")]
-        found.append((run.returncode, errors, output))
+    try:
+        for run in runs:
+            output = run.communicate(timeout=seconds)[0]
+            errors = [line for line in output.splitlines() if line.startswith("error: ")]
+            found.append((run.returncode, errors, output))
+    finally:
+        for run in runs:
+            run.kill()  # one that waits on after a failure; its ranks end with it
     return found
 
 
