@@ -5,16 +5,15 @@
 SRC is any of them: a LiBai checkpoint or the output folder of a run, a .pth or safetensors file, a
 folder of transformers. What it is and holds is read from it. Values are moved, never changed.
 """
-import argparse
 import os
 import sys
 
+from projects.MAE.command_line import CommandParser, run_command
 from projects.MAE.errors import UserError
-from projects.MAE.utils.libai_folder import find_checkpoint, is_checkpoint, read_card, read_weights
 from projects.MAE.utils.transformers_layout import make_config, to_transformers
-from projects.MAE.utils.vit_sizes import known_heads, shapes_of, sizes_of
-from projects.MAE.utils.weight_convert import libai_to_torch, torch_to_libai
-from projects.MAE.utils.weight_files import read_weight_file
+from projects.MAE.utils.vit_sizes import shapes_of
+from projects.MAE.utils.weight_convert import torch_to_libai
+from projects.MAE.utils.weight_source import read_source
 from projects.MAE.utils.weight_writer import (
     check_can_write_pth,
     check_target,
@@ -35,18 +34,10 @@ EXAMPLES = """examples:
   # the authors' weights as a LiBai checkpoint
   python -m projects.MAE.convert_weights mae_pretrain_vit_base.pth encoder --to libai
 """
-HEADS = ("num_heads", "decoder_num_heads")
-# What a card says that tensors don't.
-FACTS = (*HEADS, "norm_pix_loss", "mask_ratio", "classes", "epoch", "iteration")
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(
-        prog="python -m projects.MAE.convert_weights",
-        description=__doc__.split("\n\n")[0],
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("convert_weights", __doc__, EXAMPLES)
     parser.add_argument("source", metavar="SRC", help="weights in any of the layouts")
     parser.add_argument("target", metavar="DST", help="file (mae, timm) or folder to write")
     parser.add_argument("--to", required=True, choices=["mae", "timm", "transformers", "libai"])
@@ -55,16 +46,10 @@ def parse_arguments(argv):
         choices=["pth", "safetensors"],
         help="of the file; by default as DST ends, else pth for mae and safetensors for timm",
     )
-    parser.add_argument("--force", action="store_true", help="replace DST")
-    parser.add_argument(
-        "--num-heads", type=int, help="attention heads, where neither SRC nor its size tells"
-    )
-    parser.add_argument("--decoder-num-heads", type=int, help="the same of the decoder")
-    parser.add_argument(
-        "--norm-pix-loss",
-        choices=["yes", "no"],
-        help="whether SRC was trained on normalised pixels, where it does not say so",
-    )
+    parser.add_shared("--force", help="replace DST")
+    parser.add_shared("--num-heads")
+    parser.add_shared("--decoder-num-heads")
+    parser.add_shared("--norm-pix-loss")
     return parser.parse_args(argv)
 
 
@@ -79,19 +64,14 @@ def convert(args):
     check_target(args.target, args.force)
     if file_format == "pth":
         check_can_write_pth()
-    state, facts = read_source(args)
-    sizes = sizes_of(state, args.source)
-    for key, value in sizes._asdict().items():
-        if value is not None and facts.get(key, value) != value:
-            raise UserError(
-                f"{args.source}: its model card says {key}={facts[key]}, its tensors {value}"
-            )
-    facts = {key: facts[key] for key in FACTS if key in facts}
-    if args.norm_pix_loss:
-        add_fact(facts, "norm_pix_loss", args.norm_pix_loss == "yes", args.source)
-    needed = args.to in ("transformers", "libai")
-    facts.update(find_heads(state, facts, args, needed))
-
+    source = read_source(
+        args.source,
+        heads_needed=args.to in ("transformers", "libai"),
+        num_heads=args.num_heads,
+        decoder_num_heads=args.decoder_num_heads,
+        norm_pix_loss=args.norm_pix_loss,
+    )
+    state, sizes, facts = source.state, source.sizes, dict(source.facts)
     if args.to == "timm" and sizes.parts == "full":  # timm has no decoder
         sizes = sizes._replace(
             parts="encoder", decoder_embed_dim=None, decoder_depth=None, decoder_mlp_width=None
@@ -129,55 +109,6 @@ def choose_format(args):
     return args.format or {"mae": "pth", "timm": "safetensors"}[args.to]
 
 
-def read_source(args):
-    """{name: float32 array} in the authors' names, and what the source says beside its tensors."""
-    if not (os.path.isdir(args.source) and is_checkpoint(args.source)):
-        return read_weight_file(args.source)
-    checkpoint = find_checkpoint(args.source)
-    weights, card = read_weights(checkpoint), read_card(checkpoint)
-    if "cls_token" not in weights:
-        raise UserError(f"{checkpoint}: not the weights of a ViT, it has no cls_token")
-    heads = find_heads(weights, card, args, needed=True)
-    return libai_to_torch(weights, **heads), card
-
-
-def add_fact(facts, key, value, source):
-    """Put an option's value among the facts; raises a UserError where the source denies it."""
-    if facts.get(key, value) != value:
-        option = "--" + key.replace("_", "-")
-        raise UserError(f"{option} says {value}, but {source} says {facts[key]}")
-    facts[key] = value
-
-
-def find_heads(state, facts, args, needed):
-    """{"num_heads", "decoder_num_heads"} from the options, the source or the model's size.
-
-    Tensors have the same shapes for any number of heads, so none of them can tell.
-
-    Raises:
-        UserError: they contradict each other, or a number is needed and not known.
-    """
-    found = {key: facts[key] for key in HEADS if facts.get(key)}
-    for key in HEADS:
-        if getattr(args, key):
-            add_fact(found, key, getattr(args, key), args.source)
-    found = {**known_heads(state), **found}
-    widths = {"num_heads": "cls_token", "decoder_num_heads": "mask_token"}
-    for key, token in widths.items():
-        if token not in state:
-            found.pop(key, None)
-            continue
-        width = state[token].shape[-1]
-        if needed and key not in found:
-            raise UserError(
-                f"{args.source}: its number of attention heads is not known (width {width}): give "
-                f"--{key.replace('_', '-')}"
-            )
-        if key in found and (found[key] < 1 or width % found[key]):
-            raise UserError(f"{args.source}: {key}={found[key]} does not divide its width {width}")
-    return found
-
-
 def check_transformers(sizes, facts, source):
     """Raise a UserError for what transformers has no model for, or can't be told."""
     if sizes.global_pool:
@@ -203,15 +134,13 @@ def make_card(sizes, facts, args):
     return {"model": kind, **known, **facts, "layout": args.to, "source": args.source}
 
 
+def run(argv):
+    print("\n".join(convert(parse_arguments(argv))))
+
+
 def main(argv=None):
     """Exit status 0, or 1 after one line that says what is wrong."""
-    try:
-        lines = convert(parse_arguments(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(lines))
-    return 0
+    return run_command(run, argv)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ CONFIG and key=value are those of training. The table has a line for each way to
 as data x tensor x pipeline parallel ranks, for the configured model or, where a recipe chooses its
 size by vit.size and none is given, for Base, Large and Huge. All lines have the same global batch.
 """
-import argparse
 import json
 import sys
 
 from omegaconf import OmegaConf
 
+from projects.MAE.command_line import CommandParser, run_command
 from projects.MAE.errors import UserError
 from projects.MAE.utils.config import load_config
 from projects.MAE.utils.layout import (
@@ -49,18 +49,8 @@ PARTS = ("parameters", "gradients", "optimizer", "activations", "communication",
 HEADS = ("parameters", "gradients", "optimizer", "activations", "sums", "process")  # of PARTS
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f"{message}; see --help")
-
-
 def parse_arguments(argv):
-    parser = _Parser(
-        prog="python -m projects.MAE.plan",
-        description="\n\n".join(__doc__.strip().split("\n\n")[::2]),
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("plan", __doc__, EXAMPLES)
     parser.add_argument("config", metavar="CONFIG", help="a LazyConfig file, as for training")
     parser.add_argument("ranks", metavar="N", help="number of ranks: GPUs, or CPU processes")
     parser.add_argument(
@@ -72,7 +62,7 @@ def parse_arguments(argv):
         metavar="GIB",
         help="memory a rank has: say what fits, and the largest micro-batch that does",
     )
-    parser.add_argument("--json", action="store_true", help="print bytes, for another program")
+    parser.add_shared("--json", help="print JSON with bytes, for another program")
     args = parser.parse_intermixed_args(argv)
     if not args.ranks.isdecimal() or int(args.ranks) < 1:
         raise UserError(f"N={args.ranks} must be a number of ranks, at least 1")
@@ -274,7 +264,7 @@ def table_of_layouts(layouts, with_memory):
     return ["  ".join(c.rjust(w) for c, w in zip(row, widths)) for row in rows]
 
 
-def main(argv):
+def run(argv):
     args = parse_arguments(argv)
     result = plan(args)
     if args.json:
@@ -283,9 +273,10 @@ def main(argv):
         print("\n".join(table(result)))
 
 
+def main(argv=None):
+    """The exit status, see `run_command`."""
+    return run_command(run, argv)
+
+
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(main())

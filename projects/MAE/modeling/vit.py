@@ -30,7 +30,7 @@ class VisionTransformer(nn.Module):
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
         global_pool: average the patch tokens, then `fc_norm`; otherwise `norm`, then the class
             token.
-        num_classes: width of the head.
+        num_classes: width of the head; 0 leaves the head out, for features alone.
         loss_func: called with (logits [N, classes], labels); `cross_entropy` by default, which
             takes class indices and probabilities.
 
@@ -79,7 +79,8 @@ class VisionTransformer(nn.Module):
         )
         final_norm = LayerNorm(embed_dim, eps=1e-6, layer_idx=depth - 1)
         setattr(self, "fc_norm" if global_pool else "norm", final_norm)
-        self.head = Linear(embed_dim, num_classes, layer_idx=depth - 1)
+        if num_classes:
+            self.head = Linear(embed_dim, num_classes, layer_idx=depth - 1)
         initialize(
             self,
             seed=flow.initial_seed(),

@@ -43,22 +43,32 @@ def read_weight_file(path):
     Raises:
         UserError: it can't be read, or its layout is not a known one.
     """
+    state, told = read_weight_file_told(path)
+    return state, {key: value for facts in told.values() for key, value in facts.items()}
+
+
+def read_weight_file_told(path):
+    """`read_weight_file`, with the facts by who tells them: {"its model card": {...}, ...}.
+
+    Where two tell of the same, the later one counts.
+    """
     check_weight_file(path)
     path = str(path).rstrip("/")
-    facts = {}
+    told = {}
     if os.path.isdir(path):
         state = _read_folder(path)
     else:
         state, facts = _read_file(path)
-        facts.update(_read_json(card_path(path)))
+        told["its training arguments"] = facts
+        told["its model card"] = _read_json(card_path(path))
     if is_transformers(state):
         folder = path if os.path.isdir(path) else os.path.dirname(path)
         config = _read_json(os.path.join(folder, "config.json"))
         if config:
-            facts.update(read_config(config, folder))
+            told["its config.json"] = read_config(config, folder)
         state = from_transformers(state, path)
     check_names(state, path)
-    return {name: _float32(array, name, path) for name, array in state.items()}, facts
+    return {name: _float32(array, name, path) for name, array in state.items()}, told
 
 
 def card_path(path):

@@ -1,0 +1,155 @@
+"""What the commands share: options of one name and meaning, errors of one line, exit statuses.
+
+A command is a module with `run(argv)`, which does the work and raises a `UserError` for a mistake of
+the user, and `main(argv=None)`, which returns `run_command(run, argv)`. Nothing here loads OneFlow,
+so that --help and mistakes on the command line are quick.
+"""
+import argparse
+import os
+import sys
+
+from projects.MAE.errors import UserError
+
+INTERRUPTED, CLOSED_PIPE = 130, 141  # what a shell reports for SIGINT and SIGPIPE
+
+
+def _positive(text):
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+_positive.__name__ = "whole number above 0"  # argparse names the type in its errors
+
+
+def _seed(text):
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+_seed.__name__ = "whole number"
+
+
+def _yes_or_no(text):
+    if text not in ("yes", "no"):
+        raise ValueError(text)
+    return text == "yes"
+
+
+_yes_or_no.__name__ = "answer, yes or no"
+
+
+# The options that more than one command has.
+SHARED = {
+    "--weights": dict(
+        metavar="W",
+        required=True,
+        help="weights in any format: an output folder or checkpoint of training, a .pth or "
+        ".safetensors file, a folder of transformers",
+    ),
+    "--images": dict(metavar="PATH", nargs="+", help="image files, or folders of them"),
+    "--out": dict(metavar="FILE", help="the file to write"),
+    "--batch-size": dict(
+        metavar="N", type=_positive, default=64, help="images at a time (default: %(default)s)"
+    ),
+    "--num-workers": dict(
+        metavar="N", type=int, default=1, help="processes that read images (default: %(default)s)"
+    ),
+    "--device": dict(
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="where to compute; auto takes a GPU if there is a usable one (default: %(default)s)",
+    ),
+    "--seed": dict(
+        metavar="N", type=_seed, default=0, help="of everything drawn (default: %(default)s)"
+    ),
+    "--force": dict(action="store_true", help="replace what is there"),
+    "--json": dict(action="store_true", help="print JSON, for another program"),
+    "--num-heads": dict(
+        metavar="N",
+        type=_positive,
+        help="attention heads, where neither the weights nor their size tell",
+    ),
+    "--decoder-num-heads": dict(metavar="N", type=_positive, help="the same of the decoder"),
+    "--norm-pix-loss": dict(
+        metavar="{yes,no}",
+        type=_yes_or_no,
+        help="whether the weights were trained on normalised pixels, where they don't say so",
+    ),
+}
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of `python -m projects.MAE.NAME`.
+
+    Args:
+        name: NAME.
+        doc: the module's docstring; paragraphs that are indented, the usage, are left out.
+        examples: lines, each a comment or a command that can be run as it stands.
+
+    A mistake on the command line raises a `UserError`.
+    """
+
+    def __init__(self, name, doc, examples):
+        paragraphs = doc.strip().split("\n\n")
+        super().__init__(
+            prog=f"python -m projects.MAE.{name}",
+            description="\n\n".join(p for p in paragraphs if not p.startswith(" ")),
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def add_shared(self, option, **changes):
+        """Add an option of `SHARED`, with other arguments of `add_argument` where given."""
+        self.add_argument(option, **{**SHARED[option], **changes})
+
+    def error(self, message):
+        raise UserError(f"{message}; see --help")
+
+
+def run_command(run, argv=None):
+    """Run a command.
+
+    Args:
+        run: called with the list of arguments.
+        argv: the arguments; by default those of this process.
+
+    Returns:
+        The exit status: 0; 1 after one line on stderr for a `UserError`; 130 after Ctrl-C; 141
+        where what reads the output went away.
+    """
+    try:
+        run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes once more when it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+    return 0
+
+
+def check_out(path, force):
+    """Raise a UserError unless --out can be written: before the long work, not after it.
+
+    The folder it lies in is made where it is missing.
+    """
+    if os.path.isdir(path):
+        raise UserError(f"--out {path}: is a folder: name a file in it")
+    if os.path.lexists(path) and not force:
+        raise UserError(f"--out {path}: exists already; --force replaces it")
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {path}: {folder} can't be made: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--out {path}: {folder} can't be written to: name another folder")

@@ -1,0 +1,63 @@
+"""What is done to an image before a trained model sees it."""
+import collections
+
+from projects.MAE.data.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CenterCrop,
+    Compose,
+    Resize,
+    ToArray,
+)
+
+CROP_RATIO = 0.875  # the paper's evaluation takes 224 of 256 pixels
+
+
+class Preprocessing(collections.namedtuple("Preprocessing", "resize crop mean std")):
+    """The evaluation transform in plain values, as model cards keep it.
+
+    Attributes:
+        resize: pixels of the shorter side, bicubic.
+        crop: side of the central crop, in pixels: the model's img_size.
+        mean, std: three floats each, of pixels scaled to [0, 1].
+    """
+
+    def transform(self):
+        """The transform, `(RGB PIL.Image) -> float32 [3, crop, crop]`; it can be pickled."""
+        steps = [Resize(self.resize), CenterCrop(self.crop), ToArray(self.mean, self.std)]
+        return _Deterministic(Compose(steps))
+
+
+class _Deterministic:
+    """A transform that draws nothing, without its argument for a generator."""
+
+    def __init__(self, transform):
+        self.compose = transform
+
+    def __call__(self, image, rng=None):
+        return self.compose(image, rng)
+
+
+def standard_preprocessing(img_size):
+    """The paper's: resize so that the crop is 0.875 of the shorter side, ImageNet's mean and std."""
+    side = int(img_size / CROP_RATIO)
+    return Preprocessing(side, img_size, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def described_preprocessing(steps):
+    """The `Preprocessing` that a configuration's list of transforms means, None for any other.
+
+    Args:
+        steps: [{"_target_": ..., argument: value}], as a config.yaml has them.
+    """
+    calls = [dict(step) for step in steps]
+    names = [str(call.pop("_target_", "")).rsplit("data.transforms.", 1)[-1] for call in calls]
+    if names != ["Resize", "CenterCrop", "ToArray"]:
+        return None
+    resize, crop, to_array = calls
+    return Preprocessing(
+        int(resize["size"] / resize.get("crop_ratio", 1.0)),
+        crop["size"],
+        tuple(to_array.get("mean", IMAGENET_MEAN)),
+        tuple(to_array.get("std", IMAGENET_STD)),
+    )

@@ -1,0 +1,71 @@
+"""Models built from saved weights, against the golden vectors, and who told what."""
+import numpy as np
+import oneflow as flow
+import pytest
+
+from projects.MAE.errors import UserError
+from projects.MAE.utils.saved_model import load_autoencoder, load_classifier, load_encoder_model
+from tests.command import finetune
+from tests.commands.weights import write_weights
+from tests.modeling.golden_models import tiny_vit, to_global
+
+FULL = dict(decoder_num_heads=4, norm_pix_loss=True)
+
+
+def test_an_autoencoder(golden, tmp_path):
+    saved = load_autoencoder(write_weights(golden, "full", tmp_path / "run", **FULL))
+    vectors = golden("pretrain_tiny")
+    images, noise = (to_global(vectors[key][0]) for key in ("images", "noise"))
+    with flow.no_grad():
+        outputs = saved.model(images, noise)
+    np.testing.assert_allclose(outputs["losses"].numpy(), vectors["norm_pix/loss"], rtol=1e-5)
+    assert saved.kind == "full" and saved.facts["norm_pix_loss"] is True
+    assert saved.known_from["norm_pix_loss"] == "its model card"
+    assert load_autoencoder(tmp_path / "run", mask_ratio=0.5).model.keep == 8
+
+
+@pytest.mark.parametrize("kind, pool", [("mean", True), ("token", False)])
+def test_a_classifier_and_its_encoder(golden, tmp_path, kind, pool):
+    path = write_weights(golden, kind, tmp_path / "vit.safetensors")
+    saved = load_classifier(path, num_heads=4)
+    encoder = load_encoder_model(path, num_heads=4)
+    vectors = golden("finetune_tiny")
+    images = to_global(vectors["images"][0])
+    prefix = "global_pool" if pool else "cls_token"
+    with flow.no_grad():
+        logits = saved.model(images)["prediction_scores"].numpy()
+        features = encoder.model.forward_features(images).numpy()
+        expected = tiny_vit(vectors, pool).eval().forward_features(images).numpy()
+    np.testing.assert_allclose(logits, vectors[f"{prefix}/logits"], rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(features, expected)
+    assert saved.known_from["num_heads"] == "--num-heads" and encoder.kind == "classifier"
+
+
+def test_weights_of_another_kind(golden, tmp_path):
+    encoder = write_weights(golden, "encoder", tmp_path / "encoder.safetensors")
+    with pytest.raises(UserError, match="without a decoder.*mae_visualize"):
+        load_autoencoder(encoder, num_heads=4)
+    with pytest.raises(UserError, match="without a classifier.*mae_finetuned"):
+        load_classifier(encoder, num_heads=4)
+    with pytest.raises(UserError, match="--num-heads"):
+        load_encoder_model(encoder)
+    full = write_weights(golden, "full", tmp_path / "full.safetensors")
+    with pytest.raises(UserError, match="--norm-pix-loss"):
+        load_autoencoder(full, num_heads=4, decoder_num_heads=4)
+    write_weights(golden, "full", tmp_path / "run", **FULL)
+    with pytest.raises(UserError, match="--norm-pix-loss says False, but .* says True"):
+        load_autoencoder(tmp_path / "run", norm_pix_loss=False)
+
+
+def test_the_preprocessing_of_a_run(image_folder, tmp_path):
+    finetune(image_folder, tmp_path / "run", "train.train_iter=1", "finetune.enable=False")
+    saved = load_classifier(tmp_path / "run")
+    assert (saved.preprocessing.resize, saved.preprocessing.crop) == (24, 24)
+    assert saved.known_from["preprocessing"] == "its run's config.yaml"
+    assert saved.facts["classes"] == ["class0", "class1", "class2"]
+
+
+def test_the_standard_preprocessing(golden, tmp_path):
+    saved = load_classifier(write_weights(golden, "mean", tmp_path / "vit"))
+    assert (saved.preprocessing.resize, saved.preprocessing.crop) == (36, 32)
+    assert saved.known_from["preprocessing"] == "the paper's, the weights don't say"

@@ -1,0 +1,32 @@
+"""Weight files of tiny models, for the tests of the commands."""
+import numpy as np
+from safetensors.numpy import save_file
+
+from projects.MAE.utils.weight_convert import torch_to_libai
+from projects.MAE.utils.weight_writer import write_libai
+from tests.modeling.golden_models import part
+
+KINDS = {
+    "full": ("pretrain_tiny", "state/"),
+    "mean": ("finetune_tiny", "global_pool/state/"),
+    "token": ("finetune_tiny", "cls_token/state/"),
+}
+
+
+def golden_state(golden, kind):
+    """{authors' name: array} of a golden model: "full", "encoder", "mean" or "token" (classifiers)."""
+    if kind == "encoder":
+        full = golden_state(golden, "full")
+        return {n: a for n, a in full.items() if not n.startswith(("decoder_", "mask_token"))}
+    file, prefix = KINDS[kind]
+    return part(golden(file), prefix)
+
+
+def write_weights(golden, kind, path, **card):
+    """Write a golden model: a .safetensors file without a card, or else a LiBai checkpoint."""
+    state = golden_state(golden, kind)
+    if str(path).endswith(".safetensors"):
+        save_file({name: np.ascontiguousarray(array) for name, array in state.items()}, path)
+    else:
+        write_libai(str(path), torch_to_libai(state, 4, 4), dict(num_heads=4, **card))
+    return path
