@@ -1,1 +1,10 @@
 """Masked Autoencoders (He et al., arXiv 2111.06377) on OneFlow, as a LiBai project."""
+
+
+def __getattr__(name):
+    # Not at once: worker processes import this package, too, and must not load OneFlow.
+    if name == "load_encoder":
+        from projects.MAE.encoder import load_encoder
+
+        return load_encoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -58,6 +58,12 @@ SHARED = {
     "--num-workers": dict(
         metavar="N", type=int, default=1, help="processes that read images (default: %(default)s)"
     ),
+    "--on-error": dict(
+        choices=["raise", "skip"],
+        default="raise",
+        help="about an image that can't be read: end there, or go on without it (default: "
+        "%(default)s)",
+    ),
     "--device": dict(
         choices=["auto", "cpu", "cuda"],
         default="auto",

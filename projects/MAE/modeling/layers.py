@@ -7,6 +7,7 @@ products. On CUDA the layers are `libai.layers` as they are.
 """
 import math
 
+import numpy as np
 import oneflow as flow
 from libai import layers as libai_layers
 from libai.utils import distributed as dist
@@ -29,6 +30,12 @@ def broadcast_sbp():
 def batch_sbp():
     """The SBP signature of activations: split by samples over the data-parallel ranks."""
     return dist.get_nd_sbp([flow.sbp.split(0), flow.sbp.broadcast])
+
+
+def as_input(array):
+    """A float32 NumPy batch [N, ...] as the global tensor that a model of one rank takes."""
+    tensor = flow.from_numpy(np.ascontiguousarray(array))
+    return tensor.to_global(sbp=batch_sbp(), placement=dist.get_layer_placement(0))
 
 
 def ones_like_placed(x, shape, sbp=None):

@@ -88,13 +88,24 @@ class VisionTransformer(nn.Module):
             fixed={"pos_embed": sincos_pos_embed_2d(embed_dim, self.grid_size)},
         )
 
-    def forward_features(self, images, drop_path_noise=None):
-        """float32 [N, C, H, W] -> [N, D], the features the head classifies."""
+    def forward_tokens(self, images, drop_path_noise=None, blocks=None):
+        """float32 [N, C, H, W] -> [N, 1 + L, D], class token first, before the final norm.
+
+        Args:
+            blocks: how many of the blocks to run; None for all.
+        """
         x = self.patch_embed(patchify(images, self.patch_size))
         x = flow.cat([repeat_token(self.cls_token, like=x, count=1), x], dim=1) + self.pos_embed
         for i, block in enumerate(self.blocks):
+            if i == blocks:
+                break
             noise = None if drop_path_noise is None else drop_path_noise[:, 2 * i : 2 * i + 2]
             x = block(x, noise)
+        return x
+
+    def forward_features(self, images, drop_path_noise=None):
+        """float32 [N, C, H, W] -> [N, D], the features the head classifies."""
+        x = self.forward_tokens(images, drop_path_noise)
         if self.global_pool:
             return self.fc_norm(x[:, 1:].float().mean(dim=1))  # in float32 under AMP, too
         return self.norm(x)[:, 0]

@@ -1,0 +1,113 @@
+"""Images that a command line names: files, and folders of them."""
+import os
+
+import numpy as np
+
+from projects.MAE.data.image_file import EXTENSIONS, BadImage, read_image
+from projects.MAE.data.image_index import ImageIndex, load_index
+from projects.MAE.data.shared_arrays import SharedArrays
+from projects.MAE.errors import UserError
+
+
+class ImageList:
+    """The images of a folder, or those that are named one by one; an index is a place in the list.
+
+    A folder is searched at any depth, without hidden files; its subfolders are the classes. Files
+    are taken as they are named. A list pickled to worker processes takes no memory there.
+
+    Args:
+        paths: one folder, or files and folders in any order; images below several folders have no
+            classes.
+        option: what errors name.
+
+    Attributes:
+        root: the folder, or None.
+        classes: names of the folder's subfolders, sorted; [] without them.
+        labels: int64 [len(self)], places in classes, -1 for an image in no subfolder.
+
+    Raises:
+        UserError: no such file or folder, or a folder without an image.
+    """
+
+    def __init__(self, paths, option="--images"):
+        paths = [os.path.expanduser(str(path)) for path in paths]
+        for path in paths:
+            if not os.path.exists(path):
+                raise UserError(f"{option} {path}: no such file or folder")
+        if len(paths) == 1 and os.path.isdir(paths[0]):
+            self.root = paths[0]
+            self._index = _index_folder(self.root, option)
+        else:
+            self.root = None
+            self._index = _index_files([file for path in paths for file in _files(path, option)])
+        self.classes, self.labels = self._index.classes, self._index.labels
+
+    def __len__(self):
+        return len(self._index)
+
+    def name(self, index):
+        """The path of an image, below the root where there is one."""
+        return self._index.path(index)
+
+    def path(self, index):
+        return os.path.join(self.root or "", self.name(index))
+
+
+class ImageReader:
+    """Reads images of a list by index and prepares them; picklable, for `data.workers`.
+
+    Args:
+        images: an `ImageList`.
+        transform: `PIL.Image -> float32 [3, H, W]`.
+        size: H and W.
+        skip: give an image that can't be read as black; otherwise it is a UserError.
+    """
+
+    def __init__(self, images, transform, size, skip=False):
+        self.images, self.transform, self.size, self.skip = images, transform, size, skip
+
+    def __call__(self, indices):
+        """[index] -> {"images": float32 [n, 3, size, size], "readable": bool [n]}."""
+        return SharedArrays.stack(len(indices), map(self._read, indices))
+
+    def _read(self, index):
+        path = self.images.path(index)
+        try:
+            return dict(images=self.transform(read_image(path)), readable=np.bool_(True))
+        except BadImage as error:
+            if not self.skip:
+                raise UserError(
+                    f"cannot read the image {path}: {error}: replace or remove it, or go on without "
+                    "it: --on-error skip"
+                ) from None
+            black = np.zeros((3, self.size, self.size), np.float32)
+            return dict(images=black, readable=np.bool_(False))
+
+
+def _index_folder(folder, option):
+    try:
+        index = load_index(folder, EXTENSIONS, loose=True)
+    except OSError as error:
+        raise UserError(f"{option}: cannot list {error.filename}: {error.strerror}") from None
+    if not len(index):
+        raise UserError(f"{option} {folder}: no image at any depth ({', '.join(EXTENSIONS)})")
+    return index
+
+
+def _files(path, option):
+    """The images a path stands for: itself, or those of a folder."""
+    if not os.path.isdir(path):
+        return [path]
+    index = _index_folder(path, option)
+    return [os.path.join(path, index.path(i)) for i in range(len(index))]
+
+
+def _index_files(files):
+    """An `ImageIndex` of files in the order given."""
+    encoded = [os.fsencode(file) for file in files]
+    arrays = SharedArrays(
+        paths=np.frombuffer(b"".join(encoded), np.uint8),
+        ends=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
+        labels=np.full(len(files), -1, np.int64),
+    )
+    return ImageIndex([], arrays, from_cache=False)

@@ -1,0 +1,152 @@
+"""Tell what a finetuned classifier sees in images.
+
+    python -m projects.MAE.predict --weights W IMAGE...
+
+Prints the most probable classes of each image with their probabilities. Names of classes are those
+of the folders it was trained on; weights that come without names, as the authors', need --classes.
+"""
+import json
+import sys
+
+import numpy as np
+
+from projects.MAE.command_line import CommandParser, run_command
+from projects.MAE.data.image_list import ImageList, ImageReader
+from projects.MAE.data.workers import prepare_workers, read_ahead
+from projects.MAE.errors import UserError
+from projects.MAE.utils.one_process import restart_with_mkl, start_one_process
+
+EXAMPLES = """examples:
+  # the quickstart's classifier
+  python -m projects.MAE.predict --weights output/quickstart/finetune output/digits/val/7/*.png
+  # the best class alone, of all images of a folder, for another program
+  python -m projects.MAE.predict --weights output/quickstart/finetune -k 1 --json output/digits/val/7
+"""
+
+
+def parse_arguments(argv):
+    parser = CommandParser("predict", __doc__, EXAMPLES)
+    parser.add_shared("--weights")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
+    parser.add_argument(
+        "-k", type=int, default=5, help="how many classes to print (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--classes", metavar="FILE", help="a text file with the names of the classes, one a line"
+    )
+    parser.add_shared("--num-heads")
+    parser.add_shared("--batch-size", default=16)
+    parser.add_shared("--num-workers", default=0)
+    parser.add_shared("--on-error")
+    parser.add_shared("--device")
+    parser.add_shared("--json")
+    args = parser.parse_args(argv)
+    if args.k < 1:
+        raise UserError(f"-k {args.k} must be at least 1")
+    return args
+
+
+def predictions(saved, images, args):
+    """Yield (path, probabilities float64 [classes]) of each image, None where it can't be read.
+
+    Args:
+        saved: `SavedModel` of a classifier.
+        images: `ImageList`.
+    """
+    import oneflow as flow
+
+    from projects.MAE.modeling.layers import as_input
+
+    transform, size = saved.preprocessing.transform(), saved.sizes.img_size
+    read = ImageReader(images, transform, size, skip=args.on_error == "skip")
+    starts = range(0, len(images), args.batch_size)
+    batches = [range(start, min(start + args.batch_size, len(images))) for start in starts]
+    for indices, batch in zip(batches, read_ahead(read, batches, args.num_workers)):
+        with flow.no_grad():
+            scores = saved.model(as_input(batch["images"]))["prediction_scores"].numpy()
+        for index, row, readable in zip(indices, softmax(scores), batch["readable"]):
+            yield images.path(index), row if readable else None
+
+
+def softmax(scores):
+    """float [N, classes] -> float64, rows that sum to 1."""
+    exponentials = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def best(probabilities, k, classes):
+    """The k most probable classes of an image: [{"index", "class", "probability"}]."""
+    order = np.argsort(-probabilities, kind="stable")[:k]
+    return [
+        {
+            "index": int(i),
+            "class": classes[i] if i < len(classes) else None,
+            "probability": float(probabilities[i]),
+        }
+        for i in order
+    ]
+
+
+def class_names(saved, path):
+    """The names of the classes; [] where nobody tells.
+
+    Raises:
+        UserError: the file can't be read, or has more or fewer names than there are classes.
+    """
+    if path is None:
+        return saved.facts.get("classes", [])
+    try:
+        with open(path) as file:
+            names = [line.strip() for line in file if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--classes {path}: can't be read: {error}") from None
+    if len(names) != saved.sizes.num_classes:
+        raise UserError(
+            f"--classes {path}: {len(names)} names, but {saved.source} has "
+            f"{saved.sizes.num_classes} classes: a name a line is needed, in the order of the classes"
+        )
+    return names
+
+
+def as_text(path, found):
+    """The lines of an image."""
+    if found is None:
+        return f"{path}\n  can't be read"
+    lines = [
+        f"{100 * item['probability']:7.2f} %  "
+        + (f"class {item['index']}" if item["class"] is None else item["class"])
+        for item in found
+    ]
+    return "\n".join([path, *lines])
+
+
+def run(argv):
+    args = parse_arguments(argv)
+    restart_with_mkl()
+    images = ImageList(args.images, option="IMAGE")
+    if args.num_workers:
+        prepare_workers()
+    start_one_process(args.device)
+    from projects.MAE.utils.saved_model import load_classifier  # it needs OneFlow set up
+
+    saved = load_classifier(args.weights, num_heads=args.num_heads)
+    classes = class_names(saved, args.classes)
+    separator = "["
+    for path, probabilities in predictions(saved, images, args):
+        found = None if probabilities is None else best(probabilities, args.k, classes)
+        if not args.json:
+            print(as_text(path, found), flush=True)
+            continue
+        print(separator + json.dumps({"image": path, "predictions": found}), end="", flush=True)
+        separator = ",\n "
+    if args.json:
+        print("]")
+
+
+def main(argv=None):
+    """The exit status, see `run_command`."""
+    return run_command(run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
