@@ -1,7 +1,8 @@
 """What the commands share: options of one name and meaning, errors of one line, exit statuses.
 
 A command is a module with `run(argv)`, which does the work and raises a `UserError` for a mistake of
-the user, and `main(argv=None)`, which returns `run_command(run, argv)`. Nothing here loads OneFlow,
+the user, and `main(argv=None)`, which returns `run_command(run, argv)`; as a program it ends with
+`leave(main())`. Nothing here loads OneFlow,
 so that --help and mistakes on the command line are quick.
 """
 import argparse
@@ -141,6 +142,21 @@ def run_command(run, argv=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
     return 0
+
+
+def leave(status):
+    """End the process of a command.
+
+    Where OneFlow was loaded and something is unfinished, its shutdown at the end of Python dies of
+    SIGSEGV or aborts: after Ctrl-C, for example.
+    """
+    if status and "oneflow" in sys.modules:
+        from projects.MAE.data.workers import release_semaphores
+
+        release_semaphores()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def check_out(path, force):

@@ -6,9 +6,8 @@ SRC is any of them: a LiBai checkpoint or the output folder of a run, a .pth or 
 folder of transformers. What it is and holds is read from it. Values are moved, never changed.
 """
 import os
-import sys
 
-from projects.MAE.command_line import CommandParser, run_command
+from projects.MAE.command_line import CommandParser, leave, run_command
 from projects.MAE.errors import UserError
 from projects.MAE.utils.transformers_layout import make_config, to_transformers
 from projects.MAE.utils.vit_sizes import shapes_of
@@ -144,4 +143,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

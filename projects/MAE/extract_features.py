@@ -14,13 +14,13 @@ import zlib
 
 import numpy as np
 
-from projects.MAE.command_line import CommandParser, check_out, run_command
+from projects.MAE.command_line import CommandParser, check_out, leave, run_command
 from projects.MAE.data.image_list import ImageList, ImageReader
-from projects.MAE.data.workers import prepare_workers, read_ahead
+from projects.MAE.data.workers import read_ahead
 from projects.MAE.encoder import FEATURES, load_encoder
 from projects.MAE.errors import UserError
 from projects.MAE.utils.feature_file import FeatureFile, Texts
-from projects.MAE.utils.one_process import restart_with_mkl
+from projects.MAE.utils.one_process import prepare_command
 
 EXAMPLES = """examples:
   # what linear probing and k-NN look at, of a pretraining run
@@ -94,7 +94,6 @@ def extract(args, show):
         preprocessing_from=saved.known_from["preprocessing"],
         images=images.root,
         batch_size=args.batch_size,
-        on_error=args.on_error,
     )
     arrays = dict(
         settings=json.dumps(settings),
@@ -160,9 +159,7 @@ class Progress:
 def run(argv):
     args = parse_arguments(argv)
     check_out(args.out, args.force)
-    restart_with_mkl()
-    if args.num_workers:
-        prepare_workers()
+    prepare_command(args.num_workers)
     result = extract(args, Progress())
     if args.json:
         print(json.dumps(result))
@@ -182,4 +179,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -7,11 +7,10 @@ as data x tensor x pipeline parallel ranks, for the configured model or, where a
 size by vit.size and none is given, for Base, Large and Huge. All lines have the same global batch.
 """
 import json
-import sys
 
 from omegaconf import OmegaConf
 
-from projects.MAE.command_line import CommandParser, run_command
+from projects.MAE.command_line import CommandParser, leave, run_command
 from projects.MAE.errors import UserError
 from projects.MAE.utils.config import load_config
 from projects.MAE.utils.layout import (
@@ -279,4 +278,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -6,15 +6,14 @@ Prints the most probable classes of each image with their probabilities. Names o
 of the folders it was trained on; weights that come without names, as the authors', need --classes.
 """
 import json
-import sys
 
 import numpy as np
 
-from projects.MAE.command_line import CommandParser, run_command
+from projects.MAE.command_line import CommandParser, leave, run_command
 from projects.MAE.data.image_list import ImageList, ImageReader
-from projects.MAE.data.workers import prepare_workers, read_ahead
+from projects.MAE.data.workers import read_ahead
 from projects.MAE.errors import UserError
-from projects.MAE.utils.one_process import restart_with_mkl, start_one_process
+from projects.MAE.utils.one_process import prepare_command, start_one_process
 
 EXAMPLES = """examples:
   # the quickstart's classifier
@@ -122,10 +121,8 @@ def as_text(path, found):
 
 def run(argv):
     args = parse_arguments(argv)
-    restart_with_mkl()
+    prepare_command(args.num_workers)
     images = ImageList(args.images, option="IMAGE")
-    if args.num_workers:
-        prepare_workers()
     start_one_process(args.device)
     from projects.MAE.utils.saved_model import load_classifier  # it needs OneFlow set up
 
@@ -149,4 +146,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,9 +1,12 @@
 """Makes this process, started without a launcher, a world of one rank."""
 import glob
 import os
+import signal
 import sys
 import tempfile
 
+from projects.MAE.command_line import INTERRUPTED
+from projects.MAE.data.workers import prepare_workers
 from projects.MAE.errors import UserError
 
 COMMANDS = "projects.MAE."
@@ -16,7 +19,7 @@ def start_one_process(device="auto", seed=0):
     """Set OneFlow and LiBai up for one rank, in a command or in somebody's program.
 
     A command, `python -m projects.MAE.X`, is started anew with MKL where that is installed, so call
-    this before any work: see `restart_with_mkl`.
+    this before any work: see `restart_with_mkl`. Ctrl-C ends it at once from here on.
 
     Args:
         device: "auto", "cpu" or "cuda".
@@ -34,6 +37,7 @@ def start_one_process(device="auto", seed=0):
         for name in LAUNCHER:  # of a job that this process is only a part of
             os.environ.pop(name, None)
     flow = import_oneflow()
+    end_at_interrupt()
     from libai.utils import distributed as dist
     from omegaconf import OmegaConf
 
@@ -64,6 +68,21 @@ def start_one_process(device="auto", seed=0):
     return device
 
 
+def prepare_command(num_workers=0):
+    """What a command does first: `restart_with_mkl`, then start the server of worker processes.
+
+    Args:
+        num_workers: processes that will read images.
+    """
+    restart_with_mkl()
+    if num_workers:
+        # Python's tracker of semaphores cleans up after a process that was killed, and says so.
+        others = os.environ.get("PYTHONWARNINGS")
+        quiet = "ignore:resource_tracker:UserWarning"
+        os.environ["PYTHONWARNINGS"] = f"{others},{quiet}" if others else quiet
+        prepare_workers()
+
+
 def restart_with_mkl():
     """Start a command of this project anew, in the same process, with MKL preloaded.
 
@@ -71,22 +90,36 @@ def restart_with_mkl():
     there when the process starts can take its place. tools/train.sh does the same for training.
     Does nothing in another program, with MKL in place already, or where it is not installed.
     """
-    main = getattr(sys.modules["__main__"], "__spec__", None)
     libraries = sorted(glob.glob(os.path.join(sys.prefix, "lib", "libmkl_rt.so.*")))
     preloaded = os.environ.get("LD_PRELOAD", "")
-    if main is None or not main.name.startswith(COMMANDS):
-        return
-    if not libraries or "libmkl_rt" in preloaded:
+    if not _is_command() or not libraries or "libmkl_rt" in preloaded:
         return
     threads = str(len(os.sched_getaffinity(0)))
     environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
     environment["LD_PRELOAD"] = f"{libraries[0]}:{preloaded}" if preloaded else libraries[0]
     # As it was started, `python -u -m ...`; before Python 3.10 without Python's own options.
-    plain = [sys.executable, "-m", main.name, *sys.argv[1:]]
+    plain = [sys.executable, "-m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]]
     arguments = getattr(sys, "orig_argv", plain)[1:]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *arguments], environment)
+
+
+def end_at_interrupt():
+    """Let Ctrl-C end a command of this project at once, with status 130 and without clean-up.
+
+    Symptom without it: importing OneFlow 0.9 takes SIGINT away from Python, and its own handler
+    ends the process under its threads, with SIGSEGV or with status 255. What a command writes has
+    another name until it is whole, so nothing half-written is left under the target's.
+    """
+    if _is_command():
+        signal.signal(signal.SIGINT, lambda *unused: os._exit(INTERRUPTED))
+
+
+def _is_command():
+    """Whether this process is `python -m projects.MAE.X`, not somebody's program or a test."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name.startswith(COMMANDS)
 
 
 def import_oneflow():

@@ -1,0 +1,200 @@
+"""The feature file: what it holds, that a stop costs nothing, and what is refused."""
+import json
+import os
+import resource
+import signal
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from projects.MAE.encoder import Encoder, load_encoder
+from projects.MAE.errors import UserError
+from projects.MAE.extract_features import main
+from projects.MAE.utils.feature_file import FeatureFile
+from tests.commands import process
+from tests.commands.process import refused, succeed
+from tests.commands.weights import write_weights
+
+
+@pytest.fixture(scope="module")
+def weights(golden, tmp_path_factory):
+    return write_weights(golden, "mean", tmp_path_factory.mktemp("weights") / "vit")
+
+
+@pytest.fixture
+def command(weights, image_folder, tmp_path):
+    """The command's arguments, without options: 9 images in 3 classes."""
+    images = image_folder / "val"
+    return ["--weights", weights, "--images", images, "--out", tmp_path / "out.npz"]
+
+
+def test_what_the_file_holds(command, weights, image_folder, capsys):
+    out = succeed(capsys, main, *command, "--batch-size", 4)
+    assert "mean of the patch tokens after block 3, float32 [9, 32], of 9 images in 3 classes" in out
+    file = np.load(command[-1])
+    names = [f"class{label}/{i}.jpg" for label in range(3) for i in range(3)]
+    assert file["files"].tolist() == names
+    assert file["labels"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert file["classes"].tolist() == ["class0", "class1", "class2"]
+    settings = json.loads(str(file["settings"]))
+    assert settings["features"] == "mean" and settings["block"] == 3
+    assert settings["preprocessing"]["resize"] == 36 and settings["weights"] == str(weights)
+    encoder = load_encoder(weights)
+    expected = encoder([image_folder / "val" / name for name in names])
+    assert file["features"].dtype == np.float32
+    np.testing.assert_allclose(file["features"], expected, rtol=0, atol=1e-5)
+
+
+def test_options(command, weights, image_folder, capsys):
+    options = ["--features", "all", "--block", 2, "--num-workers", 0, "--json"]
+    files = sorted((image_folder / "val" / "class1").iterdir())
+    arguments = ["--weights", weights, "--out", command[-1], "--images", *files]
+    told = json.loads(succeed(capsys, main, *arguments, *options))
+    assert told["shape"] == [3, 17, 32] and told["classes"] == 0
+    file = np.load(command[-1])
+    assert file["files"].tolist() == list(map(str, files)) and file["labels"].tolist() == [-1] * 3
+    expected = load_encoder(weights)(files, features="all", block=2)
+    np.testing.assert_allclose(file["features"], expected, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def whole(weights, image_folder, tmp_path_factory):
+    """A file that was written without a stop, in batches of 2, and its command."""
+    path = tmp_path_factory.mktemp("whole") / "out.npz"
+    options = ["--batch-size", 2, "--num-workers", 0]
+    command = ["--weights", weights, "--images", image_folder / "val", *options]
+    assert main([str(a) for a in (*command, "--out", path)]) == 0
+    return path.read_bytes(), command
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.6, 0.8, 0.9, 0.98, 1.0])
+def test_a_stop_at_any_byte_costs_nothing(whole, tmp_path, capsys, share):
+    content, command = whole
+    out = tmp_path / "out.npz"
+    partial = tmp_path / "out.npz.partial"
+    partial.write_bytes(content[: int(share * len(content))])
+    succeed(capsys, main, *command, "--out", out)
+    assert out.read_bytes() == content and not partial.exists()
+
+
+def test_rows_that_are_there_are_not_computed_again(whole, tmp_path, capsys, monkeypatch):
+    content, command = whole
+    body = content.index(b"features.npy")
+    (tmp_path / "out.npz.partial").write_bytes(content[: body + 128 + 5 * 32 * 4 + 100])
+    encoded = []
+    encode = Encoder.encode
+
+    def counting(self, images, *rest):
+        encoded.append(len(images))
+        return encode(self, images, *rest)
+
+    monkeypatch.setattr(Encoder, "encode", counting)
+    succeed(capsys, main, *command, "--out", tmp_path / "out.npz")
+    assert encoded == [2, 2, 1]  # 4 of the 5 rows were whole batches
+    assert (tmp_path / "out.npz").read_bytes() == content
+
+
+def test_killed_for_real(weights, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(300):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    command = ["--weights", weights, "--images", folder, "--batch-size", 1, "--features", "all"]
+    status, _, error = process.run("extract_features", *command, "--out", tmp_path / "whole.npz")
+    assert status == 0, error
+    for signum in (signal.SIGKILL, signal.SIGINT):
+        out, partial = tmp_path / f"{signum}.npz", tmp_path / f"{signum}.npz.partial"
+        running = process.start("extract_features", *command, "--out", out)
+        try:
+            while not (partial.exists() and partial.stat().st_size > 50_000):
+                assert running.poll() is None, running.communicate()[1]
+                time.sleep(0.01)
+            running.send_signal(signum)
+            _, error = running.communicate(timeout=120)
+        finally:
+            running.kill()
+            running.wait()
+        assert running.returncode == (-9 if signum == signal.SIGKILL else 130) and error == ""
+        assert partial.exists() and not out.exists()
+        status, _, error = process.run("extract_features", *command, "--out", out)
+        assert status == 0, error
+        assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_another_extraction_is_not_gone_on_with(whole, command, tmp_path, capsys):
+    content, _ = whole
+    (tmp_path / "out.npz.partial").write_bytes(content[:-200])
+    other = [*command, "--batch-size", 3, "--num-workers", 0]
+    assert "other settings" in refused(capsys, main, *other)
+    assert (tmp_path / "out.npz.partial").read_bytes() == content[:-200]
+    succeed(capsys, main, *other, "--force")
+    assert len(np.load(tmp_path / "out.npz")["features"]) == 9
+
+
+def test_what_is_there_stays(command, capsys):
+    command[-1].write_text("precious")
+    assert "--force replaces it" in refused(capsys, main, *command)
+    assert command[-1].read_text() == "precious"
+    succeed(capsys, main, *command, "--force")
+    assert len(np.load(command[-1])["features"]) == 9
+
+
+def test_two_processes_do_not_write_one_file(command, capsys):
+    held = FeatureFile(command[-1], {"a": np.arange(3)}, 4, (2,), group=1)
+    assert "another process writes it" in refused(capsys, main, *command)
+    held.write(np.ones((4, 2), np.float32))
+    held.finish()
+    assert np.load(command[-1])["features"].sum() == 8
+
+
+def test_a_full_disk(command, tmp_path, capsys):
+    os.symlink("/dev/full", tmp_path / "out.npz.partial")
+    error = refused(capsys, main, *command)
+    assert "the disk is full: 0 of 9 images are kept" in error and "goes on from there" in error
+
+
+def test_a_disk_that_fills_up(whole, tmp_path):
+    content, command = whole
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) - 1500,) * 2)
+
+    command = [*command, "--out", tmp_path / "out.npz"]
+    status, out, error = process.run("extract_features", *command, preexec_fn=limit)
+    assert (status, out, error.count("\n")) == (1, "", 1)
+    assert "of 9 images are kept in" in error and not (tmp_path / "out.npz").exists()
+    assert main([str(a) for a in command]) == 0
+    assert (tmp_path / "out.npz").read_bytes() == content
+
+
+def test_a_disk_that_is_too_small(tmp_path):
+    with pytest.raises(UserError, match="need .* TB more, and the disk has"):
+        FeatureFile(tmp_path / "out.npz", {}, 10**12, (1000,), group=1)
+
+
+def test_images_that_cannot_be_read(weights, tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGB", (40, 40), (i, 0, 0)).save(folder / f"{i}.png")
+    (folder / "1.png").write_text("no image")
+    command = ["--weights", weights, "--images", folder, "--out", tmp_path / "out.npz"]
+    error = refused(capsys, main, *command, "--num-workers", 0)
+    assert str(folder / "1.png") in error and "--on-error skip" in error
+    out = succeed(capsys, main, *command, "--on-error", "skip")
+    assert "1 images can't be read" in out
+    features = np.load(tmp_path / "out.npz")["features"]
+    assert np.isnan(features).all(axis=1).tolist() == [False, True, False]
+
+
+def test_bad_input(command, image_folder, tmp_path, capsys):
+    assert "no such file" in refused(capsys, main, *command[:3], tmp_path / "none", *command[4:])
+    assert "holds train/ and val/" in refused(capsys, main, *command[:3], image_folder, *command[4:])
+    assert "blocks 1 to 3" in refused(capsys, main, *command, "--block", 9)
+    assert "is a folder" in refused(capsys, main, *command[:-1], tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert "no image" in refused(capsys, main, *command[:3], tmp_path / "empty", *command[4:])
+    assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
