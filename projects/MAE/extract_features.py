@@ -5,7 +5,7 @@
 The file holds features, float32, a row an image; files, their names; labels and classes, the
 subfolders of DIR (label -1: in none); and settings, a JSON text that says how it was made. It is
 written as the images are read, so memory does not grow with their number. A run that was stopped
-leaves FILE.partial; the same command goes on from there, and the file is the same as without a stop.
+leaves FILE.partial; the same command goes on from there, and the file is the same, byte by byte.
 """
 import json
 import sys

@@ -8,20 +8,9 @@ size by vit.size and none is given, for Base, Large and Huge. All lines have the
 """
 import json
 
-from omegaconf import OmegaConf
-
 from projects.MAE.command_line import CommandParser, leave, run_command
 from projects.MAE.errors import UserError
-from projects.MAE.utils.config import load_config
-from projects.MAE.utils.layout import (
-    balanced_stages,
-    check_layout,
-    check_zero,
-    fitting_sizes,
-    set_batch_sizes,
-)
-from projects.MAE.utils.memory import GIB, Layout, LayoutMemory, Settings
-from projects.MAE.utils.settings import check_settings
+from projects.MAE.utils.one_process import import_oneflow
 
 EXAMPLES = """examples:
   # the pretraining recipe on 8 GPUs of 24 GiB: Base, Large and Huge, all layouts
@@ -43,9 +32,16 @@ assumed to need 1 GiB besides.""",
     "cpu": """Resident memory in training steps, with the native kernels; workers that read images,
 evaluation and checkpoints come on top.""",
 }
-SIZES = ("base", "large", "huge")
-PARTS = ("parameters", "gradients", "optimizer", "activations", "communication", "process")
-HEADS = ("parameters", "gradients", "optimizer", "activations", "sums", "process")  # of PARTS
+GIB = 2**30
+# The parts of a rank's memory, and what the columns of the table call them.
+COLUMNS = dict(
+    parameters="parameters",
+    gradients="gradients",
+    optimizer="optimizer",
+    activations="activations",
+    communication="sums",
+    process="process",
+)
 
 
 def parse_arguments(argv):
@@ -71,164 +67,6 @@ def parse_arguments(argv):
     return args
 
 
-def load(args, size=None):
-    """The checked configuration of a run of args.ranks ranks, of a size of ViT if one is given.
-
-    Raises:
-        UserError: what training would refuse, too; eager mode.
-    """
-    overrides = args.overrides + ([f"vit.size={size}"] if size else [])
-    cfg = load_config(args.config, overrides)
-    if "finetune" in cfg:
-        cfg.finetune.enable = False  # weights need not be there to plan
-    if not cfg.graph.enabled:
-        raise UserError(
-            "graph.enabled=False: in eager mode memory is not planned ahead, so only graph mode "
-            "can be told"
-        )
-    check_settings(cfg, eval_only=False)
-    check_zero(cfg, device_of(cfg))
-    check_layout(cfg, args.ranks)
-    set_batch_sizes(cfg)
-    return cfg
-
-
-def micro_batch_rule(args):
-    """How a rank's samples of a step are divided, whatever the layout: as the configuration says.
-
-    Returns:
-        A function (samples, configured micro-batch, configured steps) -> micro-batch, or None where
-        they can't be divided so. A micro-batch that is set is kept, or the largest below it taken
-        that divides the samples; where it is left out, the accumulation steps are kept.
-    """
-    if load_config(args.config, args.overrides).train.train_micro_batch_size is None:
-        return lambda samples, micro, steps: None if samples % steps else samples // steps
-    return lambda samples, micro, steps: max(n for n in divisors(samples) if n <= micro)
-
-
-def device_of(cfg):
-    """"cpu" or "cuda"; a plan is for GPUs unless the configuration says cpu."""
-    return "cpu" if cfg.train.device == "cpu" else "cuda"
-
-
-def sizes_to_plan(args):
-    """The sizes of ViT to plan for, or [None] where the configuration has one model only."""
-    cfg = load_config(args.config, args.overrides)
-    named = any(override.startswith("vit.size=") for override in args.overrides)
-    by_size = "vit" in cfg and OmegaConf.is_interpolation(cfg.model, "embed_dim")
-    return SIZES if by_size and not named else [None]
-
-
-def fitting_layouts(cfg, ranks):
-    """Every `Layout` of so many ranks that the model allows, the configured one as configured."""
-    node, model = cfg.train.dist, cfg.model
-    configured = (node.tensor_parallel_size, node.pipeline_parallel_size)
-    found = []
-    for tensor, pipeline in fitting_sizes(model, ranks):
-        stages = None
-        if (tensor, pipeline) == configured:
-            stages = node.custom_pipeline_stage_id
-        elif pipeline > 1:
-            stages = balanced_stages(model, pipeline)
-        data = ranks // (tensor * pipeline)
-        found.append(Layout(data, tensor, pipeline, tuple(stages) if stages else None))
-    return found
-
-
-def settings_of(cfg):
-    """The `Settings` of a configuration."""
-    train, device = cfg.train, device_of(cfg)
-    return Settings(
-        device=device,
-        checkpointing=train.activation_checkpoint.enabled,
-        amp=train.amp.enabled and device == "cuda",
-        zero=train.zero_optimization.stage if train.zero_optimization.enabled else 0,
-    )
-
-
-def divisors(number):
-    return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def plan_layout(cfg, layout, rule, memory):
-    """One line of the table as a dict, or None where the ranks can't share the global batch.
-
-    Args:
-        rule: a `micro_batch_rule`.
-        memory: bytes a rank has, or None.
-    """
-    train = cfg.train
-    if train.global_batch_size % layout.data:
-        return None
-    rows = train.global_batch_size // layout.data
-    micro_batch = rule(rows, train.train_micro_batch_size, train.num_accumulation_steps)
-    if micro_batch is None:
-        return None
-    estimate = LayoutMemory(cfg.model, layout, settings_of(cfg))
-    stage, parts = estimate.worst_rank(micro_batch, rows // micro_batch)
-    line = dict(
-        data=layout.data,
-        tensor=layout.tensor,
-        pipeline=layout.pipeline,
-        micro_batch=micro_batch,
-        accumulation_steps=rows // micro_batch,
-        stage=stage,
-        **{part: round(getattr(parts, part)) for part in PARTS},
-        total=round(parts.total),
-    )
-    if memory is not None:
-        needs = {n: estimate.worst_rank(n, rows // n)[1].total for n in divisors(rows)}
-        line["fits"] = parts.total <= memory
-        line["largest_micro_batch"] = max((n for n in needs if needs[n] <= memory), default=None)
-    return line
-
-
-def plan(args):
-    """The whole plan: {"device", "ranks", "memory", "models": [{"model", "layouts", ...}]}."""
-    memory = None if args.memory is None else args.memory * GIB
-    result, rule = dict(ranks=args.ranks, memory=memory, models=[]), micro_batch_rule(args)
-    for size in sizes_to_plan(args):
-        cfg = load(args, size)
-        node, model = cfg.train.dist, cfg.model
-        configured = (node.tensor_parallel_size, node.pipeline_parallel_size)
-        lines = [plan_layout(cfg, x, rule, memory) for x in fitting_layouts(cfg, args.ranks)]
-        lines = [line for line in lines if line]
-        for line in lines:
-            line["configured"] = (line["tensor"], line["pipeline"]) == configured
-        result["device"] = device_of(cfg)
-        result["models"].append(
-            dict(
-                model=describe(model),
-                size=size or (cfg.vit.size if by_name(cfg) else None),
-                global_batch_size=cfg.train.global_batch_size,
-                settings=in_words(settings_of(cfg)),
-                layouts=lines,
-            )
-        )
-    return result
-
-
-def by_name(cfg):
-    """Whether the model has the sizes that vit.size names."""
-    named = cfg.vit[cfg.vit.size] if "vit" in cfg else {}
-    keys = ("patch_size", "embed_dim", "depth", "num_heads")
-    return bool(named) and all(named[key] == cfg.model[key] for key in keys)
-
-
-def describe(model):
-    text = f"{model.depth} blocks of width {model.embed_dim}, patches of {model.patch_size}"
-    if "decoder_depth" in model:
-        text += f"; decoder {model.decoder_depth} blocks of width {model.decoder_embed_dim}"
-    return f"{text}; images of {model.img_size}"
-
-
-def in_words(settings):
-    """What of the settings changes memory."""
-    found = ["mixed precision" if settings.amp else "float32"]
-    found += ["activation checkpointing"] if settings.checkpointing else []
-    return ", ".join(found + ([f"ZeRO stage {settings.zero}"] if settings.zero else []))
-
-
 def table(result):
     """The plan as lines of text; GiB are 2**30 bytes."""
     lines = []
@@ -246,7 +84,7 @@ def table(result):
 
 def table_of_layouts(layouts, with_memory):
     """The columns of one model, a line a layout."""
-    rows = [["layout", "batch", "stage", *HEADS, "total"]]
+    rows = [["layout", "batch", "stage", *COLUMNS.values(), "total"]]
     rows[0] += ["fits", "largest micro-batch"] if with_memory else []
     for line in layouts:
         mark = "*" if line["configured"] else " "
@@ -255,7 +93,7 @@ def table_of_layouts(layouts, with_memory):
             f"{line['micro_batch']} x {line['accumulation_steps']}",
             str(line["stage"]),
         ]
-        row += [f"{line[part] / GIB:.2f}" for part in (*PARTS, "total")]
+        row += [f"{line[part] / GIB:.2f}" for part in (*COLUMNS, "total")]
         if with_memory:
             row += ["yes" if line["fits"] else "no", str(line["largest_micro_batch"] or "none")]
         rows.append(row)
@@ -265,6 +103,9 @@ def table_of_layouts(layouts, with_memory):
 
 def run(argv):
     args = parse_arguments(argv)
+    import_oneflow()
+    from projects.MAE.utils.layout_plan import plan  # configurations are made of OneFlow's classes
+
     result = plan(args)
     if args.json:
         print(json.dumps(result, indent=1))

@@ -19,7 +19,8 @@ EXAMPLES = """examples:
   # the quickstart's classifier
   python -m projects.MAE.predict --weights output/quickstart/finetune output/digits/val/7/*.png
   # the best class alone, of all images of a folder, for another program
-  python -m projects.MAE.predict --weights output/quickstart/finetune -k 1 --json output/digits/val/7
+  python -m projects.MAE.predict --weights output/quickstart/finetune -k 1 --json \\
+      output/digits/val/7
 """
 
 

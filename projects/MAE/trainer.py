@@ -11,8 +11,10 @@ from libai.engine.trainer import EagerTrainer
 from libai.scheduler import build_lr_scheduler
 from libai.utils import distributed as dist
 from libai.utils.events import CommonMetricPrinter
+from omegaconf import OmegaConf
 
 from projects.MAE.data.datasets import check_same_classes
+from projects.MAE.data.preprocessing import described_preprocessing
 from projects.MAE.data.skipped import SkippedImagesReport
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation import evaluate
@@ -256,7 +258,12 @@ def model_card(cfg, dataset):
     target = cfg.model["_target_"]
     kind = target.rsplit(".", 1)[-1] if isinstance(target, str) else target.__name__
     run = {"global_batch_size": cfg.train.global_batch_size, "seed": cfg.train.seed}
-    return {"model": kind, **sizes, **run, "classes": list(dataset.classes)}
+    card = {"model": kind, **sizes, **run, "classes": list(dataset.classes)}
+    steps = OmegaConf.select(cfg, "dataloader.test.0.dataset.transform.transforms") or []
+    preprocessing = described_preprocessing([dict(step) for step in steps])
+    if preprocessing:
+        card["preprocessing"] = preprocessing._asdict()
+    return card
 
 
 def log_report(report, path):

@@ -6,12 +6,12 @@ import sys
 from tests.command import ROOT, environment
 
 
-def start(name, *arguments, cwd=ROOT, **options):
+def start(name, *arguments, **options):
     """`python -m projects.MAE.NAME ...` as a running process, output as text."""
     command = [sys.executable, "-m", f"projects.MAE.{name}", *map(str, arguments)]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     env = dict(environment(), PYTHONPATH=os.fspath(ROOT))
-    return subprocess.Popen(command, cwd=cwd, env=env, **{**pipes, **options})
+    return subprocess.Popen(command, **{"cwd": ROOT, "env": env, **pipes, **options})
 
 
 def run(name, *arguments, timeout=300, **options):

@@ -1,8 +1,12 @@
 """Models built from saved weights, against the golden vectors, and who told what."""
+import json
+
 import numpy as np
 import oneflow as flow
 import pytest
+from PIL import Image
 
+from projects.MAE import convert_weights
 from projects.MAE.errors import UserError
 from projects.MAE.utils.saved_model import load_autoencoder, load_classifier, load_encoder_model
 from tests.command import finetune
@@ -59,10 +63,30 @@ def test_weights_of_another_kind(golden, tmp_path):
 
 def test_the_preprocessing_of_a_run(image_folder, tmp_path):
     finetune(image_folder, tmp_path / "run", "train.train_iter=1", "finetune.enable=False")
+    moved = tmp_path / "moved.safetensors"
+    assert convert_weights.main([str(tmp_path / "run"), str(moved), "--to", "timm"]) == 0
+    card = tmp_path / "run" / "model_final" / "model" / "model_card.json"
+    for path in (tmp_path / "run", moved):
+        saved = load_classifier(path)
+        assert (saved.preprocessing.resize, saved.preprocessing.crop) == (24, 24)
+        assert saved.known_from["preprocessing"] == "its model card"
+        assert saved.facts["classes"] == ["class0", "class1", "class2"]
+    card.unlink()  # as a checkpoint of LiBai's own, or an old one
     saved = load_classifier(tmp_path / "run")
     assert (saved.preprocessing.resize, saved.preprocessing.crop) == (24, 24)
     assert saved.known_from["preprocessing"] == "its run's config.yaml"
-    assert saved.facts["classes"] == ["class0", "class1", "class2"]
+    assert saved.known_from["num_heads"] == "its run's config.yaml"
+
+
+def test_the_colours_of_a_folder_of_transformers(golden, tmp_path):
+    source = write_weights(golden, "token", tmp_path / "vit")
+    assert convert_weights.main([str(source), str(tmp_path / "out"), "--to", "transformers"]) == 0
+    processor = dict(image_mean=[0.5, 0.5, 0.5], image_std=[0.25, 0.25, 0.25])
+    (tmp_path / "out" / "preprocessor_config.json").write_text(json.dumps(processor))
+    saved = load_classifier(tmp_path / "out")
+    assert saved.preprocessing == (36, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    image = Image.new("RGB", (50, 40), (255, 0, 0))
+    assert saved.preprocessing.transform()(image)[:, 0, 0].tolist() == [2, -2, -2]
 
 
 def test_the_standard_preprocessing(golden, tmp_path):

@@ -16,6 +16,7 @@ from projects.MAE.modeling.layers import batch_sbp
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.vit import VisionTransformer
 from projects.MAE.utils.layout import balanced_stages, layers
+from projects.MAE.utils.layout_plan import PARTS, plan
 from projects.MAE.utils.memory import GIB, Layout, LayoutMemory, Settings, parameter_counts
 from tests.command import CONFIGS, ROOT, environment
 from tests.sizes import MAE_BASE, TINY_MAE, TINY_VIT
@@ -132,11 +133,11 @@ def test_what_takes_less_and_what_takes_more():
 
 
 def table_of(*arguments):
-    return "\n".join(command.table(command.plan(command.parse_arguments(list(arguments)))))
+    return "\n".join(command.table(plan(command.parse_arguments(list(arguments)))))
 
 
 def lines_of(*arguments):
-    (model,) = command.plan(command.parse_arguments(list(arguments)))["models"]
+    (model,) = plan(command.parse_arguments(list(arguments)))["models"]
     return model, model["layouts"]
 
 
@@ -158,7 +159,7 @@ def test_layouts_keep_the_global_batch():
     )
     assert model["size"] == "large"
     for line in lines:
-        assert line["total"] == pytest.approx(sum(line[part] for part in command.PARTS), abs=6)
+        assert line["total"] == pytest.approx(sum(line[part] for part in PARTS), abs=6)
         batch = line["micro_batch"] * line["accumulation_steps"] * line["data"]
         assert batch == model["global_batch_size"] == 512
         assert line["fits"] == (line["total"] <= 12 * GIB)

@@ -48,10 +48,11 @@ def described_preprocessing(steps):
     """The `Preprocessing` that a configuration's list of transforms means, None for any other.
 
     Args:
-        steps: [{"_target_": ..., argument: value}], as a config.yaml has them.
+        steps: [{"_target_": class or its dotted name, argument: value}], interpolations resolved.
     """
     calls = [dict(step) for step in steps]
-    names = [str(call.pop("_target_", "")).rsplit("data.transforms.", 1)[-1] for call in calls]
+    targets = [call.pop("_target_", "") for call in calls]
+    names = [t.__name__ if callable(t) else t.rsplit("data.transforms.", 1)[-1] for t in targets]
     if names != ["Resize", "CenterCrop", "ToArray"]:
         return None
     resize, crop, to_array = calls

@@ -42,6 +42,8 @@ def check_same_run(card, current, checkpoint):
     """
     where = {"global_batch_size": "train", "seed": "train"}
     for key, value in current.items():
+        if key == "preprocessing":  # of evaluation and of other programs
+            continue
         if key == "classes" and card.get(key, value) != value:
             raise UserError(f"--resume: {checkpoint} was trained on other class folders than the data's")
         if card.get(key, value) != value:

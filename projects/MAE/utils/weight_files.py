@@ -38,7 +38,7 @@ def read_weight_file(path):
 
     Returns:
         {name: float32 array} in the authors' names and layout; and a dict of those of num_heads,
-        decoder_num_heads, norm_pix_loss, classes, epoch that are known.
+        decoder_num_heads, norm_pix_loss, classes, epoch, preprocessing that are known.
 
     Raises:
         UserError: it can't be read, or its layout is not a known one.
@@ -66,9 +66,21 @@ def read_weight_file_told(path):
         config = _read_json(os.path.join(folder, "config.json"))
         if config:
             told["its config.json"] = read_config(config, folder)
+        processor = _read_json(os.path.join(folder, "preprocessor_config.json"))
+        told["its preprocessor_config.json"] = _colours(processor, "image_mean", "image_std")
         state = from_transformers(state, path)
+    elif os.path.basename(path) in FOLDER_FILES:  # timm names its files so, too
+        config = _read_json(os.path.join(os.path.dirname(path), "config.json"))
+        told["its config.json"] = _colours(config.get("pretrained_cfg", {}), "mean", "std")
     check_names(state, path)
     return {name: _float32(array, name, path) for name, array in state.items()}, told
+
+
+def _colours(config, mean, std):
+    """{"preprocessing": {"mean", "std"}} where a JSON object has both under the given keys."""
+    if not (isinstance(config.get(mean), list) and isinstance(config.get(std), list)):
+        return {}
+    return {"preprocessing": {"mean": tuple(config[mean]), "std": tuple(config[std])}}
 
 
 def card_path(path):

@@ -6,7 +6,6 @@ import yaml
 from omegaconf import OmegaConf
 
 from projects.MAE.data.preprocessing import (
-    Preprocessing,
     described_preprocessing,
     standard_preprocessing,
 )
@@ -77,11 +76,10 @@ def preprocessing_of(source):
         A `Preprocessing`, and words for its origin.
     """
     size = source.sizes.img_size
-    if "preprocessing" in source.facts:
-        found = Preprocessing(**source.facts["preprocessing"])
-        if found.crop == size:
-            return found, source.known_from["preprocessing"]
-    return standard_preprocessing(size), "the paper's, the weights don't say"
+    standard, told = standard_preprocessing(size), source.facts.get("preprocessing", {})
+    if not told or told.get("crop", size) != size:
+        return standard, "the paper's, the weights don't say"
+    return standard._replace(**told), source.known_from["preprocessing"]
 
 
 def _run_facts(checkpoint, weights):

@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from projects.MAE.errors import UserError
 from projects.MAE.utils.libai_folder import CARD, is_checkpoint
+from projects.MAE.utils.one_process import import_oneflow
 from projects.MAE.utils.weight_files import card_path
 
 
@@ -72,7 +73,7 @@ def write_transformers(path, state, config, card):
 
 def write_libai(path, state, card):
     """Write a LiBai checkpoint folder with the part `model`, from LiBai's names."""
-    import oneflow as flow
+    flow = import_oneflow()
 
     def fill(folder):
         tensors = {name: flow.from_numpy(np.array(array)) for name, array in state.items()}

@@ -1,0 +1,100 @@
+"""What all commands have in common: --help, real examples, one line and status 1 for a mistake."""
+import importlib
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from projects.MAE.command_line import SHARED
+from tests.command import ROOT, environment
+from tests.commands import process
+from tests.commands.workplace import commands_of, make_workplace
+
+FILES = sorted((ROOT / "projects" / "MAE").glob("*.py"))
+COMMANDS = [f.stem for f in FILES if f.stem != "command_line" and "CommandParser(" in f.read_text()]
+
+
+def module(name):
+    return importlib.import_module(f"projects.MAE.{name}")
+
+
+def help_of(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        module(name).main(["--help"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_commands_are_found():
+    assert {"convert_weights", "extract_features", "plan", "predict"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(name, capsys):
+    text = help_of(name, capsys)
+    assert text.startswith(f"usage: python -m projects.MAE.{name} ")
+    assert max(map(len, text.splitlines())) <= 100
+    examples = commands_of(text[text.index("examples:") :])
+    mine = [line for line in examples if line.startswith(f"python -m projects.MAE.{name} ")]
+    assert mine, "no example of the command"
+    for line in mine:
+        # Wildcards are the shell's; here they are a file name like any other.
+        module(name).parse_arguments(shlex.split(line)[3:])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_shared_options_have_one_name(name):
+    """An option that several commands have is taken from `SHARED`, not defined anew."""
+    source = (ROOT / "projects" / "MAE" / f"{name}.py").read_text()
+    own = re.findall(r'add_argument\(\s*"(--[a-z-]+)"', source)
+    assert not set(own) & set(SHARED)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_mistakes_are_one_line(name, capsys):
+    for arguments in ([], ["--no-such-option"]):
+        assert module(name).main(arguments) == 1
+        out, error = capsys.readouterr()
+        assert out == "" and error.startswith("error: ") and error.count("\n") == 1
+        assert "see --help" in error
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_as_a_process_is_quick_and_quiet(name):
+    """Without OneFlow, that is: a module that fails to import stands in its place."""
+    broken = ROOT / "tests" / "commands" / "without_oneflow"
+    env = dict(environment(), PYTHONPATH=f"{broken}:{ROOT}")
+    status, out, error = process.run(name, "--help", env=env)
+    assert (status, error) == (0, "") and "examples:" in out
+
+
+@pytest.fixture(scope="module")
+def workplace(golden, tmp_path_factory):
+    return make_workplace(golden, tmp_path_factory.mktemp("workplace"))
+
+
+def needs_pytorch(line):
+    writes_pth = re.search(r"\S+\.pth --to mae", line)
+    return writes_pth and importlib.util.find_spec("torch") is None
+
+
+@pytest.mark.parametrize("name", ["convert_weights", "extract_features", "plan", "predict"])
+def test_examples_run(name, workplace):
+    path = f"{workplace / 'bin'}:{os.environ['PATH']}"
+    for line in commands_of(module(name).EXAMPLES):
+        if needs_pytorch(line):
+            continue
+        result = subprocess.run(
+            ["bash", "-c", line],
+            cwd=workplace,
+            env=dict(environment(), PATH=path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=300,
+        )
+        assert (result.returncode, result.stderr) == (0, ""), line
+        assert result.stdout

@@ -1,0 +1,1 @@
+raise ImportError("--help must not load this")
