@@ -81,20 +81,36 @@ def needs_pytorch(line):
     return writes_pth and importlib.util.find_spec("torch") is None
 
 
+def run_there(workplace, *command):
+    """Run a command in the workplace; it must succeed without a word on stderr. Returns stdout."""
+    path = f"{workplace / 'bin'}:{os.environ['PATH']}"
+    result = subprocess.run(
+        command,
+        cwd=workplace,
+        env=dict(environment(), PATH=path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=300,
+    )
+    assert (result.returncode, result.stderr) == (0, ""), command
+    return result.stdout
+
+
 @pytest.mark.parametrize("name", ["convert_weights", "extract_features", "plan", "predict"])
 def test_examples_run(name, workplace):
-    path = f"{workplace / 'bin'}:{os.environ['PATH']}"
     for line in commands_of(module(name).EXAMPLES):
-        if needs_pytorch(line):
-            continue
-        result = subprocess.run(
-            ["bash", "-c", line],
-            cwd=workplace,
-            env=dict(environment(), PATH=path),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=300,
-        )
-        assert (result.returncode, result.stderr) == (0, ""), line
-        assert result.stdout
+        assert needs_pytorch(line) or run_there(workplace, "bash", "-c", line)
+
+
+def test_what_the_docs_show_runs(workplace):
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "docs/features.md").read_text(), re.S)
+    assert [language for language, _ in blocks] == ["bash", "python", "bash"]
+    for language, text in blocks:
+        if language == "bash":
+            for line in commands_of(text):
+                (workplace / "features.npz").unlink(missing_ok=True)  # of an example of --help
+                assert run_there(workplace, "bash", "-c", line)
+        else:
+            shape = run_there(workplace, "python", "-c", text + "\nprint(features.shape)")
+            assert shape == "(1, 32)\n"  # of the tiny weights

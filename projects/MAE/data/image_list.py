@@ -74,6 +74,10 @@ class ImageReader:
         path = self.images.path(index)
         try:
             return dict(images=self.transform(read_image(path)), readable=np.bool_(True))
+        except MemoryError:
+            raise UserError(
+                f"there is no memory to decode {path}: use a smaller --num-workers or --batch-size"
+            ) from None
         except BadImage as error:
             if not self.skip:
                 raise UserError(
