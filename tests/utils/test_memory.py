@@ -203,6 +203,24 @@ def test_mistakes_name_key_and_value(arguments, parts, monkeypatch):
         assert part in str(caught.value)
 
 
+def test_a_recipe_of_another_kind_is_refused(tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        f"""
+from libai.config import LazyConfig
+from oneflow.optim import SGD
+
+base = LazyConfig.load("{ROOT / CONFIGS / 'mae_finetune.py'}")
+dataloader, finetune, graph, model = base.dataloader, base.finetune, base.graph, base.model
+optim, train, vit = base.optim, base.train, base.vit
+optim._target_ = SGD
+del base
+"""
+    )
+    with pytest.raises(UserError, match="optim is a SGD in this recipe"):
+        table_of(str(recipe), "8")
+
+
 @pytest.mark.parametrize("ranks, status", [("2", 0), ("two", 1)])
 def test_command(ranks, status):
     config = f"{CONFIGS}/quickstart_finetune.py"

@@ -14,6 +14,7 @@ from projects.MAE.utils.memory import GIB, Layout, LayoutMemory, Settings
 from projects.MAE.utils.settings import check_settings
 
 SIZES = ("base", "large", "huge")
+KNOWN = dict(model=("MaskedAutoencoderViT", "VisionTransformer"), optim=("AdamW",))
 PARTS = ("parameters", "gradients", "optimizer", "activations", "communication", "process")
 
 
@@ -21,7 +22,7 @@ def load(args, size=None):
     """The checked configuration of a run of args.ranks ranks, of a size of ViT if one is given.
 
     Raises:
-        UserError: what training would refuse, too; eager mode.
+        UserError: what training would refuse, too; eager mode, other models and optimizers.
     """
     overrides = args.overrides + ([f"vit.size={size}"] if size else [])
     cfg = load_config(args.config, overrides)
@@ -32,11 +33,24 @@ def load(args, size=None):
             "graph.enabled=False: in eager mode memory is not planned ahead, so only graph mode "
             "can be told"
         )
+    _check_kind(cfg)
     check_settings(cfg, eval_only=False)
     check_zero(cfg, device_of(cfg))
     check_layout(cfg, args.ranks)
     set_batch_sizes(cfg)
     return cfg
+
+
+def _check_kind(cfg):
+    """Raise a UserError for a recipe whose memory is not known here."""
+    for key, known in KNOWN.items():
+        target = cfg[key]["_target_"]
+        name = (target if isinstance(target, str) else target.__name__).rsplit(".", 1)[-1]
+        if name not in known:
+            raise UserError(
+                f"{key} is a {name} in this recipe, and the memory of {' or '.join(known)} alone can "
+                "be told: see what a run takes with a small train.train_micro_batch_size"
+            )
 
 
 def micro_batch_rule(args):
