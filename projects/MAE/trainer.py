@@ -19,6 +19,7 @@ from projects.MAE.data.skipped import SkippedImagesReport
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation import evaluate
 from projects.MAE.hooks import CheckpointHook, EvaluationHook, MetricsFile, due
+from projects.MAE.hooks_reconstruction import ReconstructionHook, picture_dataset
 from projects.MAE.modeling.graph import TrainGraph, evaluator_of
 from projects.MAE.utils.compat import split_batch, take_one_batch_a_step
 from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run, last_iteration
@@ -58,6 +59,7 @@ class MAETrainer(DefaultTrainer):
     """
 
     last_evaluation = None
+    writers = ()  # rank 0's; each has image(name, uint8 [H, W, 3], iteration)
 
     def __init__(self, cfg):
         super().__init__(cfg)
@@ -111,6 +113,16 @@ class MAETrainer(DefaultTrainer):
                     self.checkpointer,
                     train.evaluation.eval_metric,
                     train.evaluation.eval_mode,
+                )
+            )
+        pictures = train.visualize
+        if pictures.period or pictures.after_n_epoch:
+            found.append(
+                ReconstructionHook(
+                    every(pictures.period, pictures.after_n_epoch),
+                    picture_dataset(self.cfg),
+                    pictures.num_images,
+                    train.output_dir,
                 )
             )
         checkpointer = train.checkpointer

@@ -106,5 +106,6 @@ train.warmup_epoch = 40
 train.scheduler = LazyCall(warmup_cosine_lr)(min_lr=0.0)
 train.amp.enabled = True
 train.checkpointer.save_model_after_n_epoch = 20
+train.visualize.after_n_epoch = 20
 train.evaluation.enabled = False  # needs val/; --eval-only gives the loss there
 train.evaluation.eval_metric, train.evaluation.eval_mode = "reconstruction_loss", "min"

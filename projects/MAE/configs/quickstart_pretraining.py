@@ -44,4 +44,5 @@ train.warmup_epoch = 4
 train.evaluation.enabled = True  # the reconstruction loss on val/
 train.evaluation.eval_after_n_epoch = 20
 train.checkpointer.save_model_after_n_epoch = 20
+train.visualize.after_n_epoch = 10
 train.test_micro_batch_size = 60

@@ -164,3 +164,8 @@ class ToArray:
 
     def __call__(self, image, rng=None):
         return resample.normalise(image, self._scale, self._bias)
+
+    def to_pixels(self, images):
+        """The inverse, to look at: float32 [N, 3, H, W] -> uint8 [N, H, W, 3], cut off at 0 and 255."""
+        pixels = (np.moveaxis(images, 1, -1) - self._bias) / self._scale
+        return np.clip(np.round(pixels), 0, 255).astype(np.uint8)

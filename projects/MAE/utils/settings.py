@@ -12,6 +12,7 @@ def check_settings(cfg, eval_only):
     if "mask_ratio" in model:
         kept_patches((model.img_size // model.patch_size) ** 2, model.mask_ratio)
     _check_training(cfg)
+    _check_pictures(cfg)
     if cfg.train.load_weight and not eval_only:
         raise UserError(
             f"train.load_weight={cfg.train.load_weight} is for --eval-only: to start training from "
@@ -54,4 +55,26 @@ def _check_training(cfg):
         raise UserError(
             f"train.evaluation.eval_metric={train.evaluation.eval_metric} is not measured: choose "
             + " or ".join(metrics)
+        )
+
+
+def _check_pictures(cfg):
+    pictures = cfg.train.visualize
+    if not (pictures.period or pictures.after_n_epoch):
+        return
+    if "mask_ratio" not in cfg.model:
+        raise UserError(
+            "train.visualize.period and .after_n_epoch are for pretraining: a classifier reconstructs "
+            "nothing"
+        )
+    if not cfg.dataloader.get("test"):
+        raise UserError(
+            "train.visualize needs an entry of dataloader.test, which says how an image is prepared: "
+            "add one, or set train.visualize.period=0 train.visualize.after_n_epoch=null"
+        )
+    count = pictures.num_images
+    if not isinstance(count, int) or count < 1:
+        raise UserError(
+            f"train.visualize.num_images={count} must be a whole number of at least 1; no pictures: "
+            "train.visualize.period=0 train.visualize.after_n_epoch=null"
         )

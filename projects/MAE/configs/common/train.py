@@ -38,6 +38,8 @@ train = OmegaConf.create(
             topk=[1, 5],
             eval_iter=None,  # batches to evaluate; null for all
         ),
+        # Pictures of what a masked autoencoder makes of a few images, in OUTPUT/reconstructions.
+        visualize=dict(period=0, after_n_epoch=None, num_images=8),
         dist=dict(
             data_parallel_size=None,  # all the ranks that the other two leave
             tensor_parallel_size=1,

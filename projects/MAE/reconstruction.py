@@ -1,0 +1,127 @@
+"""What a masked autoencoder makes of images, as pictures."""
+import collections
+
+import numpy as np
+import oneflow as flow
+from libai.utils import distributed as dist
+
+from projects.MAE.data.build import data_parallel_rank
+from projects.MAE.evaluation import gather
+from projects.MAE.modeling.layers import batch_sbp
+from projects.MAE.utils.image_grid import draw_grid
+
+Reconstruction = collections.namedtuple(
+    "Reconstruction", "original masked reconstruction pasted losses"
+)
+Reconstruction.__doc__ = """Images before and after, float32 [N, C, H, W], normalised as the input is.
+
+original: the input.
+masked: what the encoder sees; 0, the mean colour, elsewhere.
+reconstruction: what the decoder predicts, visible patches too.
+pasted: the prediction with the visible patches of the original in their places.
+losses: float32 [N], the loss on the masked patches of each image, of the kind the model trains on.
+"""
+
+
+def reconstruct(model, images, noise):
+    """Mask images and reconstruct them. Every rank has to call it, and gets everything.
+
+    Args:
+        model: a `MaskedAutoencoderViT`; it is left in the mode it is in.
+        images: float32 array [N, C, H, W], normalised, the same on every rank.
+        noise: float32 array [N, L] in [0, 1), which decides the mask.
+
+    Returns:
+        A `Reconstruction`. What a model with `norm_pix_loss` predicts is un-normalised with the mean
+        and the variance of each patch of the original.
+    """
+    was_training = model.training
+    model.eval()
+    with flow.no_grad():
+        outputs = model(images=_share_out(images), noise=_share_out(noise))
+        pred, mask, losses = (
+            gather(outputs[name])[: len(images)] for name in ("pred", "mask", "sample_losses")
+        )
+    model.train(was_training)
+    patches = to_patches(images, model.patch_size)
+    if model.norm_pix_loss:
+        pred = unnormalise(pred, patches)
+    hidden = mask[:, :, None].astype(bool)
+    pictures = (patches, np.where(hidden, 0, patches), pred, np.where(hidden, pred, patches))
+    return Reconstruction(*(to_images(p, images.shape) for p in pictures), losses)
+
+
+def unnormalise(pred, patches):
+    """The inverse of the normalisation of targets, for what was predicted in their place.
+
+    Args:
+        pred, patches: [N, L, P], the prediction and the patches of the original.
+    """
+    variance = patches.var(axis=-1, ddof=1, keepdims=True)
+    return pred * np.sqrt(variance + 1e-6) + patches.mean(axis=-1, keepdims=True)
+
+
+def to_patches(images, patch_size):
+    """[N, C, H, W] -> [N, L, patch_size**2 * C], as the model's `patchify`."""
+    n, c, h, w = images.shape
+    p = patch_size
+    x = images.reshape(n, c, h // p, p, w // p, p).transpose(0, 2, 4, 3, 5, 1)
+    return x.reshape(n, -1, p * p * c)
+
+
+def to_images(patches, shape):
+    """[N, L, patch_size**2 * C] -> [N, C, H, W] of the given shape, as the model's `unpatchify`."""
+    n, c, h, w = shape
+    p = int((patches.shape[-1] // c) ** 0.5)
+    x = patches.reshape(n, h // p, w // p, p, p, c).transpose(0, 5, 1, 3, 2, 4)
+    return x.reshape(shape)
+
+
+def reconstruction_grid(model, found, labels, to_pixels, title, seed, told_by):
+    """Draw original, masked, reconstruction and pasted reconstruction of some images.
+
+    Args:
+        model: the `MaskedAutoencoderViT` that made it.
+        found: a `Reconstruction`.
+        labels: a text for each image.
+        to_pixels: float32 [N, 3, H, W] -> uint8 [N, H, W, 3], `ToArray.to_pixels`.
+        title: the first line of the caption.
+        seed: of the masking noise.
+        told_by: who said whether the targets of training were normalised.
+
+    Returns:
+        A `PIL.Image`.
+    """
+    rows = {
+        "original": to_pixels(found.original),
+        "masked": to_pixels(found.masked),
+        "reconstruction": to_pixels(found.reconstruction),
+        "with visible patches": to_pixels(found.pasted),
+    }
+    hidden, total = model.num_patches - model.keep, model.num_patches
+    if model.norm_pix_loss:
+        targets = (
+            f"Trained on normalised patches (norm_pix_loss=True, {told_by}): un-normalised here with "
+            "the mean and variance of each original patch."
+        )
+    else:
+        targets = f"Trained on pixels (norm_pix_loss=False, {told_by}): nothing to un-normalise."
+    caption = [
+        title,
+        f"{hidden} of {total} patches masked ({hidden / total:.0%}), seed {seed}. Loss on them: "
+        f"{found.losses.mean():.4f}.",
+        targets,
+    ]
+    return draw_grid(rows, labels, caption)
+
+
+def _share_out(array):
+    """[N, ...] -> a global tensor of the rows, for the first stage, and copies of the last until
+    they can be shared evenly."""
+    ranks = dist.get_data_parallel_size()
+    rows = -(-len(array) // ranks)
+    wanted = np.arange(rows) + data_parallel_rank() * rows
+    local = np.ascontiguousarray(array[np.minimum(wanted, len(array) - 1)])
+    return flow.from_numpy(local).to_global(
+        sbp=batch_sbp(), placement=dist.get_layer_placement(0)
+    )

@@ -1,0 +1,88 @@
+"""Draws a labelled grid of images: rows of a kind, columns of a sample, and a caption."""
+import math
+import os
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+MIN_SIDE = 96  # pixels; smaller images are enlarged, pixel by pixel, so that one sees them
+GAP = 4
+MARGIN = 12
+FONT_SIZE = 13
+LINE = 18
+BACKGROUND, INK, FAINT = (255, 255, 255), (20, 20, 20), (100, 100, 100)
+
+
+def draw_grid(rows, column_labels, caption, per_band=8):
+    """Draw images as a grid. More columns than fit side by side go on in another band below.
+
+    Args:
+        rows: {label: uint8 [N, H, W, 3]}, all of one shape, from the top.
+        column_labels: N texts; one too long for its column loses its middle.
+        caption: lines of text to stand below the grid; they are wrapped where they are too long.
+        per_band: columns side by side.
+
+    Returns:
+        A `PIL.Image` of mode RGB.
+    """
+    font = ImageFont.load_default(FONT_SIZE)
+    count, height, width, _ = next(iter(rows.values())).shape
+    factor = math.ceil(MIN_SIDE / min(height, width))  # 1 from MIN_SIDE on
+    height, width = height * factor, width * factor
+    columns = min(count, per_band)
+    bands = math.ceil(count / per_band)
+    left = MARGIN + math.ceil(max(font.getlength(label) for label in rows)) + MARGIN
+    right = left + columns * (width + GAP) - GAP
+    band_height = LINE + len(rows) * (height + GAP) + MARGIN
+    # A narrow grid must not squeeze its caption.
+    canvas_width = max(right + MARGIN, 560)
+    lines = [part for line in caption for part in wrapped(line, font, canvas_width - 2 * MARGIN)]
+    size = canvas_width, MARGIN + bands * band_height + LINE * len(lines) + MARGIN
+    canvas = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    for sample in range(count):
+        band, column = divmod(sample, per_band)
+        x, y = left + column * (width + GAP), MARGIN + band * band_height
+        text = shortened(column_labels[sample], font, width)
+        draw.text((x + width / 2, y + LINE / 2), text, FAINT, font, anchor="mm")
+        for row, (label, images) in enumerate(rows.items()):
+            top = y + LINE + row * (height + GAP)
+            tile = Image.fromarray(np.ascontiguousarray(images[sample]))
+            canvas.paste(tile.resize((width, height), Image.NEAREST), (x, top))
+            if column == 0:
+                draw.text((left - MARGIN, top + height / 2), label, INK, font, anchor="rm")
+    for i, line in enumerate(lines):
+        y = MARGIN + bands * band_height + LINE * i
+        draw.text((MARGIN, y), line, INK, font)
+    return canvas
+
+
+def wrapped(text, font, width):
+    """The lines of a text, each at most `width` pixels wide; a longer word, a path say, is broken."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".lstrip()
+        if font.getlength(joined) <= width:
+            lines[-1] = joined
+            continue
+        lines.append(word)
+        while font.getlength(lines[-1]) > width:
+            fits = [n for n in range(1, len(lines[-1])) if font.getlength(lines[-1][:n]) <= width]
+            lines[-1:] = [lines[-1][: fits[-1]], lines[-1][fits[-1] :]]
+    return [line for line in lines if line]
+
+
+def shortened(text, font, width):
+    """A text without as much of its middle as makes it at most `width` pixels wide."""
+    short, keep = text, len(text)
+    while font.getlength(short) > width and keep > 2:
+        keep -= 1
+        short = f"{text[: keep // 2]}...{text[len(text) - (keep + 1) // 2 :]}"
+    return short
+
+
+def save_png(image, path):
+    """Write a `PIL.Image` as PNG; the file is there whole or not at all."""
+    beside = f"{path}.partial"
+    image.save(beside, format="PNG")
+    os.replace(beside, path)
