@@ -57,9 +57,9 @@ class ReconstructionHook(HookBase):
             found,
             self.samples.labels,
             self.to_pixels,
-            title=f"{self.output_dir}, after iteration {done}",
+            title=f"{self.output_dir}, iteration {done}",
             seed=self.seed,
-            told_by="the configuration",
+            known_from="the configuration",
         )
         folder = os.path.join(self.output_dir, FOLDER)
         os.makedirs(folder, exist_ok=True)

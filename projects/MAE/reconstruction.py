@@ -10,6 +10,8 @@ from projects.MAE.evaluation import gather
 from projects.MAE.modeling.layers import batch_sbp
 from projects.MAE.utils.image_grid import draw_grid
 
+ROWS = 16  # images a rank holds at once
+
 Reconstruction = collections.namedtuple(
     "Reconstruction", "original masked reconstruction pasted losses"
 )
@@ -35,14 +37,7 @@ def reconstruct(model, images, noise):
         A `Reconstruction`. What a model with `norm_pix_loss` predicts is un-normalised with the mean
         and the variance of each patch of the original.
     """
-    was_training = model.training
-    model.eval()
-    with flow.no_grad():
-        outputs = model(images=_share_out(images), noise=_share_out(noise))
-        pred, mask, losses = (
-            gather(outputs[name])[: len(images)] for name in ("pred", "mask", "sample_losses")
-        )
-    model.train(was_training)
+    pred, mask, losses = _evaluate(model, images, noise)
     patches = to_patches(images, model.patch_size)
     if model.norm_pix_loss:
         pred = unnormalise(pred, patches)
@@ -77,7 +72,7 @@ def to_images(patches, shape):
     return x.reshape(shape)
 
 
-def reconstruction_grid(model, found, labels, to_pixels, title, seed, told_by):
+def reconstruction_grid(model, found, labels, to_pixels, title, seed, known_from):
     """Draw original, masked, reconstruction and pasted reconstruction of some images.
 
     Args:
@@ -87,7 +82,7 @@ def reconstruction_grid(model, found, labels, to_pixels, title, seed, told_by):
         to_pixels: float32 [N, 3, H, W] -> uint8 [N, H, W, 3], `ToArray.to_pixels`.
         title: the first line of the caption.
         seed: of the masking noise.
-        told_by: who said whether the targets of training were normalised.
+        known_from: what says whether the targets of training were normalised.
 
     Returns:
         A `PIL.Image`.
@@ -101,11 +96,11 @@ def reconstruction_grid(model, found, labels, to_pixels, title, seed, told_by):
     hidden, total = model.num_patches - model.keep, model.num_patches
     if model.norm_pix_loss:
         targets = (
-            f"Trained on normalised patches (norm_pix_loss=True, {told_by}): un-normalised here with "
+            f"Trained on normalised patches (norm_pix_loss=True, known from {known_from}): un-normalised here with "
             "the mean and variance of each original patch."
         )
     else:
-        targets = f"Trained on pixels (norm_pix_loss=False, {told_by}): nothing to un-normalise."
+        targets = f"Trained on pixels (norm_pix_loss=False, known from {known_from}): nothing to un-normalise."
     caption = [
         title,
         f"{hidden} of {total} patches masked ({hidden / total:.0%}), seed {seed}. Loss on them: "
@@ -115,9 +110,24 @@ def reconstruction_grid(model, found, labels, to_pixels, title, seed, told_by):
     return draw_grid(rows, labels, caption)
 
 
+def _evaluate(model, images, noise):
+    """What the model predicts, its mask and the loss of each image, as arrays."""
+    was_training = model.training
+    model.eval()
+    parts = []
+    step = ROWS * dist.get_data_parallel_size()
+    with flow.no_grad():
+        for start in range(0, len(images), step):
+            some = slice(start, start + step)
+            outputs = model(images=_share_out(images[some]), noise=_share_out(noise[some]))
+            names = ("pred", "mask", "sample_losses")
+            parts.append([gather(outputs[name])[: len(images[some])] for name in names])
+    model.train(was_training)
+    return [np.concatenate(arrays) for arrays in zip(*parts)]
+
+
 def _share_out(array):
-    """[N, ...] -> a global tensor of the rows, for the first stage, and copies of the last until
-    they can be shared evenly."""
+    """[N, ...] -> a global tensor for the first stage; copies of the last row make the shares even."""
     ranks = dist.get_data_parallel_size()
     rows = -(-len(array) // ranks)
     wanted = np.arange(rows) + data_parallel_rank() * rows

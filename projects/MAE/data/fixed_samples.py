@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 
+from projects.MAE.data.randomness import MASKING, sample_generator
 from projects.MAE.data.sampler import SampleKey
 from projects.MAE.errors import UserError
 
@@ -30,14 +31,51 @@ def fixed_samples(dataset, count):
     Raises:
         UserError: an image can't be read, or none can.
     """
-    count = min(count, len(dataset))
-    indices = [i * len(dataset) // count for i in range(count)]
-    samples = [(i, dataset[SampleKey(epoch=0, index=i, step=0, valid=True)]) for i in indices]
-    samples = [(i, sample) for i, sample in samples if sample.get("valid", True)]
-    if not samples:
-        raise UserError(f"{dataset.images.root}: none of {count} images can be read")
-    return FixedSamples(
-        [os.path.relpath(dataset.images.path(i), dataset.images.root) for i, _ in samples],
-        np.stack([sample["images"] for _, sample in samples]),
-        np.stack([sample["noise"] for _, sample in samples]),
+    indices = spread(len(dataset), count)
+    keys = [SampleKey(epoch=0, index=index, step=0, valid=True) for index in indices]
+    samples = [dataset[key] for key in keys]
+    return _readable(
+        [os.path.relpath(dataset.images.path(index), dataset.images.root) for index in indices],
+        np.stack([sample["images"] for sample in samples]),
+        np.stack([sample["noise"] for sample in samples]),
+        np.stack([sample.get("valid", True) for sample in samples]),
     )
+
+
+def listed_samples(images, read, count, num_patches, seed):
+    """Samples spread evenly over images that a command line names.
+
+    Of the same files they are those of `fixed_samples`.
+
+    Args:
+        images: an `ImageList`.
+        read: its `ImageReader`.
+        count: how many.
+        num_patches: of the model: draws that an image needs.
+        seed: of the noise.
+
+    Returns:
+        `FixedSamples`, without images that were skipped.
+
+    Raises:
+        UserError: an image can't be read, or none can.
+    """
+    indices = spread(len(images), count)
+    batch = read(indices)
+    generators = [sample_generator(seed, 0, index, MASKING) for index in indices]
+    noise = np.stack([rng.random(num_patches, dtype=np.float32) for rng in generators])
+    labels = [images.name(index) for index in indices]
+    return _readable(labels, batch["images"], noise, batch["readable"])
+
+
+def spread(total, count):
+    """`count` of the numbers below `total`, or all of them, at even distances from 0 on."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
+
+
+def _readable(labels, images, noise, readable):
+    if not readable.any():
+        raise UserError(f"none of these images can be read: {', '.join(labels)}")
+    labels = [label for label, good in zip(labels, readable) if good]
+    return FixedSamples(labels, images[readable], noise[readable])

@@ -82,19 +82,34 @@ def preprocessing_of(source):
     return standard._replace(**told), source.known_from["preprocessing"]
 
 
-def _run_facts(checkpoint, weights):
-    """What the config.yaml in a checkpoint's output folder says; {} where it is of another model."""
+def run_config(checkpoint, embed_dim):
+    """The config.yaml of the run that made a checkpoint.
+
+    Args:
+        checkpoint: the folder of a checkpoint.
+        embed_dim: of its model.
+
+    Returns:
+        The configuration, or None where there is none, or it is of another model.
+    """
     path = os.path.join(os.path.dirname(os.path.abspath(checkpoint)), "config.yaml")
     try:
         with open(path) as file:
             content = yaml.safe_load(file)  # builds plain values only
     except (OSError, yaml.YAMLError):
-        return {}  # none, or one with objects in it
+        return None  # none, or one with objects in it
     if not isinstance(content, dict):
-        return {}
+        return None
     cfg = OmegaConf.create(content)
-    if OmegaConf.select(cfg, "model.embed_dim") != weights["cls_token"].shape[-1]:
-        return {}  # the folder was used again
+    # Another one: the folder was used again.
+    return cfg if OmegaConf.select(cfg, "model.embed_dim") == embed_dim else None
+
+
+def _run_facts(checkpoint, weights):
+    """What `run_config` says of the model and its images; {} without one."""
+    cfg = run_config(checkpoint, weights["cls_token"].shape[-1])
+    if cfg is None:
+        return {}
     facts = {key: OmegaConf.select(cfg, f"model.{key}") for key in CONFIG_FACTS}
     steps = OmegaConf.select(cfg, "dataloader.test.0.dataset.transform.transforms")
     if steps is not None:

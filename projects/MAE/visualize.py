@@ -1,0 +1,157 @@
+"""Show what a masked autoencoder makes of images: original, masked, reconstruction.
+
+    python -m projects.MAE.visualize --weights W [--images PATH...] [--out FILE]
+
+Writes a PNG with a column for each image: the original, what the encoder sees, what the decoder
+predicts, and the prediction with the visible patches in their places. The weights must hold the
+decoder. Without --images it takes the images that the run of the weights is validated on, with the
+masks that they have there. The same seed gives the same picture.
+"""
+import os
+import sys
+
+from projects.MAE.command_line import CommandParser, check_out, run_command
+from projects.MAE.data.image_list import ImageList, ImageReader
+from projects.MAE.errors import UserError
+from projects.MAE.utils.one_process import restart_with_mkl, start_one_process
+
+EXAMPLES = """examples:
+  # the quickstart's model, on the images it is validated on
+  python -m projects.MAE.visualize --weights output/quickstart/pretraining --out digits.png
+  # half of each image masked, other masks, files of one's own
+  python -m projects.MAE.visualize --weights output/quickstart/pretraining --mask-ratio 0.5 --seed 7 \\
+      --images output/digits/val/3 --num-images 4 --out threes.png
+"""
+DEFAULT_SEED = 0
+
+
+def parse_arguments(argv):
+    parser = CommandParser("visualize", __doc__, EXAMPLES)
+    parser.add_shared("--weights")
+    parser.add_shared("--images")
+    parser.add_argument(
+        "--num-images",
+        metavar="N",
+        type=int,
+        default=8,
+        help="how many images, spread evenly over those there are (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--mask-ratio",
+        metavar="R",
+        type=float,
+        help="share of patches to mask (default: that of training, else 0.75)",
+    )
+    parser.add_shared("--seed", default=None, help="of the masks (default: the run's, else 0)")
+    parser.add_shared("--out", default="reconstructions.png", help="PNG (default: %(default)s)")
+    parser.add_shared("--force")
+    parser.add_shared("--on-error")
+    parser.add_shared("--norm-pix-loss")
+    parser.add_shared("--num-heads")
+    parser.add_shared("--decoder-num-heads")
+    parser.add_shared("--device")
+    args = parser.parse_args(argv)
+    if args.num_images < 1:
+        raise UserError(f"--num-images {args.num_images} must be at least 1")
+    if args.mask_ratio is not None and not 0 < args.mask_ratio < 1:
+        raise UserError(f"--mask-ratio {args.mask_ratio} must be between 0 and 1")
+    if not args.out.lower().endswith(".png"):
+        raise UserError(f"--out {args.out}: the picture is a PNG: let the name end with .png")
+    return args
+
+
+def run_images(cfg, source):
+    """The `ImageList` of the images that a run is validated on; without val/ those it trains on.
+
+    Args:
+        cfg: the run's configuration, or None.
+        source: the weights, for the error.
+
+    Raises:
+        UserError: it is not known where they are, or they are gone.
+    """
+    from omegaconf import OmegaConf
+
+    root = cfg and OmegaConf.select(cfg, "dataloader.test.0.dataset.root")
+    if not root:
+        raise UserError(f"{source} does not say which images it was trained with: give --images")
+    root = os.path.expanduser(str(root))
+    folders = [os.path.join(root, "val"), os.path.join(root, "train"), root]
+    found = [folder for folder in folders if os.path.isdir(folder)]
+    if not found:
+        raise UserError(f"{root}, where the run of {source} had its images, is gone: give --images")
+    return ImageList(found[:1])
+
+
+def load(args):
+    """The `SavedModel` that --weights and the options describe."""
+    from projects.MAE.utils.saved_model import load_autoencoder
+
+    try:
+        saved = load_autoencoder(
+            args.weights,
+            mask_ratio=args.mask_ratio,
+            num_heads=args.num_heads,
+            decoder_num_heads=args.decoder_num_heads,
+            norm_pix_loss=args.norm_pix_loss,
+        )
+    except UserError as error:
+        raise UserError(str(error).replace("model.mask_ratio=", "--mask-ratio ")) from None
+    if saved.sizes.in_chans != 3:
+        raise UserError(f"{saved.source}: its images have {saved.sizes.in_chans} channels, not RGB's 3")
+    return saved
+
+
+def title_of(saved):
+    """The weights' path, and how far training had come."""
+    for unit in ("iteration", "epoch"):
+        if unit in saved.facts:
+            return f"{saved.source}, {unit} {saved.facts[unit]}"
+    return saved.source
+
+
+def run(argv):
+    args = parse_arguments(argv)
+    check_out(args.out, args.force)
+    restart_with_mkl()
+    images = ImageList(args.images) if args.images else None
+    start_one_process(args.device)
+    # These need OneFlow set up.
+    from projects.MAE.data.fixed_samples import listed_samples
+    from projects.MAE.data.transforms import ToArray
+    from projects.MAE.reconstruction import reconstruct, reconstruction_grid
+    from projects.MAE.utils.image_grid import save_png
+    from projects.MAE.utils.weight_source import run_config
+
+    saved = load(args)
+    preprocessing, model = saved.preprocessing, saved.model
+    cfg = run_config(saved.source, saved.sizes.embed_dim)
+    if images is None:
+        images = run_images(cfg, saved.source)
+    seed = args.seed
+    if seed is None:
+        seed = DEFAULT_SEED if cfg is None else cfg.train.seed
+    read = ImageReader(
+        images, preprocessing.transform(), saved.sizes.img_size, skip=args.on_error == "skip"
+    )
+    samples = listed_samples(images, read, args.num_images, model.num_patches, seed)
+    grid = reconstruction_grid(
+        model,
+        reconstruct(model, samples.images, samples.noise),
+        samples.labels,
+        ToArray(preprocessing.mean, preprocessing.std).to_pixels,
+        title=title_of(saved),
+        seed=seed,
+        known_from=saved.known_from["norm_pix_loss"],
+    )
+    save_png(grid, args.out)
+    print(f"{args.out}: {len(samples.labels)} of {len(images)} images, {grid.width} x {grid.height}")
+
+
+def main(argv=None):
+    """The exit status, see `run_command`."""
+    return run_command(run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
