@@ -19,7 +19,7 @@ setup(
         "numpy>=1.21,<1.24",  # LiBai 0.1.1 uses np.float
         "omegaconf>=2.1",
         "hydra-core>=1.1",
-        "pillow>=8",
+        "pillow>=10.1",  # its own font in any size
         "safetensors>=0.3",
         "mkl>=2021",  # preloaded on the CPU in place of the BLAS inside OneFlow
         "scikit-learn>=1.0",  # the digits of the quickstart

@@ -146,6 +146,7 @@ def run(argv):
     )
     save_png(grid, args.out)
     print(f"{args.out}: {len(samples.labels)} of {len(images)} images, {grid.width} x {grid.height}")
+    print(grid.info["Description"])
 
 
 def main(argv=None):

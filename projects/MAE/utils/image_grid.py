@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 MIN_SIDE = 96  # pixels; smaller images are enlarged, pixel by pixel, so that one sees them
 GAP = 4
@@ -23,7 +24,7 @@ def draw_grid(rows, column_labels, caption, per_band=8):
         per_band: columns side by side.
 
     Returns:
-        A `PIL.Image` of mode RGB.
+        A `PIL.Image` of mode RGB, with the caption as `info["Description"]`.
     """
     font = ImageFont.load_default(FONT_SIZE)
     count, height, width, _ = next(iter(rows.values())).shape
@@ -54,6 +55,7 @@ def draw_grid(rows, column_labels, caption, per_band=8):
     for i, line in enumerate(lines):
         y = MARGIN + bands * band_height + LINE * i
         draw.text((MARGIN, y), line, INK, font)
+    canvas.info["Description"] = "\n".join(caption)
     return canvas
 
 
@@ -82,7 +84,9 @@ def shortened(text, font, width):
 
 
 def save_png(image, path):
-    """Write a `PIL.Image` as PNG; the file is there whole or not at all."""
+    """Write a `PIL.Image` and its description as PNG; the file is there whole or not at all."""
+    text = PngInfo()
+    text.add_itxt("Description", image.info["Description"])
     beside = f"{path}.partial"
-    image.save(beside, format="PNG")
+    image.save(beside, format="PNG", pnginfo=text)
     os.replace(beside, path)
