@@ -35,10 +35,10 @@ def fixed_samples(dataset, count):
     keys = [SampleKey(epoch=0, index=index, step=0, valid=True) for index in indices]
     samples = [dataset[key] for key in keys]
     return _readable(
-        [os.path.relpath(dataset.images.path(index), dataset.images.root) for index in indices],
+        [os.path.relpath(dataset.path(index), dataset.images.root) for index in indices],
         np.stack([sample["images"] for sample in samples]),
         np.stack([sample["noise"] for sample in samples]),
-        np.stack([sample.get("valid", True) for sample in samples]),
+        np.array(["skipped" not in sample for sample in samples]),
     )
 
 
