@@ -1,18 +1,24 @@
 """The pictures of training, on any layout, and those of the command."""
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from projects.MAE.data.datasets import PretrainingDataset
+from projects.MAE.data.transforms import CenterCrop, Compose, Resize, ToArray
+from projects.MAE.errors import UserError
+from projects.MAE.hooks_reconstruction import ReconstructionHook
 from projects.MAE.utils.libai_folder import find_checkpoint
 from projects.MAE.visualize import main
 from tests.command import TINY, TINY_DECODER, finetune, pretrain, train
 from tests.commands.process import refused, run, succeed
 from tests.commands.weights import write_weights
+from tests.modeling.golden_models import tiny_mae
 from tests.runs import assert_same_weights, losses
 
-CAPTION = 70  # lines of pixels at the foot that differ: they name the weights
+GRID = 430  # lines of pixels of four rows of 24-pixel images; below is the caption, names and all
 PICTURES = ["train.visualize.period=2", "train.visualize.after_n_epoch=null"]
 PICTURES += ["train.visualize.num_images=5"]
 NONE = ["train.visualize.period=0", "train.visualize.after_n_epoch=null"]
@@ -20,7 +26,7 @@ NONE = ["train.visualize.period=0", "train.visualize.after_n_epoch=null"]
 
 def pixels(path):
     """The grid without its caption."""
-    return np.asarray(Image.open(path)).astype(int)[:-CAPTION]
+    return np.asarray(Image.open(path)).astype(int)[:GRID]
 
 
 def description(path):
@@ -205,3 +211,51 @@ def test_options_that_cannot_be(pretrained, tmp_path, capsys):
     assert "--force" in refused(capsys, main, *base, "--out", tmp_path / "there.png")
     assert (tmp_path / "there.png").read_text() == "mine"
     assert "such file" in refused(capsys, main, "--weights", tmp_path / "none", "--out", tmp_path / "a.png")
+
+
+class Album:
+    """A writer that keeps what it is given."""
+
+    def __init__(self):
+        self.images = []
+
+    def image(self, name, pixels, iteration):
+        self.images.append((name, pixels, iteration))
+
+
+def dataset(root, *transforms):
+    return PretrainingDataset(root, False, Compose(transforms), img_size=32, patch_size=8)
+
+
+def test_writers_get_the_pictures(golden, image_folder, tmp_path):
+    images = dataset(image_folder, Resize(32), CenterCrop(32), ToArray())
+    hook = ReconstructionHook(lambda done: done == 3, images, 3, str(tmp_path))
+    album = Album()
+    model = tiny_mae(golden("pretrain_tiny"), True)
+    hook.trainer = SimpleNamespace(model=model, writers=[album], max_iter=5)
+    for hook.trainer.iter in range(5):
+        hook.after_step()
+    assert [(name, iteration) for name, _, iteration in album.images] == [
+        ("reconstructions", 3),
+        ("reconstructions", 5),
+    ]
+    drawn = Image.open(tmp_path / "reconstructions" / "iteration_0000003.png")
+    np.testing.assert_array_equal(album.images[0][1], np.asarray(drawn))
+
+
+def test_an_unreadable_image_ends_the_run_at_its_start_or_is_left_out(image_folder, tmp_path):
+    shutil.copytree(image_folder, tmp_path / "data")
+    first = sorted((tmp_path / "data" / "val" / "class0").iterdir())[0]
+    first.write_bytes(b"no image")
+    images = dataset(tmp_path / "data", Resize(32), CenterCrop(32), ToArray())
+    with pytest.raises(UserError, match=f"cannot read the image {first}"):
+        ReconstructionHook(bool, images, 3, str(tmp_path))
+    images.on_error = "skip"
+    hook = ReconstructionHook(bool, images, 3, str(tmp_path))
+    assert [label.split("/")[0] for label in hook.samples.labels] == ["class1", "class2"]
+
+
+def test_a_transform_that_does_not_say_how_to_undo_it(image_folder, tmp_path):
+    images = dataset(image_folder, Resize(32), CenterCrop(32), ToArray(), lambda array, rng: array)
+    with pytest.raises(UserError, match="does not end with ToArray.*train.visualize.period=0"):
+        ReconstructionHook(bool, images, 3, str(tmp_path))

@@ -1,5 +1,6 @@
 """What a masked autoencoder makes of images, as pictures."""
 import collections
+import math
 
 import numpy as np
 import oneflow as flow
@@ -7,7 +8,7 @@ from libai.utils import distributed as dist
 
 from projects.MAE.data.build import data_parallel_rank
 from projects.MAE.evaluation import gather
-from projects.MAE.modeling.layers import batch_sbp
+from projects.MAE.modeling.layers import as_input
 from projects.MAE.utils.image_grid import draw_grid
 
 ROWS = 16  # images a rank holds at once
@@ -67,7 +68,7 @@ def to_patches(images, patch_size):
 def to_images(patches, shape):
     """[N, L, patch_size**2 * C] -> [N, C, H, W] of the given shape, as the model's `unpatchify`."""
     n, c, h, w = shape
-    p = int((patches.shape[-1] // c) ** 0.5)
+    p = math.isqrt(patches.shape[-1] // c)
     x = patches.reshape(n, h // p, w // p, p, p, c).transpose(0, 5, 1, 3, 2, 4)
     return x.reshape(shape)
 
@@ -94,13 +95,14 @@ def reconstruction_grid(model, found, labels, to_pixels, title, seed, known_from
         "with visible patches": to_pixels(found.pasted),
     }
     hidden, total = model.num_patches - model.keep, model.num_patches
+    told = f"(norm_pix_loss={model.norm_pix_loss}, known from {known_from})"
     if model.norm_pix_loss:
         targets = (
-            f"Trained on normalised patches (norm_pix_loss=True, known from {known_from}): un-normalised here with "
-            "the mean and variance of each original patch."
+            f"Trained on normalised patches {told}: un-normalised here with the mean and variance of "
+            "each original patch."
         )
     else:
-        targets = f"Trained on pixels (norm_pix_loss=False, known from {known_from}): nothing to un-normalise."
+        targets = f"Trained on pixels {told}: nothing to un-normalise."
     caption = [
         title,
         f"{hidden} of {total} patches masked ({hidden / total:.0%}), seed {seed}. Loss on them: "
@@ -131,7 +133,4 @@ def _share_out(array):
     ranks = dist.get_data_parallel_size()
     rows = -(-len(array) // ranks)
     wanted = np.arange(rows) + data_parallel_rank() * rows
-    local = np.ascontiguousarray(array[np.minimum(wanted, len(array) - 1)])
-    return flow.from_numpy(local).to_global(
-        sbp=batch_sbp(), placement=dist.get_layer_placement(0)
-    )
+    return as_input(array[np.minimum(wanted, len(array) - 1)])

@@ -33,7 +33,7 @@ def batch_sbp():
 
 
 def as_input(array):
-    """A float32 NumPy batch [N, ...] as the global tensor that a model of one rank takes."""
+    """This rank's rows, a float32 NumPy array [n, ...], as the global tensor that a model takes."""
     tensor = flow.from_numpy(np.ascontiguousarray(array))
     return tensor.to_global(sbp=batch_sbp(), placement=dist.get_layer_placement(0))
 
