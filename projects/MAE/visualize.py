@@ -8,12 +8,11 @@ decoder. Without --images it takes the images that the run of the weights is val
 masks that they have there. The same seed gives the same picture.
 """
 import os
-import sys
 
-from projects.MAE.command_line import CommandParser, check_out, run_command
+from projects.MAE.command_line import CommandParser, check_out, leave, run_command
 from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.errors import UserError
-from projects.MAE.utils.one_process import restart_with_mkl, start_one_process
+from projects.MAE.utils.one_process import prepare_command, start_one_process
 
 EXAMPLES = """examples:
   # the quickstart's model, on the images it is validated on
@@ -113,7 +112,7 @@ def title_of(saved):
 def run(argv):
     args = parse_arguments(argv)
     check_out(args.out, args.force)
-    restart_with_mkl()
+    prepare_command()
     images = ImageList(args.images) if args.images else None
     start_one_process(args.device)
     # These need OneFlow set up.
@@ -155,4 +154,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
