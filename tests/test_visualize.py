@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from projects.MAE import convert_weights
 from projects.MAE.data.datasets import PretrainingDataset
 from projects.MAE.data.transforms import CenterCrop, Compose, Resize, ToArray
 from projects.MAE.errors import UserError
 from projects.MAE.hooks_reconstruction import ReconstructionHook
 from projects.MAE.utils.libai_folder import find_checkpoint
 from projects.MAE.visualize import main
-from tests.command import TINY, TINY_DECODER, finetune, pretrain, train
+from tests.command import ROOT, TINY, TINY_DECODER, finetune, pretrain, train
 from tests.commands.process import refused, run, succeed
 from tests.commands.weights import write_weights
 from tests.modeling.golden_models import tiny_mae
@@ -166,6 +167,34 @@ def test_what_told_of_normalised_targets(golden, image_folder, tmp_path, capsys,
     expected = "norm_pix_loss=True" if norm_pix == "yes" else "norm_pix_loss=False"
     assert f"{expected}, known from --norm-pix-loss" in out
     assert ("un-normalised here with the mean" in out) is (norm_pix == "yes")
+
+
+def test_every_format_gives_the_same_picture(golden, image_folder, tmp_path, capsys):
+    ours = write_weights(golden, "full", tmp_path / "ours", decoder_num_heads=4, norm_pix_loss=True)
+    told = {ours: "its model card"}
+    for layout, name, teller in [
+        ("mae", "authors.safetensors", "its model card"),
+        ("transformers", "vit_mae", "its config.json"),
+    ]:
+        succeed(capsys, convert_weights.main, ours, tmp_path / name, "--to", layout)
+        told[tmp_path / name] = teller
+    pictures = []
+    for weights, teller in told.items():
+        out = tmp_path / "pictures" / f"{weights.name}.png"
+        arguments = ["--weights", weights, "--images", image_folder / "val", "--out", out]
+        expected = f"norm_pix_loss=True, known from {teller}): un-normalised"
+        assert expected in succeed(capsys, main, *arguments)
+        pictures.append(pixels(out))
+    for picture in pictures[1:]:
+        np.testing.assert_array_equal(picture, pictures[0])
+
+
+def test_a_training_file_of_the_authors_code(image_folder, tmp_path, capsys):
+    weights = ROOT / "tests" / "data" / "weights" / "training_full.pth"
+    heads = ["--num-heads", 4, "--decoder-num-heads", 4]
+    arguments = ["--weights", weights, *heads, "--images", image_folder / "val"]
+    told = succeed(capsys, main, *arguments, "--out", tmp_path / "grid.png")
+    assert "known from its training arguments" in told and "epoch" in told.splitlines()[1]
 
 
 def test_weights_without_a_decoder(golden, image_folder, tmp_path, capsys):
