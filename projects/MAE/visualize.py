@@ -18,8 +18,8 @@ EXAMPLES = """examples:
   # the quickstart's model, on the images it is validated on
   python -m projects.MAE.visualize --weights output/quickstart/pretraining --out digits.png
   # half of each image masked, other masks, files of one's own
-  python -m projects.MAE.visualize --weights output/quickstart/pretraining --mask-ratio 0.5 --seed 7 \\
-      --images output/digits/val/3 --num-images 4 --out threes.png
+  python -m projects.MAE.visualize --weights output/quickstart/pretraining \\
+      --mask-ratio 0.5 --seed 7 --images output/digits/val/3 --num-images 4 --out threes.png
 """
 DEFAULT_SEED = 0
 
