@@ -1,4 +1,5 @@
 """Whether all ranks found the same on their machines, where a run needs that."""
+import json
 import time
 
 import numpy as np
@@ -28,6 +29,38 @@ def check_agreement(name, value, way_out):
             f"{name}: rank 0 has {values[0]} and rank {other} {values[other]}, and all must have "
             f"the same: {way_out}"
         )
+
+
+def told_by_rank_0(value):
+    """What rank 0 calls this with, on every rank that calls it.
+
+    Args:
+        value: anything that JSON can write; looked at on rank 0 alone.
+    """
+    is_first = flow.env.get_rank() == 0
+    encoded = json.dumps(value).encode() if is_first else None
+    return json.loads(flow._oneflow_internal.cpu_broadcast(encoded, 0))
+
+
+def only_on_rank_0(function):
+    """Call a function on rank 0 and give its result to all ranks; where it raises a UserError, all
+    ranks raise that.
+
+    Args:
+        function: takes nothing and returns what JSON can write.
+    """
+    outcome = None
+    if flow.env.get_rank() == 0:
+        try:
+            outcome = ["result", function()]
+        except UserError as error:
+            outcome = ["error", str(error)]
+    what, value = told_by_rank_0(outcome)
+    if what == "error":
+        if flow.env.get_rank() == 0 and flow.env.get_world_size() > 1:
+            time.sleep(GRACE_SECONDS)
+        raise UserError(value)
+    return value
 
 
 def all_values(value):
