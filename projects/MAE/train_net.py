@@ -227,6 +227,10 @@ if __name__ == "__main__":
         # Every rank finds the same mistake in a configuration: one of them says so.
         if int(os.environ.get("RANK", 0)) == 0 or error.local:
             print(f"error: {error}", file=sys.stderr, flush=True)
+        if error.told:
+            from projects.MAE.utils.agreement import leave_last
+
+            leave_last()
         leave(1)
     except FloatingPointError as error:
         print(

@@ -8,7 +8,7 @@ import oneflow as flow
 from projects.MAE.errors import UserError
 
 LENGTH = 32  # bytes of a value that are compared
-GRACE_SECONDS = 2
+GRACE_SECONDS = 1
 
 
 def check_agreement(name, value, way_out):
@@ -22,13 +22,21 @@ def check_agreement(name, value, way_out):
     values = all_values(value)
     other = next((rank for rank, found in enumerate(values) if found != values[0]), None)
     if other is not None:
-        if flow.env.get_rank() == 0:
-            # OneFlow aborts a rank that has not read the answer when rank 0 is gone.
-            time.sleep(GRACE_SECONDS)
         raise UserError(
             f"{name}: rank 0 has {values[0]} and rank {other} {values[other]}, and all must have "
-            f"the same: {way_out}"
+            f"the same: {way_out}",
+            told=True,
         )
+
+
+def leave_last():
+    """Let rank 0 wait a moment: OneFlow aborts a rank that has not read an answer when rank 0 is gone.
+
+    Call this after the error was printed: OneFlow may also find that another rank is gone, and
+    abort this one.
+    """
+    if flow.env.get_rank() == 0 and flow.env.get_world_size() > 1:
+        time.sleep(GRACE_SECONDS)
 
 
 def told_by_rank_0(value):
@@ -57,9 +65,7 @@ def only_on_rank_0(function):
             outcome = ["error", str(error)]
     what, value = told_by_rank_0(outcome)
     if what == "error":
-        if flow.env.get_rank() == 0 and flow.env.get_world_size() > 1:
-            time.sleep(GRACE_SECONDS)
-        raise UserError(value)
+        raise UserError(value, told=True)
     return value
 
 

@@ -43,10 +43,10 @@ def find_checkpoint(path):
     if os.path.isfile(os.path.join(path, PICKLE)):
         path = os.path.dirname(path)
     if not _holds_model(path):
-        newest = newest_checkpoints(path)
-        if not newest:
+        found = [name for name in newest_checkpoints(path) if _holds_model(os.path.join(path, name))]
+        if not found:
             raise UserError(f"{path}: not a checkpoint folder (it holds no 'model')")
-        path = os.path.join(path, newest[0])
+        path = os.path.join(path, found[0])
     return path
 
 
@@ -54,14 +54,14 @@ def newest_checkpoints(folder):
     """Names of the checkpoints of an output folder, the one to go on from first.
 
     That is the one that `last_checkpoint` names; then come those before it, the newest first, then
-    those after it. Where it names none that is there, the newest comes first.
+    those after it. Where it names none that is there, the newest comes first. Some may be damaged.
     """
     names = os.listdir(folder) if os.path.isdir(folder) else []
     numbered = [name for name in names if NUMBERED.fullmatch(name)]
-    numbered = [name for name in numbered if _holds_model(os.path.join(folder, name))]
+    numbered = [name for name in numbered if os.path.isdir(os.path.join(folder, name))]
     numbered.sort(key=iteration_of, reverse=True)
     named = named_last(folder)
-    if named is None or not _holds_model(os.path.join(folder, named)):
+    if named is None or not os.path.isdir(os.path.join(folder, named)):
         return numbered
     others = [name for name in numbered if name != named]
     if not NUMBERED.fullmatch(named):
@@ -75,7 +75,7 @@ def named_last(folder):
     try:
         with open(os.path.join(folder, "last_checkpoint"), errors="replace") as file:
             name = file.read(1000).strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return name if name == os.path.basename(name) and name not in ("", ".", "..") else None
 
@@ -182,15 +182,10 @@ def _replaced(value, function):
 
 
 class _Node:
-    """A value of an omegaconf list."""
+    """A plain value inside a container of omegaconf."""
 
     def take(self, state):
         self.value = state["_val"]
-
-
-def _omegaconf_list():
-    values = []
-    return Built(values, lambda state: values.extend(n.value for n in state["_content"]))
 
 
 def _omegaconf_node():
@@ -198,8 +193,27 @@ def _omegaconf_node():
     return Built(node, node.take)
 
 
-# The optimizer's options (betas) that eager mode saved were lists of omegaconf; read as lists.
+def _unwrapped(item):
+    return item.value if isinstance(item, _Node) else item
+
+
+def _omegaconf_list():
+    values = []
+    return Built(values, lambda state: values.extend(map(_unwrapped, state["_content"])))
+
+
+def _omegaconf_dict():
+    values = {}
+
+    def take(state):
+        values.update((key, _unwrapped(item)) for key, item in state["_content"].items())
+
+    return Built(values, take)
+
+
+# The optimizer's options (betas) are lists of omegaconf where LiBai or earlier versions saved them.
 OMEGACONF = {
+    "omegaconf.dictconfig.DictConfig": _omegaconf_dict,
     "omegaconf.listconfig.ListConfig": _omegaconf_list,
     "omegaconf.nodes.AnyNode": _omegaconf_node,
     "omegaconf.base.ContainerMetadata": dict,
