@@ -10,7 +10,7 @@ class UserError(Exception):
     Args:
         local: only this rank can have found it (an unreadable image, say), so this rank says so.
             Every rank finds a mistake in the configuration, and rank 0 alone says so.
-        told: rank 0 has found this and told the others, so it says so at once and leaves last.
+        told: all ranks have just agreed on this; they leave a moment later, see `leave_late`.
     """
 
     def __init__(self, message, local=False, told=False):

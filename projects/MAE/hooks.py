@@ -78,8 +78,9 @@ class MetricsFile(HookBase):
             self._write(iteration=self.trainer.iter + 1, **results)
 
     def _write(self, **values):
-        self.file.write(json.dumps(values) + "\n")
-        self.file.flush()
+        with told("train.output_dir", os.path.dirname(self.path)):
+            self.file.write(json.dumps(values) + "\n")
+            self.file.flush()
 
 
 class CheckpointHook(HookBase):

@@ -160,6 +160,7 @@ def evaluate_only(cfg):
     from projects.MAE.trainer import MAETrainer, log_report
     from projects.MAE.utils.checkpoint import check_card, check_heads, load_weights
     from projects.MAE.utils.libai_folder import find_checkpoint, read_card, read_weights
+    from projects.MAE.utils.manifest import check_whole
     from projects.MAE.utils.pretrained import load_pretrained
 
     cfg.train.evaluation.enabled = True
@@ -174,6 +175,7 @@ def evaluate_only(cfg):
     loaders = MAETrainer.build_test_loader(cfg)
     model = MAETrainer.build_model(cfg)
     if own:
+        check_whole(source, "model")
         load_weights(model, read_weights(source), source)
     else:
         report = load_pretrained(model, cfg.finetune.path, cfg.finetune.weight_style)
@@ -228,9 +230,9 @@ if __name__ == "__main__":
         if int(os.environ.get("RANK", 0)) == 0 or error.local:
             print(f"error: {error}", file=sys.stderr, flush=True)
         if error.told:
-            from projects.MAE.utils.agreement import leave_last
+            from projects.MAE.utils.agreement import leave_late
 
-            leave_last()
+            leave_late()
         leave(1)
     except FloatingPointError as error:
         print(

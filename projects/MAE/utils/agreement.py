@@ -29,13 +29,13 @@ def check_agreement(name, value, way_out):
         )
 
 
-def leave_last():
-    """Let rank 0 wait a moment: OneFlow aborts a rank that has not read an answer when rank 0 is gone.
+def leave_late():
+    """Wait a moment before leaving, so that all ranks are past their last exchange.
 
-    Call this after the error was printed: OneFlow may also find that another rank is gone, and
-    abort this one.
+    Symptom: where one leaves at once, OneFlow aborts or hangs another that has not read the answer,
+    or not seen that its own was read. Call this after the error was printed.
     """
-    if flow.env.get_rank() == 0 and flow.env.get_world_size() > 1:
+    if flow.env.get_world_size() > 1:
         time.sleep(GRACE_SECONDS)
 
 

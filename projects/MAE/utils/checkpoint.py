@@ -39,31 +39,35 @@ def check_heads(card, model_cfg, checkpoint):
 
 
 def difference_of_runs(card, current):
-    """How the run of a checkpoint differs from another, "" where it may go on as that one.
+    """Where a checkpoint's run differs from another, None where it may go on as that one.
 
     Args:
         card: what the checkpoint says of its run.
         current: the same of the other run, or a part of it.
+
+    Returns:
+        What differs, its value in the other run, and that in the checkpoint's.
     """
-    where = {"global_batch_size": "train.", "seed": "train.", "model": ""}
+    names = {"global_batch_size": "train.global_batch_size", "seed": "train.seed", "model": "model"}
     for key, value in current.items():
         if card.get(key, value) == value:
             continue
         if key == "classes":
-            return "other class folders than the data's"
+            return "class folders", "the data's", "others"
         if key == "images":
-            return f"{card[key]} training images, not {value}"
-        return f"{where.get(key, 'model.')}{key}={card[key]}, not {value}"
-    return ""
+            return "training images", value, card[key]
+        return names.get(key, f"model.{key}"), value, card[key]
+    return None
 
 
 def check_same_run(card, current, checkpoint):
     """Raise a UserError where --resume would go on with another run than the checkpoint's."""
     difference = difference_of_runs(card, current)
     if difference:
+        name, ours, theirs = difference
         raise UserError(
-            f"--resume: {checkpoint} belongs to a run with {difference}: set it back, or start a new "
-            "run from finetune.path in another train.output_dir"
+            f"--resume: {name}={ours}, but {checkpoint} belongs to a run with {theirs}: set it back, or "
+            "start a new run from finetune.path in another train.output_dir"
         )
 
 

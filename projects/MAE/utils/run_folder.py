@@ -139,8 +139,8 @@ def clear_for_new_run(folder, other_run):
     """Make an output folder fit for a new run.
 
     Args:
-        other_run: called with the path of a checkpoint of the folder; says in which way it is of
-            another run than the one about to start, "" for none.
+        other_run: called with the path of a checkpoint of the folder; where it is of another run than
+            the one about to start, gives what differs, its value now and its value there; else None.
 
     Raises:
         UserError: it holds checkpoints, which a new run would overwrite.
@@ -156,7 +156,8 @@ def clear_for_new_run(folder, other_run):
         done = f", {iteration_of(newest)} iterations" if NUMBERED.fullmatch(newest) else ""
         holds = f"train.output_dir={folder} holds the checkpoints of a run ({newest}{done})"
         if difference:
-            raise UserError(f"{holds} with {difference}: name another train.output_dir")
+            name, ours, theirs = difference
+            raise UserError(f"{holds} with {name}={theirs}, not {ours}: name another train.output_dir")
         raise UserError(
             f"{holds}: go on with it by --resume, or name another train.output_dir for a new run"
         )
