@@ -1,5 +1,6 @@
 """Masked Autoencoders (He et al., arXiv 2111.06377) on OneFlow, as a LiBai project."""
 
+__version__ = "0.1.0"
 
 def __getattr__(name):
     # Not at once: worker processes import this package, too, and must not load OneFlow.

@@ -10,8 +10,9 @@ class UserError(Exception):
     Args:
         local: only this rank can have found it (an unreadable image, say), so this rank says so.
             Every rank finds a mistake in the configuration, and rank 0 alone says so.
+        told: all ranks have just agreed on this; they leave a moment later, see `leave_late`.
     """
 
-    def __init__(self, message, local=False):
+    def __init__(self, message, local=False, told=False):
         super().__init__(message)
-        self.local = local
+        self.local, self.told = local, told

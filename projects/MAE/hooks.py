@@ -1,14 +1,14 @@
 """Hooks of the trainer: what is logged, evaluated and saved, and when."""
 import json
 import os
-import re
-import shutil
 import time
 
 from libai.engine.trainer import HookBase
-from libai.utils import distributed as dist
 
-from projects.MAE.utils.libai_folder import read_card
+from projects.MAE.utils.agreement import only_on_rank_0
+from projects.MAE.utils.disk import told
+from projects.MAE.utils.libai_folder import NUMBERED, read_card
+from projects.MAE.utils.run_folder import delete, link_final
 
 
 def due(iterations, epochs, samples_per_epoch, global_batch_size):
@@ -78,46 +78,51 @@ class MetricsFile(HookBase):
             self._write(iteration=self.trainer.iter + 1, **results)
 
     def _write(self, **values):
-        self.file.write(json.dumps(values) + "\n")
-        self.file.flush()
+        with told("train.output_dir", os.path.dirname(self.path)):
+            self.file.write(json.dumps(values) + "\n")
+            self.file.flush()
 
 
 class CheckpointHook(HookBase):
     """Save when `due` and at the end; keep the newest `max_to_keep`.
 
-    `model_final` is a link to the last checkpoint.
+    `last_checkpoint` names a checkpoint when it is whole and on the disk; older ones are deleted
+    after that. `model_final` is a link to the last checkpoint.
     """
 
     def __init__(self, checkpointer, due, max_to_keep=None):
         self.checkpointer, self.due, self.max_to_keep = checkpointer, due, max_to_keep
-        self.kept = []
+        self.kept, self.saved = [], None
 
     def before_train(self):
         if self.trainer.start_iter:
             names = os.listdir(self.checkpointer.save_dir)
-            self.kept = sorted(name for name in names if re.fullmatch(r"model_\d{7,}", name))
+            self.kept = sorted(name for name in names if NUMBERED.fullmatch(name))
+        if self.trainer.start_iter < self.trainer.max_iter:
+            self.checkpointer.check_room()
 
     def after_step(self):
         done = self.trainer.iter + 1
         final = done == self.trainer.max_iter
-        if not final and not self.due(done):
-            return
+        if final or self.due(done):
+            self.save(done, final)
+
+    def save(self, done, final=False):
+        """Save now, `done` iterations after the start; every rank calls this."""
         name = f"model_{done - 1:07d}"
         self.checkpointer.save(name, iteration=done)
-        if not dist.is_main_process():
-            return
-        self.checkpointer.tag_last_checkpoint(name)
+        self.saved = done
+        only_on_rank_0(lambda: self._tag(name, final))
+
+    def _tag(self, name, final):
         folder = self.checkpointer.save_dir
-        self.kept = [n for n in self.kept if n != name] + [name]
-        while self.max_to_keep and len(self.kept) > self.max_to_keep:
-            shutil.rmtree(os.path.join(folder, self.kept.pop(0)))
-        if final:
-            link = os.path.join(folder, "model_final")
-            if os.path.islink(link):
-                os.remove(link)
-            elif os.path.isdir(link):
-                shutil.rmtree(link)
-            os.symlink(name, link)
+        with told("train.output_dir", folder):
+            self.checkpointer.tag_last_checkpoint(name)
+            self.kept = [n for n in self.kept if n != name] + [name]
+            while self.max_to_keep and len(self.kept) > self.max_to_keep:
+                delete(folder, self.kept.pop(0))
+            if final:
+                link_final(folder, name)
 
 
 class EvaluationHook(HookBase):

@@ -67,15 +67,19 @@ def prepare(args):
 
     from projects.MAE.errors import UserError
     from projects.MAE.utils import native
-    from projects.MAE.utils.agreement import check_agreement
+    from projects.MAE.trainer import run_card
+    from projects.MAE.utils.agreement import check_agreement, only_on_rank_0
+    from projects.MAE.utils.checkpoint import open_output_folder
     from projects.MAE.utils.compat import hide_user_errors, use_device
     from projects.MAE.utils.config import load_config
+    from projects.MAE.utils.disk import check_writable
     from projects.MAE.utils.layout import (
         check_rdma,
         check_zero,
         set_batch_sizes,
         set_layout,
     )
+    from projects.MAE.utils.libai_folder import iteration_of
     from projects.MAE.utils.settings import check_settings
 
     # Ranks find a mistake together: OneFlow ends one that is late, and finds rank 0 gone, with a
@@ -109,15 +113,14 @@ def prepare(args):
     set_batch_sizes(cfg)
 
     output_dir = cfg.train.output_dir
-    if dist.is_main_process():
-        try:
-            os.makedirs(output_dir, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"train.output_dir={output_dir} can't be made: {error.strerror}: name a folder that "
-                "you can write to"
-            ) from None
-    dist.synchronize()
+    if args.eval_only:
+        only_on_rank_0(lambda: check_writable("train.output_dir", output_dir))
+    else:
+        needed = ["graph" if cfg.graph.enabled else "optimizer", "lr_scheduler"]
+        name = open_output_folder(
+            output_dir, args.resume, run_card(cfg), needed, dry_run=args.fast_dev_run
+        )
+        cfg.train.start_iter = iteration_of(name) if name else 0
     hide_user_errors()
     logger = setup_logger(output_dir, dist.get_rank(), color=sys.stdout.isatty())
     util = dist.get_dist_util()
@@ -144,7 +147,9 @@ def prepare(args):
             "OneFlow reuses none; graph.enabled=False does"
         )
     if dist.is_main_process():
-        LazyConfig.save(cfg, os.path.join(output_dir, "config.yaml"))
+        # An evaluation may write into the folder of the run that it evaluates.
+        name = "evaluation.yaml" if args.eval_only else "config.yaml"
+        LazyConfig.save(cfg, os.path.join(output_dir, name))
     flow.manual_seed(cfg.train.seed)
     return cfg
 
@@ -155,6 +160,7 @@ def evaluate_only(cfg):
     from projects.MAE.trainer import MAETrainer, log_report
     from projects.MAE.utils.checkpoint import check_card, check_heads, load_weights
     from projects.MAE.utils.libai_folder import find_checkpoint, read_card, read_weights
+    from projects.MAE.utils.manifest import check_whole
     from projects.MAE.utils.pretrained import load_pretrained
 
     cfg.train.evaluation.enabled = True
@@ -169,6 +175,7 @@ def evaluate_only(cfg):
     loaders = MAETrainer.build_test_loader(cfg)
     model = MAETrainer.build_model(cfg)
     if own:
+        check_whole(source, "model")
         load_weights(model, read_weights(source), source)
     else:
         report = load_pretrained(model, cfg.finetune.path, cfg.finetune.weight_style)
@@ -222,6 +229,10 @@ if __name__ == "__main__":
         # Every rank finds the same mistake in a configuration: one of them says so.
         if int(os.environ.get("RANK", 0)) == 0 or error.local:
             print(f"error: {error}", file=sys.stderr, flush=True)
+        if error.told:
+            from projects.MAE.utils.agreement import leave_late
+
+            leave_late()
         leave(1)
     except FloatingPointError as error:
         print(

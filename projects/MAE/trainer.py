@@ -22,8 +22,8 @@ from projects.MAE.hooks import CheckpointHook, EvaluationHook, MetricsFile, due
 from projects.MAE.hooks_reconstruction import ReconstructionHook, picture_dataset
 from projects.MAE.modeling.graph import TrainGraph, evaluator_of
 from projects.MAE.utils.compat import split_batch, take_one_batch_a_step
-from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run, last_iteration
-from projects.MAE.utils.libai_folder import find_checkpoint, read_card
+from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run
+from projects.MAE.utils.libai_folder import read_card
 from projects.MAE.utils.pretrained import load_pretrained
 
 logger = logging.getLogger("libai." + __name__)
@@ -64,6 +64,7 @@ class MAETrainer(DefaultTrainer):
     def __init__(self, cfg):
         super().__init__(cfg)
         self.checkpointer.card = model_card(cfg, self.train_loader.dataset)
+        self.checkpointer.cfg, self.checkpointer.samples = cfg, len(self.train_loader.dataset)
         if not cfg.graph.enabled:
             self._trainer = AccumulatingTrainer(
                 self.model, self.train_loader, self.optimizer, cfg.train.num_accumulation_steps
@@ -83,13 +84,15 @@ class MAETrainer(DefaultTrainer):
         self.checkpointer = MAECheckpointer(
             self.model, cfg.train.output_dir, **self.checkpointer.checkpointables
         )
+        self.start_iter = cfg.train.start_iter
         if resume and not self.start_iter:
             logger.warning(f"--resume: no checkpoint in {cfg.train.output_dir}, so this run is a new one")
-        if resume and self.start_iter:
-            checkpoint = find_checkpoint(cfg.train.output_dir)
-            card = read_card(checkpoint)
-            check_same_run(card, model_card(cfg, self.train_loader.dataset), checkpoint)
-            logger.info(f"Resumed from {self.checkpointer.resume()}")
+        if self.start_iter:
+            name = f"model_{self.start_iter - 1:07d}"
+            checkpoint = os.path.join(cfg.train.output_dir, name)
+            check_same_run(read_card(checkpoint), model_card(cfg, self.train_loader.dataset), checkpoint)
+            self.checkpointer.resume(name)
+            logger.info(f"Resumed from {checkpoint}, {self.start_iter} iterations done")
         elif "finetune" in cfg and cfg.finetune.enable:
             report = load_pretrained(self.model, cfg.finetune.path, cfg.finetune.weight_style)
             log_report(report, cfg.finetune.path)
@@ -212,7 +215,7 @@ class MAETrainer(DefaultTrainer):
     def build_train_loader(cls, cfg, tokenizer=None):
         loader = instantiate(cfg.dataloader.train)
         loader.global_batch_size = cfg.train.global_batch_size
-        loader.start_iter = last_iteration(cfg.train.output_dir) if cfg.train.resume else 0
+        loader.start_iter = cfg.train.start_iter
         return loader, None, None
 
     @classmethod
@@ -264,13 +267,19 @@ def check_classes(cfg, dataset, test_loaders):
         logger.warning(f"model.num_classes={wanted}, but the data has {found} class folders only")
 
 
-def model_card(cfg, dataset):
-    """What a checkpoint says of its model and run: kind, sizes, batch, seed and class names."""
+def run_card(cfg):
+    """What a checkpoint says of its model and run without the data: kind, sizes, batch and seed."""
     sizes = {k: v for k, v in cfg.model.items() if isinstance(v, (int, float, bool, str))}
     target = cfg.model["_target_"]
     kind = target.rsplit(".", 1)[-1] if isinstance(target, str) else target.__name__
     run = {"global_batch_size": cfg.train.global_batch_size, "seed": cfg.train.seed}
-    card = {"model": kind, **sizes, **run, "classes": list(dataset.classes)}
+    return {"model": kind, **sizes, **run}
+
+
+def model_card(cfg, dataset):
+    """`run_card`, with what is known of the data: the number of training images, the names of their
+    classes, and how evaluation prepares images."""
+    card = {**run_card(cfg), "images": len(dataset), "classes": list(dataset.classes)}
     steps = OmegaConf.select(cfg, "dataloader.test.0.dataset.transform.transforms") or []
     preprocessing = described_preprocessing([dict(step) for step in steps])
     if preprocessing:

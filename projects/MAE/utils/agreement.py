@@ -1,4 +1,5 @@
 """Whether all ranks found the same on their machines, where a run needs that."""
+import json
 import time
 
 import numpy as np
@@ -7,7 +8,7 @@ import oneflow as flow
 from projects.MAE.errors import UserError
 
 LENGTH = 32  # bytes of a value that are compared
-GRACE_SECONDS = 2
+GRACE_SECONDS = 1
 
 
 def check_agreement(name, value, way_out):
@@ -21,13 +22,51 @@ def check_agreement(name, value, way_out):
     values = all_values(value)
     other = next((rank for rank, found in enumerate(values) if found != values[0]), None)
     if other is not None:
-        if flow.env.get_rank() == 0:
-            # OneFlow aborts a rank that has not read the answer when rank 0 is gone.
-            time.sleep(GRACE_SECONDS)
         raise UserError(
             f"{name}: rank 0 has {values[0]} and rank {other} {values[other]}, and all must have "
-            f"the same: {way_out}"
+            f"the same: {way_out}",
+            told=True,
         )
+
+
+def leave_late():
+    """Wait a moment before leaving, so that all ranks are past their last exchange.
+
+    Symptom: where one leaves at once, OneFlow aborts or hangs another that has not read the answer,
+    or not seen that its own was read. Call this after the error was printed.
+    """
+    if flow.env.get_world_size() > 1:
+        time.sleep(GRACE_SECONDS)
+
+
+def told_by_rank_0(value):
+    """What rank 0 calls this with, on every rank that calls it.
+
+    Args:
+        value: anything that JSON can write; looked at on rank 0 alone.
+    """
+    is_first = flow.env.get_rank() == 0
+    encoded = json.dumps(value).encode() if is_first else None
+    return json.loads(flow._oneflow_internal.cpu_broadcast(encoded, 0))
+
+
+def only_on_rank_0(function):
+    """Call a function on rank 0 and give its result to all ranks; where it raises a UserError, all
+    ranks raise that.
+
+    Args:
+        function: takes nothing and returns what JSON can write.
+    """
+    outcome = None
+    if flow.env.get_rank() == 0:
+        try:
+            outcome = ["result", function()]
+        except UserError as error:
+            outcome = ["error", str(error)]
+    what, value = told_by_rank_0(outcome)
+    if what == "error":
+        raise UserError(value, told=True)
+    return value
 
 
 def all_values(value):

@@ -1,4 +1,5 @@
 """Checkpoints: LiBai folders, whole or absent, with a card that says what the model is."""
+import functools
 import json
 import os
 import shutil
@@ -9,7 +10,11 @@ from libai.utils.checkpoint import Checkpointer
 
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.initialization import assign
-from projects.MAE.utils.libai_folder import CARD, find_checkpoint, read_weights
+from projects.MAE.utils import disk, run_folder
+from projects.MAE.utils.agreement import only_on_rank_0
+from projects.MAE.utils.libai_folder import CARD, read_card, read_part_with, read_weights
+from projects.MAE.utils.manifest import MANIFEST, describe
+from projects.MAE.utils.part_writer import FolderWriter, Part, write_part
 
 
 def check_card(card, dataset, checkpoint):
@@ -33,84 +38,201 @@ def check_heads(card, model_cfg, checkpoint):
             )
 
 
-def check_same_run(card, current, checkpoint):
-    """Raise a UserError where --resume would go on with another run than the checkpoint's.
+def difference_of_runs(card, current):
+    """Where a checkpoint's run differs from another, None where it may go on as that one.
 
     Args:
         card: what the checkpoint says of its run.
-        current: the same of the run about to start.
+        current: the same of the other run, or a part of it.
+
+    Returns:
+        What differs, its value in the other run, and that in the checkpoint's.
     """
-    where = {"global_batch_size": "train", "seed": "train"}
+    names = {"global_batch_size": "train.global_batch_size", "seed": "train.seed", "model": "model"}
     for key, value in current.items():
-        if key == "preprocessing":  # of evaluation and of other programs
+        # Preprocessing is that of evaluation and of other programs.
+        if key == "preprocessing" or card.get(key, value) == value:
             continue
-        if key == "classes" and card.get(key, value) != value:
-            raise UserError(f"--resume: {checkpoint} was trained on other class folders than the data's")
-        if card.get(key, value) != value:
-            raise UserError(
-                f"--resume: {where.get(key, 'model')}.{key}={value}, but {checkpoint} belongs to a run "
-                f"with {card[key]}: set it back, or start a new run from finetune.path"
+        if key == "classes":
+            return "class folders", "the data's", "others"
+        if key == "images":
+            return "training images", value, card[key]
+        return names.get(key, f"model.{key}"), value, card[key]
+    return None
+
+
+def check_same_run(card, current, checkpoint):
+    """Raise a UserError where --resume would go on with another run than the checkpoint's."""
+    difference = difference_of_runs(card, current)
+    if difference:
+        name, ours, theirs = difference
+        raise UserError(
+            f"--resume: {name}={ours}, but {checkpoint} belongs to a run with {theirs}: set it back, or "
+            "start a new run from finetune.path in another train.output_dir"
+        )
+
+
+def open_output_folder(folder, resume, card, parts=(), dry_run=False):
+    """Look at an output folder before a run starts there; every rank calls this.
+
+    Args:
+        folder: `train.output_dir`; made where it is missing.
+        resume: go on from its newest whole checkpoint. What is damaged is set aside.
+        card: what the run about to start says of itself, as far as it is known without the data.
+        parts: of a checkpoint that the run needs to go on, besides the model.
+        dry_run: the checkpoints of an earlier dry run may be deleted.
+
+    Returns:
+        The checkpoint's name, "" for a run from the start.
+
+    Raises:
+        UserError: the folder holds another run, or one that would have to be resumed; nothing in
+            it is whole; it can't be written to.
+    """
+
+    def look():
+        disk.check_writable("train.output_dir", folder)
+        if not resume:
+            if dry_run:
+                run_folder.remove_checkpoints(folder)
+            run_folder.clear_for_new_run(
+                folder, lambda checkpoint: difference_of_runs(read_card(checkpoint), card)
             )
+            return ""
+        name = run_folder.checkpoint_to_resume(folder)
+        if name:
+            checkpoint = os.path.join(folder, name)
+            check_same_run(read_card(checkpoint), card, checkpoint)
+            _check_parts(checkpoint, parts)
+        return name
+
+    return only_on_rank_0(look)
 
 
-def last_iteration(output_dir):
-    """Iterations done at the newest checkpoint of an output folder, 0 without one."""
-    tag = os.path.join(output_dir, "last_checkpoint")
-    if not os.path.isfile(tag):
-        return 0
-    with open(tag) as file:
-        return int(file.read().strip().split("_")[-1]) + 1
+def _check_parts(checkpoint, parts):
+    for part in parts:
+        if not os.path.isdir(os.path.join(checkpoint, part)):
+            modes = {"graph": ("True", "eager"), "optimizer": ("False", "graph")}
+            value, other = modes.get(part, ("", "another"))
+            hint = f": set graph.enabled={other == 'graph'}" if value else ""
+            raise UserError(
+                f"--resume: {checkpoint} holds no part {part}, it was written in {other} mode{hint}"
+            )
 
 
 class MAECheckpointer(Checkpointer):
-    """LiBai's Checkpointer, written beside and renamed, with a model card.
+    """LiBai's Checkpointer: whole or absent, tensor by tensor, with a model card and a manifest.
 
     Attributes:
         card: a dict for the card.
+        cfg: the run's configuration, for the manifest.
+        samples: size of the training data.
     """
 
-    card = {}
+    card, cfg, samples = {}, None, 0
 
-    def save(self, name, **extra):
-        """Write a checkpoint folder `name`, replacing one of that name; every rank calls this."""
-        parts = {"model": self.model.state_dict()}
-        parts.update({key: part.state_dict() for key, part in self.checkpointables.items()})
+    def save(self, name, iteration, **extra):
+        """Write a checkpoint folder `name`, replacing one of that name; every rank calls this.
+
+        Args:
+            iteration: optimizer steps done.
+            extra: more for the card.
+
+        Raises:
+            UserError: the disk is full or refuses; nothing that was there has changed.
+        """
+        parts = {key: Part(state) for key, state in self._states().items()}
         target = os.path.join(self.save_dir, name)
-        beside = os.path.join(self.save_dir, f".{name}.partial")
+        start = functools.partial(self._start, target, sum(p.nbytes() for p in parts.values()))
+        only_on_rank_0(start)
+        writer = None
         if dist.is_main_process():
-            shutil.rmtree(beside, ignore_errors=True)
-            os.makedirs(beside)
-        dist.synchronize()
+            writer = FolderWriter(run_folder.beside(self.save_dir, name, run_folder.PARTIAL))
         for key, part in parts.items():
-            flow.save(part, os.path.join(beside, key), global_dst_rank=0)
+            write_part(writer, key, part)
+        only_on_rank_0(lambda: self._finish(writer, name, iteration, extra))
         if dist.is_main_process():
-            with open(os.path.join(beside, CARD), "w") as file:
-                json.dump({**self.card, **extra}, file, indent=1)
-            old = os.path.join(self.save_dir, f".{name}.replaced")
-            shutil.rmtree(old, ignore_errors=True)
-            if os.path.isdir(target):
-                os.rename(target, old)
-            os.rename(beside, target)
-            shutil.rmtree(old, ignore_errors=True)
             self.logger.info(f"Saved checkpoint {target}")
-        dist.synchronize()
+
+    def check_room(self):
+        """Raise a UserError on every rank where the disk has no room for one checkpoint."""
+        parameters = list(self.model.parameters())
+        optimizer = self.checkpointables.get("optimizer") or self.checkpointables["graph"]
+        needed = sum(p.numel() for p in parameters)
+        needed += optimizer_numbers(optimizer, parameters)
+        only_on_rank_0(functools.partial(self._start, self.save_dir, 4 * needed))
 
     def tag_last_checkpoint(self, last_filename_basename):
         """Name the newest checkpoint in `last_checkpoint`, in one step."""
-        tag = os.path.join(self.save_dir, "last_checkpoint")
-        with open(f"{tag}.partial", "w") as file:
-            file.write(last_filename_basename)
-        os.replace(f"{tag}.partial", tag)
+        disk.write_text(os.path.join(self.save_dir, run_folder.TAG), last_filename_basename)
 
-    def resume(self):
-        """Load the newest checkpoint's model, optimizer and schedule; returns its folder."""
-        checkpoint = find_checkpoint(self.save_dir)
+    def resume(self, name):
+        """Load a checkpoint's model, optimizer and schedule; every rank calls this.
+
+        Raises:
+            UserError: it is of another model, or holds code.
+        """
+        checkpoint = os.path.join(self.save_dir, name)
         load_weights(self.model, read_weights(checkpoint), f"--resume from {checkpoint}")
         for key, part in self.checkpointables.items():
-            part.load_state_dict(
-                flow.load(os.path.join(checkpoint, key), global_src_rank=0)
+            part.load_state_dict(read_part_with(os.path.join(checkpoint, key), _on_rank_0))
+
+    def _states(self):
+        states = {"model": self.model.state_dict()}
+        for key, part in self.checkpointables.items():
+            states[key] = part.state_dict()
+            if isinstance(part, flow.nn.Graph):
+                # Its model is the part "model"; what remains is the optimizer's.
+                states[key] = {k: v for k, v in states[key].items() if isinstance(v, flow.Tensor)}
+        return states
+
+    def _start(self, target, needed):
+        free = disk.free_bytes(self.save_dir)
+        if free < needed:
+            raise UserError(
+                f"{target}: a checkpoint needs {disk.readable_size(needed)}, the disk has "
+                f"{disk.readable_size(free)} free: {self._way_out()}"
             )
-        return checkpoint
+
+    def _finish(self, writer, name, iteration, extra):
+        partial = writer.folder
+        card = {**self.card, "iteration": iteration, **extra}
+        writer.file(CARD, json.dumps(card, indent=1).encode())
+        classes = self.card.get("classes", ())
+        content = describe(dict(writer.files), self.cfg, classes, iteration, self.samples)
+        writer.file(MANIFEST, json.dumps(content, indent=1).encode())
+        writer.finish()
+        try:
+            if writer.error:
+                raise writer.error
+            run_folder.replace(self.save_dir, name)
+        except OSError as error:
+            why = disk.reason(error, self.save_dir)
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(f"the checkpoint was not saved: {why}: {self._way_out()}") from None
+
+    def _way_out(self):
+        whole = run_folder.named_last(self.save_dir)
+        there = f"{os.path.join(self.save_dir, whole)} is whole, go on from it" if whole else "start again"
+        return f"free some space (train.checkpointer.max_to_keep keeps fewer); {there} with --resume"
+
+
+def optimizer_numbers(optimizer, parameters):
+    """Numbers that an optimizer keeps, at least: one a trained parameter, two for Adam's kind."""
+    found = optimizer
+    if isinstance(optimizer, flow.nn.Graph):
+        found = optimizer._opts[0]["optim"] if optimizer._opts else None
+    moments = 2 if "Adam" in type(found).__name__ else 1
+    return moments * sum(p.numel() for p in parameters if p.requires_grad)
+
+
+def _on_rank_0(tensor):
+    """A saved tensor as OneFlow's own loader gives it: global, whole, on rank 0's CPU."""
+    if flow.env.get_rank() == 0:
+        local = flow.from_numpy(tensor.read("the optimizer's state"))
+    else:
+        local = flow.tensor([])
+    return local.to_global(flow.placement("cpu", [0]), flow.sbp.broadcast)
 
 
 def load_weights(model, weights, source):

@@ -23,6 +23,8 @@ DTYPES = {
     "kInt64": "i8",
     "kBool": "?",
 }
+NUMBERED = re.compile(r"model_\d{7,}")  # the iteration it was saved after, counted from 0
+PICKLE = "pickled_data"
 
 
 def find_checkpoint(path):
@@ -38,14 +40,53 @@ def find_checkpoint(path):
     path = str(path).rstrip("/")
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder")
-    if os.path.isfile(os.path.join(path, "last_checkpoint")):
-        with open(os.path.join(path, "last_checkpoint")) as file:
-            path = os.path.join(path, file.read().strip())
-    if os.path.isfile(os.path.join(path, "pickled_data")):
+    if os.path.isfile(os.path.join(path, PICKLE)):
         path = os.path.dirname(path)
-    if not os.path.isfile(os.path.join(path, "model", "pickled_data")):
-        raise UserError(f"{path}: not a checkpoint folder (it holds no 'model')")
+    if not _holds_model(path):
+        found = [name for name in newest_checkpoints(path) if _holds_model(os.path.join(path, name))]
+        if not found:
+            raise UserError(f"{path}: not a checkpoint folder (it holds no 'model')")
+        path = os.path.join(path, found[0])
     return path
+
+
+def newest_checkpoints(folder):
+    """Names of the checkpoints of an output folder, the one to go on from first.
+
+    That is the one that `last_checkpoint` names; then come those before it, the newest first, then
+    those after it. Where it names none that is there, the newest comes first. Some may be damaged.
+    """
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    numbered = [name for name in names if NUMBERED.fullmatch(name)]
+    numbered = [name for name in numbered if os.path.isdir(os.path.join(folder, name))]
+    numbered.sort(key=iteration_of, reverse=True)
+    named = named_last(folder)
+    if named is None or not os.path.isdir(os.path.join(folder, named)):
+        return numbered
+    others = [name for name in numbered if name != named]
+    if not NUMBERED.fullmatch(named):
+        return [named, *others]
+    earlier = [name for name in others if iteration_of(name) < iteration_of(named)]
+    return [named, *earlier, *(name for name in others if name not in earlier)]
+
+
+def named_last(folder):
+    """The name in the file `last_checkpoint` of an output folder, None without a usable one."""
+    try:
+        with open(os.path.join(folder, "last_checkpoint"), errors="replace") as file:
+            name = file.read(1000).strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return name if name == os.path.basename(name) and name not in ("", ".", "..") else None
+
+
+def iteration_of(name):
+    """Iterations done at a checkpoint `model_0000009`: 10."""
+    return int(name.split("_")[-1]) + 1
+
+
+def _holds_model(path):
+    return os.path.isfile(os.path.join(path, "model", PICKLE))
 
 
 def is_checkpoint(path):
@@ -59,8 +100,14 @@ def read_card(checkpoint):
     card = os.path.join(checkpoint, CARD)
     if not os.path.isfile(card):
         return {}
-    with open(card) as file:
-        return json.load(file)
+    try:
+        with open(card) as file:
+            content = json.load(file)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{card}: damaged, it is no JSON dictionary")
+    return content
 
 
 def read_weights(checkpoint):
@@ -77,7 +124,7 @@ def read_weights(checkpoint):
         raise UserError(f"{checkpoint}: its model is no dictionary of tensors")
     weights = {}
     for name, tensor in state.items():
-        if not isinstance(tensor, _Tensor):
+        if not isinstance(tensor, Tensor):
             raise UserError(f"{checkpoint}: {name} in its model is no tensor")
         weights[name] = tensor.read(name).astype(np.float32, copy=False)
     return weights
@@ -85,26 +132,102 @@ def read_weights(checkpoint):
 
 def read_part(folder):
     """The object `flow.save` wrote to a folder; tensors as objects with a method `read(name)`."""
-    pickle = os.path.join(folder, "pickled_data")
-    with open(pickle, "rb") as file:
-        data = file.read()
+    pickle = os.path.join(folder, PICKLE)
+    try:
+        with open(pickle, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise UserError(f"{pickle}: can't be read: {error.strerror}") from None
 
     def tensor(*unused):
-        value = _Tensor(folder)
+        value = Tensor(folder)
         return Built(value, value.take)
 
     known = {
         "collections.OrderedDict": lambda *items: collections.OrderedDict(*items),
         "oneflow.Tensor": tensor,
         "oneflow.nn.Parameter": tensor,
+        **OMEGACONF,
     }
     saved = read_pickle(data, pickle, known)
     if not isinstance(saved, dict) or saved.get("protocol_version") != 1:
         raise UserError(f"{pickle}: not written by oneflow.save, or by a newer one")
+    if "data" not in saved:
+        raise UserError(f"{pickle}: damaged, it holds no data")
     return saved["data"]
 
 
-class _Tensor:
+def check_part(folder):
+    """Raise a UserError where a part can't be read whole. A file beside the parts is none."""
+    if os.path.isdir(folder):
+        read_part_with(folder, lambda tensor: tensor.check(os.path.basename(folder)))
+
+
+def read_part_with(folder, function):
+    """`read_part`, with each `Tensor` inside dicts, lists and tuples replaced by function(tensor)."""
+    try:
+        return _replaced(read_part(folder), function)
+    except RecursionError:
+        raise UserError(f"{folder}: damaged, it is nested too deep") from None
+
+
+def _replaced(value, function):
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _replaced(item, function) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_replaced(item, function) for item in value)
+    return value
+
+
+class _Node:
+    """A plain value inside a container of omegaconf."""
+
+    def take(self, state):
+        self.value = state["_val"]
+
+
+def _omegaconf_node():
+    node = _Node()
+    return Built(node, node.take)
+
+
+def _unwrapped(item):
+    return item.value if isinstance(item, _Node) else item
+
+
+def _omegaconf_list():
+    values = []
+    return Built(values, lambda state: values.extend(map(_unwrapped, state["_content"])))
+
+
+def _omegaconf_dict():
+    values = {}
+
+    def take(state):
+        values.update((key, _unwrapped(item)) for key, item in state["_content"].items())
+
+    return Built(values, take)
+
+
+# The optimizer's options (betas) are lists of omegaconf where LiBai or earlier versions saved them.
+OMEGACONF = {
+    "omegaconf.dictconfig.DictConfig": _omegaconf_dict,
+    "omegaconf.listconfig.ListConfig": _omegaconf_list,
+    "omegaconf.nodes.AnyNode": _omegaconf_node,
+    "omegaconf.base.ContainerMetadata": dict,
+    "omegaconf.base.Metadata": dict,
+    "collections.defaultdict": lambda *unused: {},
+    "typing.Any": None,
+    "builtins.dict": None,
+    "builtins.int": None,
+    "builtins.list": None,
+    "builtins.tuple": None,
+}
+
+
+class Tensor:
     """A tensor of a folder: a subfolder with `meta` (shape and type, text) and `out` (numbers)."""
 
     def __init__(self, folder):
@@ -118,6 +241,12 @@ class _Tensor:
         self.folder = os.path.join(self.folder, name)
 
     def read(self, name):
+        """The numbers; `name` is for errors."""
+        dtype, shape = self.check(name)
+        return np.fromfile(os.path.join(self.folder, "out"), dtype).reshape(shape)
+
+    def check(self, name):
+        """Type and shape of the tensor; a UserError unless its file has their size."""
         data = os.path.join(self.folder, "out")
         try:
             with open(os.path.join(self.folder, "meta")) as file:
@@ -135,4 +264,4 @@ class _Tensor:
                 f"{data}: {name} of shape {shape} needs {math.prod(shape) * dtype.itemsize} bytes, "
                 f"the file has {size}; the checkpoint is damaged"
             )
-        return np.fromfile(data, dtype).reshape(shape)
+        return dtype, shape

@@ -5,6 +5,7 @@ from projects.MAE.errors import UserError
 from projects.MAE.modeling.initialization import assign
 from projects.MAE.modeling.pos_embed import resize_pos_embed
 from projects.MAE.utils.libai_folder import find_checkpoint, read_card, read_weights
+from projects.MAE.utils.manifest import check_whole
 from projects.MAE.utils.vit_sizes import check_finite
 from projects.MAE.utils.weight_convert import torch_name, torch_shape, torch_to_libai
 from projects.MAE.utils.weight_files import check_weight_file, read_weight_file
@@ -94,6 +95,7 @@ def _with_key(read, path):
 
 def _read_oneflow(path):
     checkpoint = find_checkpoint(path)
+    check_whole(checkpoint, "model")
     return read_weights(checkpoint), read_card(checkpoint)
 
 

@@ -1,0 +1,88 @@
+"""What can go wrong with a disk, in words; and files that stay where a power cut can't undo them."""
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+
+from projects.MAE.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def readable_size(count):
+    """12345678 -> "12.3 MB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+
+
+def free_bytes(folder):
+    """Bytes that this user may still write to the folder's disk. Quotas don't count."""
+    return shutil.disk_usage(folder).free
+
+
+def sync(path):
+    """Return when a file, or the list of names of a folder, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path, text):
+    """Write a small file whole, in one step and for good: the old one is there until the new one is."""
+    beside = f"{path}.partial"
+    with open(beside, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    sync(os.path.dirname(path) or ".")
+
+
+def rename(old, new):
+    """Rename a file or folder within its folder, for good."""
+    os.rename(old, new)
+    sync(os.path.dirname(new) or ".")
+
+
+@contextlib.contextmanager
+def told(key, folder):
+    """Turn what the disk refuses into a UserError.
+
+    Args:
+        key: of the configuration, which the folder is the value of.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{key}={folder} can't be used: {reason(error, folder)}") from None
+
+
+def reason(error, folder):
+    """An OSError in one line: the file, what is wrong and, on a full disk, how much is free."""
+    where = f"{error.filename}: " if error.filename else ""
+    text = f"{where}{error.strerror or error}"
+    if error.errno in FULL:
+        with contextlib.suppress(OSError):  # the folder itself may be out of reach
+            text += f" ({readable_size(free_bytes(folder))} free)"
+    return text
+
+
+def check_writable(key, folder):
+    """Make a folder where there is none, and raise a UserError where no file can be written to it."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".test_of_writing_") as file:
+            file.write(b"x" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        strerror = error.strerror or str(error)
+        hint = "free some space, or name" if error.errno in FULL else "name"
+        raise UserError(
+            f"{key}={folder} can't be written to: {strerror}: {hint} a folder that you can write to"
+        ) from None

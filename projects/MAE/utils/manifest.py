@@ -1,0 +1,148 @@
+"""The manifest of a checkpoint: what it consists of, and what wrote it."""
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import stat
+
+from omegaconf import OmegaConf
+
+import projects.MAE
+from projects.MAE.errors import UserError
+from projects.MAE.utils.libai_folder import check_part
+
+# Inside the part "model", as the card: LiBai reads every entry of a checkpoint folder as a part.
+MANIFEST = os.path.join("model", "manifest.json")
+FORMAT = 1
+CHUNK = 1 << 22
+LARGEST = 1 << 28  # bytes of a manifest; ViT-Huge's is half a megabyte
+
+
+def describe(files, cfg, classes, iteration, samples_in_epoch):
+    """The content of a manifest.
+
+    Args:
+        files: {path inside the checkpoint: {"bytes": size, "sha256": hexadecimal}}.
+        cfg: the run's whole configuration.
+        classes: names of the classes, in the order of their labels.
+        iteration: optimizer steps done.
+        samples_in_epoch: size of the training data.
+    """
+    seen = iteration * cfg.train.global_batch_size
+    return {
+        "format": FORMAT,
+        "position": {
+            "iteration": iteration,
+            "epoch": seen // samples_in_epoch,
+            "samples_of_epoch": seen % samples_in_epoch,
+            "samples_seen": seen,
+        },
+        "versions": versions(),
+        "classes": list(classes),
+        "configuration": plain_configuration(cfg),
+        "files": files,
+    }
+
+
+def versions():
+    """{name: version} of what decides what a checkpoint means."""
+    found = {"project": projects.MAE.__version__, "python": platform.python_version()}
+    for package in ("oneflow", "libai", "numpy"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "unknown"  # a LiBai checkout that was never installed
+    return found
+
+
+def plain_configuration(cfg):
+    """A configuration as nested dicts and lists of plain values; classes by their names."""
+    container = OmegaConf.to_container(cfg, resolve=True)
+    return json.loads(json.dumps(container, default=_name))
+
+
+def _name(value):
+    kind = value if isinstance(value, type) or callable(value) else type(value)
+    kind = kind if hasattr(kind, "__qualname__") else type(kind)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def read_manifest(checkpoint):
+    """The manifest of a checkpoint folder, None where it has none (LiBai's own, say).
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = os.path.join(checkpoint, MANIFEST)
+    if not os.path.isfile(path):
+        return None
+    try:
+        if os.path.getsize(path) > LARGEST:
+            raise ValueError("too large")
+        with open(path, encoding="utf-8") as file:
+            manifest = json.load(file)
+        for entry in manifest["files"].values():
+            if not (isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)):
+                raise ValueError("no sizes and checksums of files")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise UserError(f"{path}: damaged ({_short(error)})") from None
+    return manifest
+
+
+def _short(error):
+    return str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+
+
+def check_whole(checkpoint, under=""):
+    """Raise a UserError, naming the file, where a checkpoint is not what was written.
+
+    Every file's size and SHA-256 are compared with the manifest's. Without a manifest every part
+    must be readable, and every tensor have the size that it says.
+
+    Args:
+        under: check this part alone.
+    """
+    manifest = read_manifest(checkpoint)
+    if manifest is None:
+        parts = [under] if under else sorted(os.listdir(checkpoint))
+        if not under and "model" not in parts:
+            raise UserError(f"{checkpoint}: it holds no model")
+        for part in parts:
+            check_part(os.path.join(checkpoint, part))
+        return
+    chosen = [p for p in manifest["files"] if p.startswith(f"{under}/" if under else "")]
+    if os.path.join("model", "pickled_data") not in manifest["files"]:
+        raise UserError(f"{os.path.join(checkpoint, MANIFEST)}: damaged (it lists no model)")
+    # Sizes first: they cost nothing and show most damage.
+    for path in chosen:
+        _check_size(checkpoint, path, manifest["files"][path]["bytes"])
+    for path in chosen:
+        if sha256_of(os.path.join(checkpoint, path)) != manifest["files"][path]["sha256"]:
+            raise UserError(f"{os.path.join(checkpoint, path)}: damaged, its checksum is another")
+
+
+def _check_size(checkpoint, path, expected):
+    full = os.path.join(checkpoint, path)
+    if os.path.isabs(path) or ".." in path.split("/") or "\0" in path:
+        raise UserError(f"{checkpoint}: its manifest names a file outside it ({path!r})")
+    try:
+        found = os.stat(full)
+    except OSError as error:
+        raise UserError(f"{full}: {error.strerror}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{full}: no file of a checkpoint")
+    if found.st_size != expected:
+        raise UserError(f"{full}: {found.st_size} bytes, written were {expected}")
+
+
+def sha256_of(path):
+    """The SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            for chunk in iter(lambda: file.read(CHUNK), b""):
+                digest.update(chunk)
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror}") from None
+    return digest.hexdigest()

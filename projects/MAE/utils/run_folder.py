@@ -1,0 +1,174 @@
+"""The output folder of a run: its checkpoints, put in order before a run starts."""
+import logging
+import os
+import re
+import shutil
+
+from projects.MAE.errors import UserError
+from projects.MAE.utils.disk import rename, told, write_text
+from projects.MAE.utils.libai_folder import NUMBERED, iteration_of, named_last, newest_checkpoints
+from projects.MAE.utils.manifest import check_whole
+
+logger = logging.getLogger("libai." + __name__)
+
+TAG = "last_checkpoint"
+BEST = "model_best"
+FINAL = "model_final"
+PARTIAL, REPLACED, DELETED = "partial", "replaced", "deleted"
+SET_ASIDE = re.compile(r"model_\d{7,}\.damaged\d*")
+LEFTOVER = re.compile(rf"\.(?P<name>.+)\.(?P<kind>{PARTIAL}|{REPLACED}|{DELETED})")
+
+
+def beside(folder, name, kind):
+    """Where a checkpoint `name` is written, put while it is replaced, or deleted."""
+    return os.path.join(folder, f".{name}.{kind}")
+
+
+def replace(folder, name):
+    """Put the finished checkpoint beside `name` in its place; a kill between loses nothing."""
+    target, old = os.path.join(folder, name), beside(folder, name, REPLACED)
+    if os.path.isdir(target):
+        rename(target, old)
+    rename(beside(folder, name, PARTIAL), target)
+    shutil.rmtree(old, ignore_errors=True)  # what is left of it is cleared at the next start
+
+
+def delete(folder, name):
+    """Delete a checkpoint; one that is half deleted is never taken for a damaged one."""
+    doomed = beside(folder, name, DELETED)
+    rename(os.path.join(folder, name), doomed)
+    shutil.rmtree(doomed)
+    link = os.path.join(folder, FINAL)
+    if os.path.islink(link) and os.readlink(link) == name:
+        os.remove(link)
+
+
+def link_final(folder, name):
+    """Make `model_final` a link to the checkpoint `name`."""
+    link = os.path.join(folder, FINAL)
+    if os.path.isdir(link) and not os.path.islink(link):
+        shutil.rmtree(link)  # LiBai's own trainer writes a second copy there
+    if os.path.lexists(f"{link}.partial"):
+        os.remove(f"{link}.partial")
+    os.symlink(name, f"{link}.partial")
+    rename(f"{link}.partial", link)
+
+
+def clear_leftovers(folder):
+    """Finish what a kill has broken off: remove what is half written, bring back what was replaced."""
+    for entry in sorted(os.listdir(folder)):
+        match = LEFTOVER.fullmatch(entry)
+        if not match:
+            continue
+        path, name = os.path.join(folder, entry), match["name"]
+        if match["kind"] == REPLACED and not _is_whole(os.path.join(folder, name)):
+            if os.path.lexists(os.path.join(folder, name)):
+                set_aside(folder, name)
+            rename(path, os.path.join(folder, name))
+            logger.warning(f"Brought back {name}: a save that was to replace it was broken off")
+        elif os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.remove(path)
+
+
+def _is_whole(checkpoint):
+    try:
+        check_whole(checkpoint)
+    except (UserError, OSError):
+        return False
+    return True
+
+
+def set_aside(folder, name):
+    """Rename a damaged checkpoint to NAME.damaged, or .damaged2 and so on; returns the new name."""
+    new, count = f"{name}.damaged", 1
+    while os.path.lexists(os.path.join(folder, new)):
+        count += 1
+        new = f"{name}.damaged{count}"
+    rename(os.path.join(folder, name), os.path.join(folder, new))
+    return new
+
+
+def checkpoint_to_resume(folder):
+    """The name of the newest whole checkpoint, after clearing up; "" without any checkpoint.
+
+    Damaged ones are set aside and named in the log; `last_checkpoint` names the result.
+
+    Raises:
+        UserError: there are checkpoints, and none is whole; or the folder can't be changed.
+    """
+    with told("--resume: train.output_dir", folder):
+        clear_leftovers(folder)
+        _check_best(folder)
+        damaged = []
+        for name in newest_checkpoints(folder):
+            if not NUMBERED.fullmatch(name):
+                continue  # a name that doesn't tell the iteration, as LiBai's model_final
+            try:
+                check_whole(os.path.join(folder, name))
+            except UserError as error:
+                damaged.append(str(error))
+                aside = set_aside(folder, name)
+                logger.warning(f"Damaged checkpoint set aside as {aside}: {error}")
+                continue
+            if name != named_last(folder):
+                write_text(os.path.join(folder, TAG), name)
+            return name
+        older = sorted(entry for entry in os.listdir(folder) if SET_ASIDE.fullmatch(entry))
+        if older:
+            why = damaged[0] if damaged else f"all were set aside: {', '.join(older)}"
+            raise UserError(
+                f"--resume: no checkpoint of train.output_dir={folder} is whole ({why}): start a new "
+                "run in another train.output_dir"
+            )
+        return ""
+
+
+def _check_best(folder):
+    """Set a damaged `model_best` aside, so that the next best one takes its place."""
+    if os.path.isdir(os.path.join(folder, BEST)):
+        try:
+            check_whole(os.path.join(folder, BEST))
+        except UserError as error:
+            aside = set_aside(folder, BEST)
+            logger.warning(f"Damaged checkpoint set aside as {aside}: {error}")
+
+
+def clear_for_new_run(folder, other_run):
+    """Make an output folder fit for a new run.
+
+    Args:
+        other_run: called with the path of a checkpoint of the folder; where it is of another run than
+            the one about to start, gives what differs, its value now and its value there; else None.
+
+    Raises:
+        UserError: it holds checkpoints, which a new run would overwrite.
+    """
+    with told("train.output_dir", folder):
+        clear_leftovers(folder)
+        found = newest_checkpoints(folder)
+        best = os.path.isdir(os.path.join(folder, BEST))
+        if not found and not best:
+            return
+        newest = found[0] if found else BEST
+        difference = other_run(os.path.join(folder, newest))
+        done = f", {iteration_of(newest)} iterations" if NUMBERED.fullmatch(newest) else ""
+        holds = f"train.output_dir={folder} holds the checkpoints of a run ({newest}{done})"
+        if difference:
+            name, ours, theirs = difference
+            raise UserError(f"{holds} with {name}={theirs}, not {ours}: name another train.output_dir")
+        raise UserError(
+            f"{holds}: go on with it by --resume, or name another train.output_dir for a new run"
+        )
+
+
+def remove_checkpoints(folder):
+    """Delete the checkpoints of an earlier --fast-dev-run."""
+    with told("train.output_dir", folder):
+        clear_leftovers(folder)
+        for name in os.listdir(folder):
+            if NUMBERED.fullmatch(name) or name == BEST:
+                delete(folder, name)
+        if os.path.lexists(os.path.join(folder, TAG)):
+            os.remove(os.path.join(folder, TAG))
