@@ -8,7 +8,7 @@ from libai.utils import distributed as dist
 from projects.MAE.errors import UserError
 
 
-def _gather(tensor):
+def gather(tensor):
     """A global tensor as a NumPy array, whole on every rank."""
     everywhere = flow.placement(tensor.placement.type, list(range(dist.get_world_size())))
     if tensor.placement != everywhere:
@@ -51,15 +51,15 @@ def evaluate(model, loader, get_batch, topk=(1, 5), max_batches=None):
     with flow.no_grad():
         for batch in itertools.islice(loader, max_batches):
             data = get_batch(batch)
-            valid = _gather(data.pop("valid")).astype(bool)
+            valid = gather(data.pop("valid")).astype(bool)
             labels = data.pop("labels", None)
             outputs = model(**data)
             total += int(valid.sum())
             if labels is None:
-                loss += float(_gather(outputs["sample_losses"])[valid].sum(dtype=np.float64))
+                loss += float(gather(outputs["sample_losses"])[valid].sum(dtype=np.float64))
             else:
-                scores = _gather(outputs["prediction_scores"])[valid]
-                correct += topk_correct(scores, _gather(labels)[valid], topk)
+                scores = gather(outputs["prediction_scores"])[valid]
+                correct += topk_correct(scores, gather(labels)[valid], topk)
     if not total:
         raise UserError("none of the images to evaluate can be read: see the log for the first of them")
     if labels is None:

@@ -56,12 +56,13 @@ class MAETrainer(DefaultTrainer):
     """
 
     last_evaluation = None
+    eager_trainer = AccumulatingTrainer
 
     def __init__(self, cfg):
         super().__init__(cfg)
         self.checkpointer.card = model_card(cfg, self.train_loader.dataset)
         if not cfg.graph.enabled:
-            self._trainer = AccumulatingTrainer(
+            self._trainer = self.eager_trainer(
                 self.model, self.train_loader, self.optimizer, cfg.train.num_accumulation_steps
             )
         else:
@@ -250,13 +251,17 @@ def check_classes(cfg, dataset, test_loaders):
         logger.warning(f"model.num_classes={wanted}, but the data has {found} class folders only")
 
 
+def kind_of_model(cfg):
+    """The class name of a configuration's model."""
+    target = cfg.model["_target_"]
+    return target.rsplit(".", 1)[-1] if isinstance(target, str) else target.__name__
+
+
 def model_card(cfg, dataset):
     """What a checkpoint says of its model and run: kind, sizes, batch, seed and class names."""
     sizes = {k: v for k, v in cfg.model.items() if isinstance(v, (int, float, bool, str))}
-    target = cfg.model["_target_"]
-    kind = target.rsplit(".", 1)[-1] if isinstance(target, str) else target.__name__
     run = {"global_batch_size": cfg.train.global_batch_size, "seed": cfg.train.seed}
-    return {"model": kind, **sizes, **run, "classes": list(dataset.classes)}
+    return {"model": kind_of_model(cfg), **sizes, **run, "classes": list(dataset.classes)}
 
 
 def log_report(report, path):

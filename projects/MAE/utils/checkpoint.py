@@ -8,7 +8,7 @@ from libai.utils import distributed as dist
 from libai.utils.checkpoint import Checkpointer
 
 from projects.MAE.errors import UserError
-from projects.MAE.modeling.initialization import assign
+from projects.MAE.modeling.initialization import assign, named_tensors
 from projects.MAE.utils.libai_folder import CARD, find_checkpoint, read_weights
 
 
@@ -117,7 +117,7 @@ def load_weights(model, weights, source):
     Raises:
         UserError: a tensor is missing, left over or of another shape; names the first.
     """
-    parameters = dict(model.named_parameters())
+    parameters = named_tensors(model)
     for name, parameter in parameters.items():
         if name not in weights:
             raise UserError(f"{source}: the tensor {name} is missing; is it another kind of model?")

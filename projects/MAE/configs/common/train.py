@@ -38,6 +38,7 @@ train = OmegaConf.create(
             topk=[1, 5],
             eval_iter=None,  # batches to evaluate; null for all
         ),
+        knn=dict(k=20, temperature=0.07),  # of --knn: neighbours, and how fast their weight falls
         dist=dict(
             data_parallel_size=None,  # all the ranks that the other two leave
             tensor_parallel_size=1,
