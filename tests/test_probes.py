@@ -21,7 +21,7 @@ from projects.MAE.utils.pretrained import load_pretrained
 from tests.command import CONFIGS, ROOT, TINY, must_train, pretrain, train
 from tests.runs import assert_same_weights, losses, metrics
 
-TINY_PROBE = [setting for setting in TINY if not setting.startswith("optim.")]
+TINY_PROBE = [s for s in TINY if not s.startswith("optim.")] + ["model.global_pool=False"]
 SIZES = dict(img_size=24, patch_size=4, embed_dim=32, depth=2, num_heads=4, num_classes=3)
 STATISTICS = ["feature_norm.running_mean", "feature_norm.running_var"]
 

@@ -103,6 +103,33 @@ def reference_training(x, y, weight, bias, lrs, weight_decay):
     return losses, weight, bias, norm
 
 
+@pytest.mark.oracle
+def test_the_reference_is_torchs_training():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(2)
+    x = [rng.standard_normal((12, 8)) for _ in range(5)]
+    y = [rng.integers(0, 4, 12) for _ in range(5)]
+    start, lrs = rng.standard_normal((8, 4)) * 0.1, [0.0, 5.0, 6.0, 4.0, 2.0]
+    norm = torch.nn.BatchNorm1d(8, affine=False, eps=EPS).double()
+    weight, bias = torch.tensor(start, requires_grad=True), torch.zeros(4).double().requires_grad_()
+    optimizer = torch.optim.SGD([weight, bias], lr=1.0, momentum=0.9)
+    losses = []
+    for features, labels, lr in zip(map(torch.tensor, x), map(torch.tensor, y), lrs):
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(norm(features) @ weight + bias, labels)
+        loss.backward()
+        with torch.no_grad():
+            decayed = weight.grad + 0.1 * weight
+            weight.grad = 0.001 * decayed * weight.norm() / decayed.norm()
+        optimizer.step()
+        losses.append(loss.item())
+    expected, ours, our_bias, _ = reference_training(x, y, start, np.zeros(4), lrs, 0.1)
+    np.testing.assert_allclose(losses, expected, rtol=1e-12)
+    np.testing.assert_allclose(weight.detach().numpy(), ours, atol=1e-12)
+    np.testing.assert_allclose(bias.detach().numpy(), our_bias, atol=1e-12)
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_training_follows_the_reference_while_the_rate_changes(probe, batches, weight_decay):
     optimizer = LARS(param_groups_weight_decay(probe, weight_decay), lr=6.0)
