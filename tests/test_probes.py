@@ -9,6 +9,7 @@ from libai.config import instantiate
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from projects.MAE import convert_weights
 from projects.MAE.data.sampler import SampleKey
 from projects.MAE.errors import UserError
 from projects.MAE.knn import check_knn
@@ -203,6 +204,12 @@ def test_knn_before_pretraining(digits, neighbours, tmp_path):
 def test_settings_of_knn_are_checked_first(config, setting, message):
     with pytest.raises(UserError, match=message):
         check_knn(load_config(str(ROOT / CONFIGS / config), [setting]))
+
+
+def test_a_probe_is_no_plain_vit_to_convert(probed, tmp_path):
+    arguments = convert_weights.parse_arguments([str(probed[0]), str(tmp_path / "x"), "--to", "timm"])
+    with pytest.raises(UserError, match="a linear probe"):
+        convert_weights.convert(arguments)
 
 
 def test_a_mistake_ends_with_one_line(image_folder, tmp_path):

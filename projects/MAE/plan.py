@@ -13,7 +13,7 @@ import sys
 from omegaconf import OmegaConf
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.config import load_config
+from projects.MAE.utils.config import kind_of_model, load_config
 from projects.MAE.utils.layout import (
     balanced_stages,
     check_layout,
@@ -96,6 +96,11 @@ def load(args, size=None):
         raise UserError(
             "graph.enabled=False: in eager mode memory is not planned ahead, so only graph mode "
             "can be told"
+        )
+    if kind_of_model(cfg) == "LinearProbe":
+        raise UserError(
+            "a linear probe trains in eager mode and its encoder keeps nothing for a backward pass, "
+            "so there is no plan of it: it needs less than mae_finetune.py with the same micro-batch"
         )
     check_settings(cfg, eval_only=False)
     check_zero(cfg, device_of(cfg))

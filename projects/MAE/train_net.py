@@ -241,7 +241,8 @@ def probe_neighbours(cfg):
 
 def trainer_of(cfg):
     """The trainer of a configuration's kind of model."""
-    from projects.MAE.trainer import MAETrainer, kind_of_model
+    from projects.MAE.trainer import MAETrainer
+    from projects.MAE.utils.config import kind_of_model
 
     if kind_of_model(cfg) != "LinearProbe":
         return MAETrainer

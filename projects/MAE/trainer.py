@@ -20,6 +20,7 @@ from projects.MAE.hooks import CheckpointHook, EvaluationHook, MetricsFile, due
 from projects.MAE.modeling.graph import TrainGraph, evaluator_of
 from projects.MAE.utils.compat import split_batch, take_one_batch_a_step
 from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run, last_iteration
+from projects.MAE.utils.config import kind_of_model
 from projects.MAE.utils.libai_folder import find_checkpoint, read_card
 from projects.MAE.utils.pretrained import load_pretrained
 
@@ -249,12 +250,6 @@ def check_classes(cfg, dataset, test_loaders):
         )
     if found < wanted:
         logger.warning(f"model.num_classes={wanted}, but the data has {found} class folders only")
-
-
-def kind_of_model(cfg):
-    """The class name of a configuration's model."""
-    target = cfg.model["_target_"]
-    return target.rsplit(".", 1)[-1] if isinstance(target, str) else target.__name__
 
 
 def model_card(cfg, dataset):
