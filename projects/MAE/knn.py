@@ -130,12 +130,15 @@ def knn_accuracy(model, train_loader, val_loader, get_batch, k, temperature, max
 
     Args:
         model: with `forward_features`, in evaluation mode.
-        train_loader, val_loader: of evaluation batches with labels, -1 where a row is padding.
+        train_loader, val_loader: of evaluation batches with labels, -1 where a row is no image.
         get_batch: turns a batch into global tensors.
         max_batches: stop after so many of each loader; None for all.
 
     Returns:
         {"Acc@1", "Acc@5": percent, "train_images", "val_images": how many there were}.
+
+    Raises:
+        UserError: no image of one of the loaders can be read.
     """
     bank = Bank(len(train_loader.dataset), dist.get_rank(), dist.get_world_size())
     labels, correct, total = [], np.zeros(len(TOPK), np.int64), 0
@@ -146,6 +149,8 @@ def knn_accuracy(model, train_loader, val_loader, get_batch, k, temperature, max
             labels.append(own)
             count += len(own)
         labels = np.concatenate(labels)
+        if not count:
+            raise UserError("none of the training images can be read: see the log for the first")
         k = min(k, count)
         for queries, wanted in features_of(model, val_loader, get_batch, max_batches):
             similarities, indices = map(all_gather, bank.nearest(queries, k))
@@ -155,22 +160,35 @@ def knn_accuracy(model, train_loader, val_loader, get_batch, k, temperature, max
             scores = vote(similarities, labels[indices], val_loader.dataset.num_classes, temperature)
             correct += hits(scores, wanted)
             total += len(wanted)
+    if not total:
+        raise UserError("none of the images to evaluate can be read: see the log for the first of them")
+    train_loader.skipped.report("they are nobody's neighbours")
+    val_loader.skipped.report("they count for nothing in the evaluation")
     accuracy = {f"Acc@{n}": 100.0 * int(c) / total for n, c in zip(TOPK, correct)}
     return {**accuracy, "train_images": count, "val_images": total}
 
 
 def build_loaders(cfg):
-    """Loaders of train/ and val/, both with the transform of the evaluation."""
+    """Loaders of train/ and val/, both with the transform of the evaluation.
+
+    Raises:
+        UserError: other classes in val/, or fewer training images than neighbours.
+    """
     cfg = copy.deepcopy(cfg)
     test = cfg.dataloader.test[0]
     datasets = []
     for node in cfg.dataloader.train.dataset:
         node.transform = test.dataset.transform
-        node.drop_path_rate = 0.0
-        datasets.append(instantiate(node))
+        node.drop_path_rate = 0.0  # evaluation takes no draws
+        dataset = instantiate(node)
+        dataset.train = False  # no place of an unreadable image is taken by another
+        datasets.append(dataset)
     whole = datasets[0] if len(datasets) == 1 else ConcatenatedDataset(datasets)
     loaders = build_image_test_loader(whole, test.num_workers), instantiate(test)
     check_same_classes(whole, loaders[1].dataset)
+    dist.synchronize()  # so that ranks find a mistake together, whose lists took different times
+    if cfg.train.knn.k > len(whole):
+        raise UserError(f"train.knn.k={cfg.train.knn.k} is more than the {len(whole)} training images")
     for loader in loaders:
         loader.test_batch_size = cfg.train.test_micro_batch_size
     return loaders
@@ -199,10 +217,6 @@ def run_knn(cfg, model, loaders, get_batch, source):
         source: what to call the weights.
     """
     knn = cfg.train.knn
-    if knn.k > len(loaders[0].dataset):
-        raise UserError(
-            f"train.knn.k={knn.k} is more than the {len(loaders[0].dataset)} training images"
-        )
     logger.info(f"k-NN with k={knn.k}, temperature {knn.temperature}, on the features of {source}")
     model.eval()
     results = knn_accuracy(

@@ -22,7 +22,7 @@ from projects.MAE.utils.lars import LARS
 from projects.MAE.utils.lr_decay import param_groups_weight_decay
 from projects.MAE.utils.scheduler import warmup_cosine_lr
 
-from .mae_finetune import dataloader, finetune, graph, train, vit
+from .mae_finetune import data, dataloader, finetune, graph, train, vit
 
 model = LazyCall(LinearProbe)(
     img_size=224,

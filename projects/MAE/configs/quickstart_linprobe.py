@@ -10,7 +10,7 @@ from libai.config import LazyCall
 
 from projects.MAE.data.transforms import CenterCrop, Compose, RandomResizedCrop, Resize, ToArray
 
-from .mae_linprobe import dataloader, finetune, graph, model, optim, train, vit
+from .mae_linprobe import data, dataloader, finetune, graph, model, optim, train, vit
 
 model.img_size = 24
 model.patch_size = 4
