@@ -95,7 +95,7 @@ def test_any_folder_and_any_place_for_options(image_folder, tmp_path):
     assert "3 iterations of 8 samples" in output
 
 
-@pytest.mark.parametrize("config", ["mae_pretraining.py", "mae_finetune.py"])
+@pytest.mark.parametrize("config", ["mae_pretraining.py", "mae_finetune.py", "mae_linprobe.py"])
 def test_imagenet_recipes_run_at_full_size(image_folder, tmp_path, config):
     output = must_train(
         config,
@@ -105,10 +105,10 @@ def test_imagenet_recipes_run_at_full_size(image_folder, tmp_path, config):
         "train.test_micro_batch_size=2",
         "train.num_accumulation_steps=1",
         "dataloader.train.num_workers=1",
-        *(["finetune.enable=False"] if "finetune" in config else []),
+        *([] if "pretraining" in config else ["finetune.enable=False"]),
         "--fast-dev-run",
     )
-    assert ("86,567,656" if "finetune" in config else "111,907,840") + " parameters" in output
+    assert ("111,907,840" if "pretraining" in config else "86,567,656") + " parameters" in output
     folder = tmp_path / "fast_dev_run"  # beside a run, not over it
     assert len(losses(folder)) == 3 and np.isfinite(losses(folder)).all()
     assert find_checkpoint(folder).endswith("model_0000002")

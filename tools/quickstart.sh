@@ -24,6 +24,10 @@ train() { # title, config, then train.sh's arguments
   bash tools/train.sh projects/MAE/train_net.py "$configs/$2" "${@:3}"
 }
 train "Pretraining" quickstart_pretraining.py "$@"
+train "Nearest neighbours before pretraining" quickstart_linprobe.py "$@" --knn \
+  finetune.enable=False train.output_dir="$out/knn_before"
+train "Nearest neighbours after pretraining" quickstart_linprobe.py "$@" --knn \
+  train.output_dir="$out/knn_after"
 train "Finetuning from it" quickstart_finetune.py "$@"
 train "The same classifier from scratch" quickstart_finetune.py "$@" \
   finetune.enable=False train.output_dir="$out/scratch"

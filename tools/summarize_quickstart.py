@@ -17,6 +17,12 @@ def last(lines, key):
     return [line[key] for line in lines if key in line][-1]
 
 
+def knn_accuracy(folder, run):
+    """Top-1 of a run of --knn."""
+    with open(os.path.join(folder, run, "knn.json")) as file:
+        return json.load(file)["Acc@1"]
+
+
 def main(folder, seconds):
     pretraining = metrics(folder, "pretraining")
     losses = [line["total_loss"] for line in pretraining if "total_loss" in line]
@@ -25,6 +31,8 @@ def main(folder, seconds):
     summary = {
         "pretrain_loss_first": losses[0],
         "pretrain_loss_last": losses[-1],
+        "knn_acc1_before": knn_accuracy(folder, "knn_before"),
+        "knn_acc1_after": knn_accuracy(folder, "knn_after"),
         "finetune_acc1": last(metrics(folder, "finetune"), "Acc@1"),
         "scratch_acc1": last(metrics(folder, "scratch"), "Acc@1"),
         "eval_only_acc1": evaluation["Acc@1"],
@@ -36,6 +44,8 @@ def main(folder, seconds):
     rows = [
         ("pretraining loss, first iteration", f"{summary['pretrain_loss_first']:.3f}"),
         ("pretraining loss, last iteration", f"{summary['pretrain_loss_last']:.3f}"),
+        ("k-NN top-1 before pretraining", f"{summary['knn_acc1_before']:.2f} %"),
+        ("k-NN top-1 after pretraining", f"{summary['knn_acc1_after']:.2f} %"),
         ("top-1 accuracy, finetuned", f"{summary['finetune_acc1']:.2f} %"),
         ("top-1 accuracy, from scratch", f"{summary['scratch_acc1']:.2f} %"),
         ("top-1 accuracy, --eval-only", f"{summary['eval_only_acc1']:.2f} %"),

@@ -5,7 +5,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
   cat <<'USAGE'
-usage: bash tools/train.sh FILE CONFIG [N] [--eval-only] [--resume] [--fast-dev-run] [key=value ...]
+usage: bash tools/train.sh FILE CONFIG [N] [--eval-only | --knn] [--resume] [--fast-dev-run]
+                             [key=value ...]
 
   FILE    the script, projects/MAE/train_net.py
   CONFIG  a LazyConfig file, for example projects/MAE/configs/mae_pretraining.py
@@ -19,6 +20,8 @@ examples:
       dataloader.train.dataset.0.root=/data/imagenet
   bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_finetune.py 8 \
       finetune.path=output/mae_pretraining --eval-only
+  bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_linprobe.py 8 \
+      finetune.path=output/mae_pretraining --knn
 USAGE
 }
 

@@ -30,9 +30,15 @@ def parse_arguments(argv):
     """LiBai's command line; options may also stand after key=value overrides."""
     from libai.config import default_argument_parser
 
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--knn",
+        action="store_true",
+        help="classify val/ by the nearest images of train/ in the encoder's features; no training",
+    )
     overrides = [a for a in argv if "=" in a and not a.startswith("-")]
     options = [a for a in argv if a not in overrides]
-    return default_argument_parser().parse_args(options + overrides)
+    return parser.parse_args(options + overrides)
 
 
 def choose_device(name):
@@ -66,6 +72,7 @@ def prepare(args):
     from libai.utils.logger import setup_logger
 
     from projects.MAE.errors import UserError
+    from projects.MAE.knn import check_knn
     from projects.MAE.utils import native
     from projects.MAE.trainer import run_card
     from projects.MAE.utils.agreement import check_agreement, only_on_rank_0
@@ -93,7 +100,12 @@ def prepare(args):
         cfg.train.evaluation.eval_iter = 2
         # Beside a run, not over it.
         cfg.train.output_dir = os.path.join(cfg.train.output_dir, "fast_dev_run")
-    check_settings(cfg, args.eval_only)
+    if args.knn:
+        if args.eval_only:
+            raise UserError("--knn and --eval-only are two things: give one of them")
+        check_knn(cfg)
+    only_looks = args.eval_only or args.knn
+    check_settings(cfg, only_looks)
     device = choose_device(cfg.train.device)
     check_agreement(
         f"train.device={cfg.train.device}", device, "set train.device=cpu to go without GPUs"
@@ -113,7 +125,7 @@ def prepare(args):
     set_batch_sizes(cfg)
 
     output_dir = cfg.train.output_dir
-    if args.eval_only:
+    if only_looks:
         only_on_rank_0(lambda: check_writable("train.output_dir", output_dir))
     else:
         needed = ["graph" if cfg.graph.enabled else "optimizer", "lr_scheduler"]
@@ -148,45 +160,70 @@ def prepare(args):
         )
     if dist.is_main_process():
         # An evaluation may write into the folder of the run that it evaluates.
-        name = "evaluation.yaml" if args.eval_only else "config.yaml"
+        name = "evaluation.yaml" if args.eval_only else "knn.yaml" if args.knn else "config.yaml"
         LazyConfig.save(cfg, os.path.join(output_dir, name))
     flow.manual_seed(cfg.train.seed)
     return cfg
 
 
-def evaluate_only(cfg):
-    """Evaluate the weights of --resume, train.load_weight or finetune.path."""
+def load_for_evaluation(cfg, model, may_be_random=False):
+    """Fill a model with the weights of --resume, train.load_weight or finetune.path.
+
+    Args:
+        may_be_random: finetune.enable=False leaves the initial weights, and a head may be new.
+
+    Returns:
+        What to call the weights, and what is known of their model and classes.
+
+    Raises:
+        UserError: no weights, or those of another model.
+    """
     from projects.MAE.errors import UserError
-    from projects.MAE.trainer import MAETrainer, log_report
-    from projects.MAE.utils.checkpoint import check_card, check_heads, load_weights
+    from projects.MAE.trainer import log_report
+    from projects.MAE.utils.checkpoint import check_heads, load_weights
     from projects.MAE.utils.libai_folder import find_checkpoint, read_card, read_weights
     from projects.MAE.utils.manifest import check_whole
     from projects.MAE.utils.pretrained import load_pretrained
 
-    cfg.train.evaluation.enabled = True
     own = cfg.train.output_dir if cfg.train.resume else cfg.train.load_weight
-    pretrained = "finetune" in cfg and cfg.finetune.enable
-    if not own and not pretrained:
-        raise UserError(
-            "--eval-only needs weights: --resume, train.load_weight=CHECKPOINT or finetune.path=..."
-        )
-    is_libai = own or cfg.finetune.weight_style == "oneflow"
-    source = find_checkpoint(own or cfg.finetune.path) if is_libai else cfg.finetune.path
-    loaders = MAETrainer.build_test_loader(cfg)
-    model = MAETrainer.build_model(cfg)
     if own:
+        source = find_checkpoint(own)
         check_whole(source, "model")
         load_weights(model, read_weights(source), source)
-    else:
+    elif "finetune" in cfg and cfg.finetune.enable:
+        is_libai = cfg.finetune.weight_style == "oneflow"
+        source = find_checkpoint(cfg.finetune.path) if is_libai else cfg.finetune.path
         report = load_pretrained(model, cfg.finetune.path, cfg.finetune.weight_style)
         log_report(report, source)
-        if report["new"]:
+        if report["new"] and not may_be_random:
             raise UserError(
                 f"finetune.path={source}: it does not give {', '.join(report['new'])}: --eval-only "
                 "needs the weights of a whole model, with the classes and the pooling of model"
             )
-    dataset, card = loaders[0].dataset, read_card(source) if is_libai else {}
+        if not is_libai:
+            return source, {}
+    elif may_be_random:
+        return "initial weights", {}
+    else:
+        raise UserError(
+            "--eval-only needs weights: --resume, train.load_weight=CHECKPOINT or finetune.path=..."
+        )
+    card = read_card(source)
     check_heads(card, cfg.model, source)
+    return source, card
+
+
+def evaluate_only(cfg):
+    """Evaluate the weights of --resume, train.load_weight or finetune.path."""
+    from projects.MAE.errors import UserError
+    from projects.MAE.trainer import MAETrainer
+    from projects.MAE.utils.checkpoint import check_card
+
+    cfg.train.evaluation.enabled = True
+    loaders = MAETrainer.build_test_loader(cfg)
+    model = MAETrainer.build_model(cfg)
+    source, card = load_for_evaluation(cfg, model)
+    dataset = loaders[0].dataset
     check_card(card, dataset, source)
     if "num_classes" in cfg.model and dataset.num_classes != cfg.model.num_classes:
         raise UserError(
@@ -197,6 +234,29 @@ def evaluate_only(cfg):
     logging.getLogger("libai.train_net").info(f"Evaluating {source}")
     graph = MAETrainer.build_graph(cfg, model, is_train=False)
     return MAETrainer.test(cfg, loaders, graph)
+
+
+def probe_neighbours(cfg):
+    """The k-NN probe of the weights that --eval-only takes, or of the initial ones."""
+    from projects.MAE.knn import build_loaders, run_knn
+    from projects.MAE.trainer import MAETrainer
+
+    loaders = build_loaders(cfg)
+    model = MAETrainer.build_model(cfg)
+    source, _ = load_for_evaluation(cfg, model, may_be_random=True)
+    return run_knn(cfg, model, loaders, MAETrainer.get_batch, source)
+
+
+def trainer_of(cfg):
+    """The trainer of a configuration's kind of model."""
+    from projects.MAE.trainer import MAETrainer
+    from projects.MAE.utils.config import kind_of_model
+
+    if kind_of_model(cfg) != "LinearProbe":
+        return MAETrainer
+    from projects.MAE.probing import ProbeTrainer
+
+    return ProbeTrainer
 
 
 def main(argv):
@@ -212,9 +272,10 @@ def main(argv):
             with open(os.path.join(cfg.train.output_dir, "evaluation.json"), "w") as file:
                 json.dump(results, file)
         return
-    from projects.MAE.trainer import MAETrainer
-
-    MAETrainer(cfg).train()
+    if args.knn:
+        probe_neighbours(cfg)
+        return
+    trainer_of(cfg)(cfg).train()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from projects.MAE.hooks_reconstruction import ReconstructionHook, picture_datase
 from projects.MAE.modeling.graph import TrainGraph, evaluator_of
 from projects.MAE.utils.compat import split_batch, take_one_batch_a_step
 from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run
+from projects.MAE.utils.config import kind_of_model
 from projects.MAE.utils.libai_folder import read_card
 from projects.MAE.utils.pretrained import load_pretrained
 
@@ -60,13 +61,14 @@ class MAETrainer(DefaultTrainer):
 
     last_evaluation = None
     writers = ()  # rank 0's; each has image(name, uint8 [H, W, 3], iteration)
+    eager_trainer = AccumulatingTrainer
 
     def __init__(self, cfg):
         super().__init__(cfg)
         self.checkpointer.card = model_card(cfg, self.train_loader.dataset)
         self.checkpointer.cfg, self.checkpointer.samples = cfg, len(self.train_loader.dataset)
         if not cfg.graph.enabled:
-            self._trainer = AccumulatingTrainer(
+            self._trainer = self.eager_trainer(
                 self.model, self.train_loader, self.optimizer, cfg.train.num_accumulation_steps
             )
         else:
@@ -270,10 +272,8 @@ def check_classes(cfg, dataset, test_loaders):
 def run_card(cfg):
     """What a checkpoint says of its model and run without the data: kind, sizes, batch and seed."""
     sizes = {k: v for k, v in cfg.model.items() if isinstance(v, (int, float, bool, str))}
-    target = cfg.model["_target_"]
-    kind = target.rsplit(".", 1)[-1] if isinstance(target, str) else target.__name__
     run = {"global_batch_size": cfg.train.global_batch_size, "seed": cfg.train.seed}
-    return {"model": kind, **sizes, **run}
+    return {"model": kind_of_model(cfg), **sizes, **run}
 
 
 def model_card(cfg, dataset):

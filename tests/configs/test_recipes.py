@@ -2,7 +2,9 @@
 import pytest
 
 from projects.MAE.errors import UserError
+from projects.MAE.modeling.linear_probe import LinearProbe
 from projects.MAE.utils.config import load_config
+from projects.MAE.utils.lars import LARS
 from tests.command import ROOT
 
 CONFIGS = ROOT / "projects/MAE/configs"
@@ -51,6 +53,22 @@ def test_finetuning(size, base_lr, epochs, layer_decay, drop_path):
     augment, erasing = transforms[2], transforms[4]
     assert (augment.num_layers, augment.magnitude, augment.magnitude_std) == (2, 9, 0.5)
     assert erasing.probability == 0.25
+    resize, crop, _ = cfg.dataloader.test[0].dataset.transform.transforms
+    assert resize.size / resize.crop_ratio == 256 and crop.size == 224
+
+
+@pytest.mark.parametrize("size, epochs", [("base", 90), ("large", 50), ("huge", 50)])
+def test_linear_probing(size, epochs):
+    cfg = load("mae_linprobe.py", f"vit.size={size}")
+    train = cfg.train
+    assert train.train_micro_batch_size * train.num_accumulation_steps * 8 == 16384
+    assert (train.base_lr, train.train_epoch, train.warmup_epoch) == (0.1, epochs, 10)
+    assert cfg.optim.momentum == 0.9 and cfg.optim.params.weight_decay == 0.0
+    assert cfg.optim["_target_"] is LARS and cfg.model["_target_"] is LinearProbe
+    assert train.scheduler.min_lr == 0 and not cfg.model.global_pool
+    assert cfg.model.num_classes == 1000 and cfg.dataloader.train.mixup is None
+    crop, flip, _ = cfg.dataloader.train.dataset[0].transform.transforms
+    assert list(crop.scale) == [0.08, 1.0] and crop.size == 224 and flip.p == 0.5
     resize, crop, _ = cfg.dataloader.test[0].dataset.transform.transforms
     assert resize.size / resize.crop_ratio == 256 and crop.size == 224
 

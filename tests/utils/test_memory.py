@@ -256,3 +256,9 @@ def test_resident_memory_of_two_ranks(tmp_path):
     assert result.returncode == 0, result.stdout
     (case,) = json.loads((tmp_path / "results.json").read_text())["cases"]
     assert case["ratios"] == pytest.approx([1, 1], abs=0.15)
+
+
+def test_a_linear_probe_has_no_plan():
+    arguments = command.parse_arguments([str(ROOT / CONFIGS / "mae_linprobe.py"), "8"])
+    with pytest.raises(UserError, match="less than mae_finetune.py"):
+        command.plan(arguments)

@@ -65,18 +65,25 @@ class TrainGraph(nn.Graph):
         return {"losses": loss}
 
 
-def evaluator_of(model, use_graph):
+def evaluator_of(model, use_graph, fp16=False):
     """What evaluates a model: an `EvalGraph` where that is asked for and works, else itself."""
     device_type = next(model.parameters()).placement.type
-    return EvalGraph(model) if use_graph and forward_graphs_work_on(device_type) else model
+    return EvalGraph(model, fp16) if use_graph and forward_graphs_work_on(device_type) else model
 
 
 class EvalGraph(nn.Graph):
-    """The forward pass in evaluation mode."""
+    """The forward pass in evaluation mode.
 
-    def __init__(self, model):
+    Args:
+        model: the module.
+        fp16: automatic mixed precision (CUDA only).
+    """
+
+    def __init__(self, model, fp16=False):
         super().__init__()
         self.model = model
+        if fp16:
+            self.config.enable_amp(True)
 
     def build(self, **inputs):
         return self.model(**inputs)

@@ -19,6 +19,11 @@ def assign(parameter, array):
         parameter.copy_(value.to_global(sbp=parameter.sbp))
 
 
+def named_tensors(model):
+    """{name: global tensor} of all that a checkpoint keeps: parameters and running statistics."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
 def named_generator(seed, name):
     """A NumPy generator for one parameter, independent of all others."""
     return np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))

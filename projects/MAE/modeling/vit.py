@@ -40,6 +40,8 @@ class VisionTransformer(nn.Module):
         UserError: sizes that don't divide.
     """
 
+    head_std = 2e-5  # of the head's initial weights
+
     def __init__(
         self,
         img_size=224,
@@ -84,7 +86,7 @@ class VisionTransformer(nn.Module):
         initialize(
             self,
             seed=flow.initial_seed(),
-            head_std=2e-5,
+            head_std=self.head_std,
             fixed={"pos_embed": sincos_pos_embed_2d(embed_dim, self.grid_size)},
         )
 

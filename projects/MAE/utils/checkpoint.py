@@ -9,7 +9,7 @@ from libai.utils import distributed as dist
 from libai.utils.checkpoint import Checkpointer
 
 from projects.MAE.errors import UserError
-from projects.MAE.modeling.initialization import assign
+from projects.MAE.modeling.initialization import assign, named_tensors
 from projects.MAE.utils import disk, run_folder
 from projects.MAE.utils.agreement import only_on_rank_0
 from projects.MAE.utils.libai_folder import CARD, read_card, read_part_with, read_weights
@@ -241,7 +241,7 @@ def load_weights(model, weights, source):
     Raises:
         UserError: a tensor is missing, left over or of another shape; names the first.
     """
-    parameters = dict(model.named_parameters())
+    parameters = named_tensors(model)
     for name, parameter in parameters.items():
         if name not in weights:
             raise UserError(f"{source}: the tensor {name} is missing; is it another kind of model?")

@@ -87,6 +87,19 @@ def split_batch(batch, steps):
     return [{name: rows(t, step) for name, t in batch.items()} for step in range(steps)]
 
 
+def join_batch(parts):
+    """The inverse of `split_batch` for one field: global tensors [M, ...] -> [M * len(parts), ...].
+
+    No row moves to another rank.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    ranks = dist.get_data_parallel_size()
+    rows, *shape = parts[0].shape
+    by_rank = [part.reshape(ranks, 1, rows // ranks, *shape) for part in parts]
+    return flow.cat(by_rank, dim=1).reshape(len(parts) * rows, *shape)
+
+
 def forward_graphs_work_on(device_type):
     """Whether a graph that has no backward pass may be launched thousands of times on a device.
 

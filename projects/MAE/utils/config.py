@@ -42,6 +42,12 @@ def load_config(path, overrides=()):
     return cfg
 
 
+def kind_of_model(cfg):
+    """The class name of a configuration's model."""
+    target = cfg.model["_target_"]
+    return target.rsplit(".", 1)[-1] if isinstance(target, str) else target.__name__
+
+
 def _parse_value(override, text):
     try:
         return OverridesParser.create().parse_override(override).value()

@@ -2,7 +2,7 @@
 from omegaconf import OmegaConf
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.config import load_config
+from projects.MAE.utils.config import kind_of_model, load_config
 from projects.MAE.utils.layout import (
     balanced_stages,
     check_layout,
@@ -32,6 +32,11 @@ def load(args, size=None):
         raise UserError(
             "graph.enabled=False: in eager mode memory is not planned ahead, so only graph mode "
             "can be told"
+        )
+    if kind_of_model(cfg) == "LinearProbe":
+        raise UserError(
+            "a linear probe trains in eager mode and its encoder keeps nothing for a backward pass, "
+            "so there is no plan of it: it needs less than mae_finetune.py with the same micro-batch"
         )
     _check_kind(cfg)
     check_settings(cfg, eval_only=False)

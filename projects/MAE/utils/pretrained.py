@@ -2,7 +2,7 @@
 import math
 
 from projects.MAE.errors import UserError
-from projects.MAE.modeling.initialization import assign
+from projects.MAE.modeling.initialization import assign, named_tensors
 from projects.MAE.modeling.pos_embed import resize_pos_embed
 from projects.MAE.utils.libai_folder import find_checkpoint, read_card, read_weights
 from projects.MAE.utils.manifest import check_whole
@@ -11,7 +11,7 @@ from projects.MAE.utils.weight_convert import torch_name, torch_shape, torch_to_
 from projects.MAE.utils.weight_files import check_weight_file, read_weight_file
 
 # What a classifier has no use for in the weights it starts from.
-UNUSED = ("decoder_", "mask_token", "norm.", "fc_norm.", "head.", "pooler.")
+UNUSED = ("decoder_", "mask_token", "norm.", "fc_norm.", "feature_norm.", "head.", "pooler.")
 
 
 def check_source(path, weight_style):
@@ -37,11 +37,12 @@ def load_pretrained(model, path, weight_style):
     """Fill a model with weights of the same size; every rank calls this.
 
     A classifier takes an encoder, or another classifier with its head where it has the same
-    classes and pools in the same way. A masked autoencoder takes an encoder with its decoder.
+    classes, pools in the same way and normalises the features as that one did. A masked
+    autoencoder takes an encoder with its decoder.
     Position embeddings of another image size are interpolated.
 
     Args:
-        model: VisionTransformer or MaskedAutoencoderViT.
+        model: VisionTransformer, LinearProbe or MaskedAutoencoderViT.
         path: a checkpoint as `find_checkpoint` takes it ("oneflow"), or a file or folder as
             `read_weight_file` does ("pytorch").
         weight_style: "oneflow" or "pytorch".
@@ -60,7 +61,7 @@ def load_pretrained(model, path, weight_style):
     source = f"finetune.path={path}"
     _check_heads(model, facts, source)
 
-    places = {name: (name, tuple(p.shape)) for name, p in model.named_parameters()}
+    places = {name: (name, tuple(p.shape)) for name, p in named_tensors(model).items()}
     if weight_style == "pytorch":
         places = {n: (torch_name(n), torch_shape(n, shape)) for n, (_, shape) in places.items()}
     new = _find_new(model, places, weights, source)
@@ -79,9 +80,9 @@ def load_pretrained(model, path, weight_style):
 
     if weight_style == "pytorch":
         chosen = torch_to_libai(chosen, model.num_heads, getattr(model, "decoder_num_heads", None))
-    for name, parameter in model.named_parameters():
+    for name, tensor in named_tensors(model).items():
         if name in chosen:
-            assign(parameter, chosen[name])
+            assign(tensor, chosen[name])
     return {"loaded": list(chosen), "new": new, "left": left, "reshaped": reshaped}
 
 
@@ -120,7 +121,7 @@ def _find_new(model, places, weights, source):
     for name, (key, _) in places.items():
         if key in weights:
             continue
-        if is_autoencoder or not name.startswith((last_norm, "head.")):
+        if is_autoencoder or not name.startswith((last_norm, "feature_norm.", "head.")):
             raise UserError(
                 f"{source}: no tensor {key}; these are not the whole weights of "
                 + ("a masked autoencoder" if is_autoencoder else "an encoder")
@@ -128,10 +129,12 @@ def _find_new(model, places, weights, source):
         new.append(name)
     if is_autoencoder:
         return new
-    # A head was trained behind one norm: without it, or with other classes, it means nothing.
+    # A head was trained behind some norms: without them, behind others or with other classes, it
+    # means nothing.
     head = [name for name in places if name.startswith("head.")]
     fits = all(n in new or weights[places[n][0]].shape == places[n][1] for n in head)
-    if new or not fits:
+    probed = any(n.startswith("feature_norm.") for n in set(weights) - set(places))
+    if new or probed or not fits:
         new += [name for name in head if name not in new]
     return new
 

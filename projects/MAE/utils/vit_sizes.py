@@ -38,6 +38,11 @@ def check_names(state, source):
             f"{source}: not the weights of a ViT in a known layout (the authors', timm's, or "
             f"transformers' ViT or ViTMAE); its tensors are {some}, ..."
         )
+    if "feature_norm.running_mean" in state:
+        raise UserError(
+            f"{source}: a linear probe, whose head stands behind a batch normalisation that no other "
+            "layout has: take the weights it was trained on, its encoder is the same"
+        )
     for name in state:
         if not NAME.match(name):
             raise UserError(

@@ -40,6 +40,7 @@ train = OmegaConf.create(
         ),
         # Pictures of what a masked autoencoder makes of a few images, in OUTPUT/reconstructions.
         visualize=dict(period=0, after_n_epoch=None, num_images=8),
+        knn=dict(k=20, temperature=0.07),  # of --knn: neighbours, and how fast their weight falls
         dist=dict(
             data_parallel_size=None,  # all the ranks that the other two leave
             tensor_parallel_size=1,

@@ -7,6 +7,7 @@ vit = dict(
         depth=12,
         num_heads=12,
         finetune=dict(base_lr=5e-4, epochs=100, layer_decay=0.65, drop_path=0.1),
+        linprobe=dict(epochs=90),
     ),
     large=dict(
         patch_size=16,
@@ -14,6 +15,7 @@ vit = dict(
         depth=24,
         num_heads=16,
         finetune=dict(base_lr=1e-3, epochs=50, layer_decay=0.75, drop_path=0.2),
+        linprobe=dict(epochs=50),
     ),
     huge=dict(
         patch_size=14,
@@ -21,5 +23,6 @@ vit = dict(
         depth=32,
         num_heads=16,
         finetune=dict(base_lr=1e-3, epochs=50, layer_decay=0.75, drop_path=0.3),
+        linprobe=dict(epochs=50),
     ),
 )
