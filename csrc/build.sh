@@ -38,6 +38,8 @@ oneflow=(-fvisibility=hidden -w -D_GLIBCXX_USE_CXX11_ABI=0 -DHALF_ENABLE_CPP11_U
 compile oneflow_kernels.o oneflow_kernels.cpp "${oneflow[@]}"
 compile registry.o registry.cpp "${oneflow[@]}"
 compile own_operators.o own_operators.cpp "${oneflow[@]}"
+compile own_operators_common.o own_operators_common.cpp "${oneflow[@]}"
+compile branches.o branches.cpp "${oneflow[@]}"
 compile python_calls.o python_calls.cpp "${oneflow[@]}"
 for job in "${jobs[@]}"; do wait "$job"; done
 
