@@ -68,7 +68,7 @@ def prepare(args):
     from projects.MAE.errors import UserError
     from projects.MAE.utils import native
     from projects.MAE.utils.agreement import check_agreement
-    from projects.MAE.utils.compat import hide_user_errors, use_device
+    from projects.MAE.utils.compat import compute_on_one_thread, hide_user_errors, use_device
     from projects.MAE.utils.config import load_config
     from projects.MAE.utils.layout import (
         check_rdma,
@@ -104,6 +104,7 @@ def prepare(args):
         check_agreement(
             "CPU kernels", kernels, "run tools/setup.sh on every machine, or set MAE_NATIVE=0 on all"
         )
+        compute_on_one_thread()
     use_device(device, cfg.train.dist)
     set_layout(cfg, dist.get_world_size())
     set_batch_sizes(cfg)
