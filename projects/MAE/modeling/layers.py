@@ -143,11 +143,6 @@ def is_one_operator(x):
     return uses_native(x) and dist.get_tensor_parallel_size() == 1
 
 
-def split_by_samples(x):
-    """x [N, ...] as every rank holds activations, and its gradient alike."""
-    return x.to_global(sbp=batch_sbp(), grad_sbp=batch_sbp())
-
-
 def drop_path(x, noise, drop_prob):
     """Stochastic depth (Huang et al., arXiv 1603.09382) with its randomness as an input.
 
@@ -247,7 +242,7 @@ class TransformerLayer(libai_layers.TransformerLayer):
         norm, layer = self.input_layernorm, self.self_attention
         if is_one_operator(x):
             layers = layer.query_key_value, layer.dense
-            return attention_branch(split_by_samples(x), norm, *layers, layer.head_size, residual)
+            return attention_branch(x, norm, *layers, layer.head_size, residual)
         return layer(norm(x), x if residual else None)
 
     def mlp_branch(self, x, residual):
@@ -255,7 +250,7 @@ class TransformerLayer(libai_layers.TransformerLayer):
         norm, layer = self.post_attention_layernorm, self.mlp
         if is_one_operator(x):
             layers = layer.dense_h_to_4h, layer.dense_4h_to_h
-            return mlp_branch(split_by_samples(x), norm, *layers, residual)
+            return mlp_branch(x, norm, *layers, residual)
         return layer(norm(x), x if residual else None)
 
 
