@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the native CPU kernels: bash csrc/build.sh PYTHON TARGET. tools/setup.sh calls it.
-# PYTHON is an interpreter with OneFlow, TARGET the folder for libmae_native.so, which is written
-# whole or not at all.
+# PYTHON is an interpreter with OneFlow, TARGET the folder for libmae_native.so and libmae_rest.so,
+# which are written whole or not at all.
 set -euo pipefail
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$1 target=$2
@@ -46,4 +46,5 @@ for job in "${jobs[@]}"; do wait "$job"; done
 # GCC's OpenMP calls are answered by the library that MKL brings, so that both share threads.
 "$compiler" -shared "$work"/*.o -o "$work/libmae_native.so" "$site"/oneflow/include/glog-build/libglog.a \
   -Wl,--exclude-libs,ALL "$libraries/libiomp5.so" -Wl,-rpath,"$libraries"
-mv "$work"/*.so "$target"
+"$compiler" -x c -std=c11 -O2 -fPIC -fvisibility=hidden -Wall -shared "$source/rest.c" -o "$work/libmae_rest.so" -ldl
+mv "$work"/libmae_rest.so "$work"/libmae_native.so "$target"
