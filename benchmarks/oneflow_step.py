@@ -17,6 +17,7 @@ from libai.engine.hooks import HookBase
 from benchmarks.kernel_times import KernelTimes
 from benchmarks.turns import Turns
 from projects.MAE.data.build import data_parallel_rank
+from projects.MAE.data.skipped import SkippedImages
 from projects.MAE.errors import UserError
 from projects.MAE.train_net import end_with_parent, leave, parse_arguments, prepare
 from projects.MAE.trainer import MAETrainer
@@ -55,6 +56,7 @@ class PreparedImages:
 
     def __init__(self, num_classes):
         self.classes, self.num_classes = range(num_classes), num_classes
+        self.on_error = "raise"
 
     def __len__(self):
         return SAMPLES
@@ -67,6 +69,7 @@ class PreparedLoader:
         ranks = cfg.train.dist.data_parallel_size
         rows = cfg.train.global_batch_size // ranks
         self.dataset = PreparedImages(cfg.model.get("num_classes", 0))
+        self.skipped = SkippedImages(self.dataset)
         self.batches = [
             random_batch(cfg, rows, seed=i * ranks + data_parallel_rank()) for i in range(BATCHES)
         ]

@@ -85,7 +85,7 @@ def test_unreadable_image(own_folder, tmp_path, ranks):
 def test_empty_class_folder(own_folder, tmp_path):
     (own_folder / "train" / "empty").mkdir()
     settings = [f"{ROOT_KEY}={own_folder}", f"train.output_dir={tmp_path}/out"]
-    result = train("quickstart_pretraining.py", *TINY, *TINY_DECODER, *settings)
+    result = train("quickstart_finetune.py", *TINY, *settings, "finetune.enable=False")
     assert_one_error(result, str(own_folder / "train" / "empty"), "holds no image")
 
 

@@ -5,6 +5,8 @@ import numpy as np
 import oneflow as flow
 from libai.utils import distributed as dist
 
+from projects.MAE.errors import UserError
+
 
 def _gather(tensor):
     """A global tensor as a NumPy array, whole on every rank."""
@@ -41,6 +43,9 @@ def evaluate(model, loader, get_batch, topk=(1, 5), max_batches=None):
 
     Returns:
         {"Acc@1": percent, ...} of a classifier; {"reconstruction_loss": ...} of an autoencoder.
+
+    Raises:
+        UserError: there is no valid image.
     """
     total, correct, loss = 0, np.zeros(len(topk), np.int64), 0.0
     with flow.no_grad():
@@ -55,6 +60,8 @@ def evaluate(model, loader, get_batch, topk=(1, 5), max_batches=None):
             else:
                 scores = _gather(outputs["prediction_scores"])[valid]
                 correct += topk_correct(scores, _gather(labels)[valid], topk)
+    if not total:
+        raise UserError("none of the images to evaluate can be read: see the log for the first of them")
     if labels is None:
         return {"reconstruction_loss": loss / total}
     return {f"Acc@{k}": 100.0 * int(c) / total for k, c in zip(topk, correct)}

@@ -13,6 +13,7 @@ from libai.utils import distributed as dist
 from libai.utils.events import CommonMetricPrinter
 
 from projects.MAE.data.datasets import check_same_classes
+from projects.MAE.data.skipped import SkippedImagesReport
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation import evaluate
 from projects.MAE.hooks import CheckpointHook, EvaluationHook, MetricsFile, due
@@ -98,6 +99,7 @@ class MAETrainer(DefaultTrainer):
         found = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
+            SkippedImagesReport(self.train_loader.skipped, every(0, 1)),
         ]
         if train.evaluation.enabled and self.test_loader:
             found.append(
@@ -145,6 +147,7 @@ class MAETrainer(DefaultTrainer):
         results = evaluate(
             model, test_loaders[0], cls.get_batch, evaluation.topk, evaluation.eval_iter
         )
+        test_loaders[0].skipped.report("they count for nothing in the evaluation")
         logger.info("Evaluation: " + ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
         return results
 

@@ -27,7 +27,7 @@ from projects.MAE.modeling.vit import VisionTransformer
 from projects.MAE.utils.lr_decay import param_groups_lrd
 from projects.MAE.utils.scheduler import warmup_cosine_lr
 
-from .common.train import graph, train
+from .common.train import data, graph, train
 from .models.vit import vit
 
 vit.size = "base"  # base, large or huge
@@ -55,6 +55,7 @@ dataloader = dict(
                 root="./dataset",
                 train=True,
                 seed="${train.seed}",
+                on_error="${oc.select:data.on_error,raise}",
                 depth="${model.depth}",
                 drop_path_rate="${model.drop_path_rate}",
                 transform=LazyCall(Compose)(
@@ -85,6 +86,7 @@ dataloader = dict(
                 root="${dataloader.train.dataset.0.root}",
                 train=False,
                 seed="${train.seed}",
+                on_error="${oc.select:data.on_error,raise}",
                 transform=LazyCall(Compose)(
                     transforms=[
                         LazyCall(Resize)(size="${model.img_size}", crop_ratio=0.875),

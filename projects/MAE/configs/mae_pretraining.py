@@ -23,7 +23,7 @@ from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.utils.lr_decay import param_groups_weight_decay
 from projects.MAE.utils.scheduler import warmup_cosine_lr
 
-from .common.train import graph, train
+from .common.train import data, graph, train
 from .models.vit import vit
 
 vit.size = "base"  # base, large or huge
@@ -54,6 +54,7 @@ dataloader = dict(
                 root="./dataset",
                 train=True,
                 seed="${train.seed}",
+                on_error="${oc.select:data.on_error,raise}",
                 img_size="${model.img_size}",
                 patch_size="${model.patch_size}",
                 transform=LazyCall(Compose)(
@@ -74,6 +75,7 @@ dataloader = dict(
                 root="${dataloader.train.dataset.0.root}",
                 train=False,
                 seed="${train.seed}",
+                on_error="${oc.select:data.on_error,raise}",
                 img_size="${model.img_size}",
                 patch_size="${model.patch_size}",
                 transform=LazyCall(Compose)(

@@ -9,7 +9,7 @@ from libai.config import LazyCall
 
 from projects.MAE.data.transforms import CenterCrop, Compose, RandomResizedCrop, Resize, ToArray
 
-from .mae_finetune import dataloader, finetune, graph, model, optim, train, vit
+from .mae_finetune import data, dataloader, finetune, graph, model, optim, train, vit
 
 model.img_size = 24
 model.patch_size = 4

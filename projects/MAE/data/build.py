@@ -7,6 +7,7 @@ from libai.utils import distributed as dist
 from projects.MAE.data.collate import BatchReader
 from projects.MAE.data.datasets import ConcatenatedDataset
 from projects.MAE.data.sampler import EvaluationBatches, TrainingStream
+from projects.MAE.data.skipped import SkippedImages
 from projects.MAE.data.workers import prepare_workers, read_ahead
 from projects.MAE.errors import UserError
 
@@ -56,6 +57,7 @@ class TrainLoader:
         dataset: the data set, or several as one.
         global_batch_size: images of one step over all ranks and accumulated micro-batches.
         start_iter, train_iter: the first step to load, and the step to end before.
+        skipped: `SkippedImages`, the unreadable ones whose place others took.
 
     Yields:
         `Instance`s of `DistTensorData` local tensors: images float32 [n, 3, H, W]; noise float32
@@ -68,6 +70,7 @@ class TrainLoader:
 
     def __init__(self, dataset, num_workers, mixup, seed):
         self.dataset = dataset
+        self.skipped = SkippedImages(dataset)
         self.num_workers = num_workers
         self.mixup = mixup
         self.seed = seed
@@ -94,7 +97,8 @@ class TrainLoader:
             len(self),
         )
         read = BatchReader(self.dataset, self.mixup, self.seed)
-        yield from map(_to_instance, read_ahead(read, stream, self.num_workers))
+        for batch in read_ahead(read, stream, self.num_workers):
+            yield _to_instance(batch, self.skipped)
 
 
 class TestLoader:
@@ -103,9 +107,11 @@ class TestLoader:
     Attributes:
         dataset: the data set.
         test_batch_size: images a data-parallel rank evaluates at a time; set by the trainer.
+        skipped: `SkippedImages`, the unreadable ones, which are not valid.
 
     Yields:
-        As `TrainLoader`, with valid int64 [n]: 0 in the rows that only fill up the last batch.
+        As `TrainLoader`, with valid int64 [n]: 0 in the rows that only fill up the last batch, and
+        where an unreadable image was skipped.
 
     Raises:
         UserError: an unreadable image, or a batch size below 1.
@@ -115,6 +121,7 @@ class TestLoader:
 
     def __init__(self, dataset, num_workers):
         self.dataset = dataset
+        self.skipped = SkippedImages(dataset)
         self.num_workers = num_workers
         self.test_batch_size = None
         if num_workers:
@@ -125,7 +132,8 @@ class TestLoader:
 
     def __iter__(self):
         read = BatchReader(self.dataset)
-        yield from map(_to_instance, read_ahead(read, self._batches(), self.num_workers))
+        for batch in read_ahead(read, self._batches(), self.num_workers):
+            yield _to_instance(batch, self.skipped)
 
     def _batches(self):
         ranks = dist.get_dist_util().data_parallel_size
@@ -146,7 +154,8 @@ def data_parallel_rank():
     return dist.get_rank() % ranks_of_stage // util.tensor_parallel_size
 
 
-def _to_instance(batch):
+def _to_instance(batch, skipped):
+    skipped.add(batch.pop("skipped", ()))
     instance = Instance()
     for field, array in batch.items():
         if field == "valid":

@@ -16,9 +16,21 @@ class BatchReader:
         self.dataset, self.mixup, self.seed = dataset, mixup, seed
 
     def __call__(self, keys):
-        """[SampleKey] -> {field: array [n, ...]}."""
-        batch = SharedArrays.stack(len(keys), (self.dataset[key] for key in keys))
+        """[SampleKey] -> {field: array [n, ...]}.
+
+        Where images were skipped, "skipped" is a list of (index, why it can't be read).
+        """
+        skipped = []
+        batch = SharedArrays.stack(len(keys), (self._sample(key, skipped) for key in keys))
         if self.mixup is not None:
             rngs = [sample_generator(self.seed, k.epoch, k.index, MIXING) for k in keys[::2]]
             batch["images"], batch["labels"] = self.mixup(batch["images"], batch["labels"], rngs)
+        if skipped:
+            batch["skipped"] = skipped
         return batch
+
+    def _sample(self, key, skipped):
+        sample = self.dataset[key]
+        if "skipped" in sample:
+            skipped.append(sample.pop("skipped"))
+        return sample

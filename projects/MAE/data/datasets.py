@@ -1,23 +1,42 @@
 """From a sample's key to the arrays that a model takes."""
 import numpy as np
+from PIL import Image
 
+from projects.MAE.data.image_file import BadImage
 from projects.MAE.data.image_folder import ImageFolder
 from projects.MAE.data.randomness import AUGMENTATION, DROP_PATH, MASKING, sample_generator
 from projects.MAE.errors import UserError
+
+# Unreadable images in a row after which the disk is to blame, not the images.
+MOST_IN_A_ROW = 100
 
 
 class _ImageDataset:
     """What both kinds of data set share: reading, augmenting, and unreadable files.
 
+    Args:
+        on_error: what to do about a file that can't be read: "raise" a UserError, or "skip" it. In
+            training the next readable image of the list then takes its place, with the randomness
+            of the one that it replaces; in evaluation a black one that is not valid does. So what a
+            sample is still depends on nothing but seed, epoch and index.
+
     Attributes:
-        classes, num_classes: as `ImageFolder` has them.
+        classes, num_classes, labelled: as `ImageFolder` has them.
+
+    Raises:
+        UserError: on_error is something else, or see `ImageFolder`.
     """
 
-    def __init__(self, root, train, transform, seed, config_key):
-        self.images = ImageFolder(root, train, config_key=config_key)
+    labelled = True
+
+    def __init__(self, root, train, transform, seed, config_key, on_error):
+        if on_error not in ("raise", "skip"):
+            raise UserError(f"data.on_error={on_error} must be raise or skip")
+        self.images = ImageFolder(root, train, config_key=config_key, labelled=self.labelled)
         self.train = train
         self.transform = transform
         self.seed = seed
+        self.on_error = on_error
 
     @property
     def classes(self):
@@ -30,18 +49,55 @@ class _ImageDataset:
     def __len__(self):
         return len(self.images)
 
+    def path(self, index):
+        """The file of a sample."""
+        return self.images.path(index)
+
     def __getitem__(self, key):
         """The arrays of the sample that a `SampleKey` names, as {field: array}.
 
+        Where the file was skipped, "skipped" is (index of the sample, why it can't be read).
+
         Raises:
-            UserError: the file can't be read.
+            UserError: the file can't be read and is not to be skipped, or too many can't.
         """
-        image = self.images.load(key.index)
+        image, index, reason = self._read(key.index)
+        if reason is not None and not self.train:
+            key = key._replace(valid=False)
         sample = {"images": self.transform(image, self._generator(key, AUGMENTATION))}
-        self._add_fields(sample, key)
+        self._add_fields(sample, key, index)
         if not self.train:
             sample["valid"] = np.bool_(key.valid)
+        if reason is not None:
+            sample["skipped"] = key.index, reason
         return sample
+
+    def _read(self, index):
+        """(image, its index, None or why it is not the image of the index asked for)."""
+        if self.on_error == "raise":
+            return self.images.load(index), index, None
+        try:
+            return self.images.read(index), index, None
+        except BadImage as error:
+            reason = str(error)
+        if not self.train:
+            return Image.new("RGB", (1, 1)), index, reason
+        return (*self._next_readable(index, reason), reason)
+
+    def _next_readable(self, index, reason):
+        """(image, its index) of the first readable one after an unreadable one, in a circle."""
+        tries = min(len(self), MOST_IN_A_ROW)
+        for offset in range(1, tries):
+            other = (index + offset) % len(self)
+            try:
+                return self.images.read(other), other
+            except BadImage:
+                continue
+        raise UserError(
+            f"{self.images.config_key}: {tries} images in a row can't be read, the first is "
+            f"{self.path(index)}: {reason}: see whether the disk is there and the files are images",
+            local=True,
+        )
 
     def _generator(self, key, stream):
         return sample_generator(self.seed, key.epoch, key.index, stream)
@@ -51,7 +107,7 @@ class _ImageDataset:
 
 
 class PretrainingDataset(_ImageDataset):
-    """Images and masking noise.
+    """Images, in class folders or not, and masking noise.
 
     A sample is {"images": float32 [3, H, W], "noise": float32 [num_patches] in [0, 1)}, and
     "valid": bool where train is False. The noise decides which patches are masked; in evaluation it
@@ -63,13 +119,26 @@ class PretrainingDataset(_ImageDataset):
         img_size, patch_size: of the model, in pixels; they decide how many draws an image needs.
         seed: the run's seed.
         config_key: the key that errors name.
+        on_error: "raise" or "skip", what to do about an image that can't be read.
     """
 
-    def __init__(self, root, train, transform, img_size, patch_size, seed=0, config_key=None):
-        super().__init__(root, train, transform, seed, config_key)
+    labelled = False
+
+    def __init__(
+        self,
+        root,
+        train,
+        transform,
+        img_size,
+        patch_size,
+        seed=0,
+        config_key=None,
+        on_error="raise",
+    ):
+        super().__init__(root, train, transform, seed, config_key, on_error)
         self.num_patches = (img_size // patch_size) ** 2
 
-    def _add_fields(self, sample, key):
+    def _add_fields(self, sample, key, index):
         sample["noise"] = self._noise(key, MASKING, self.num_patches)
 
 
@@ -86,22 +155,31 @@ class ClassificationDataset(_ImageDataset):
         depth, drop_path_rate: of the model; stochastic depth needs two draws a block.
         seed: the run's seed.
         config_key: the key that errors name.
+        on_error: "raise" or "skip", what to do about an image that can't be read.
     """
 
     def __init__(
-        self, root, train, transform, depth=0, drop_path_rate=0.0, seed=0, config_key=None
+        self,
+        root,
+        train,
+        transform,
+        depth=0,
+        drop_path_rate=0.0,
+        seed=0,
+        config_key=None,
+        on_error="raise",
     ):
-        super().__init__(root, train, transform, seed, config_key)
+        super().__init__(root, train, transform, seed, config_key, on_error)
         self.drop_path_draws = 2 * depth if train and drop_path_rate > 0 else 0
 
-    def _add_fields(self, sample, key):
-        sample["labels"] = np.int64(self.images.label(key.index) if key.valid else -1)
+    def _add_fields(self, sample, key, index):
+        sample["labels"] = np.int64(self.images.label(index) if key.valid else -1)
         if self.drop_path_draws:
             sample["drop_path_noise"] = self._noise(key, DROP_PATH, self.drop_path_draws)
 
 
 class ConcatenatedDataset:
-    """Several data sets of the same classes, one after the other.
+    """Several data sets, with labels all of the same classes, one after the other.
 
     An index past the first data set's end is the sample's place in a later one; randomness depends on
     the place within its own data set.
@@ -113,7 +191,8 @@ class ConcatenatedDataset:
     def __init__(self, datasets):
         self.datasets = list(datasets)
         for other in self.datasets[1:]:
-            check_same_classes(self.datasets[0], other)
+            if other.labelled:
+                check_same_classes(self.datasets[0], other)
         self._ends = np.cumsum([len(dataset) for dataset in self.datasets])
 
     @property
@@ -124,13 +203,30 @@ class ConcatenatedDataset:
     def num_classes(self):
         return self.datasets[0].num_classes
 
+    @property
+    def on_error(self):
+        return "skip" if any(d.on_error == "skip" for d in self.datasets) else "raise"
+
     def __len__(self):
         return int(self._ends[-1])
 
     def __getitem__(self, key):
-        which = int(np.searchsorted(self._ends, key.index, side="right"))
-        start = int(self._ends[which - 1]) if which else 0
-        return self.datasets[which][key._replace(index=key.index - start)]
+        dataset, start = self._find(key.index)
+        sample = dataset[key._replace(index=key.index - start)]
+        if "skipped" in sample:
+            index, reason = sample["skipped"]
+            sample["skipped"] = index + start, reason
+        return sample
+
+    def path(self, index):
+        """The file of a sample."""
+        dataset, start = self._find(index)
+        return dataset.path(index - start)
+
+    def _find(self, index):
+        """(data set that holds a sample, place of that set's first)."""
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        return self.datasets[which], int(self._ends[which - 1]) if which else 0
 
 
 def check_same_classes(first, second):

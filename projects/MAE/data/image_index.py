@@ -3,7 +3,9 @@
 Adding, removing or renaming an entry changes the times of the folder it is in. So the cache keeps
 the times of every folder that was listed, and counts only while all of them are as they were.
 """
+import errno
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -15,7 +17,7 @@ import numpy as np
 from projects.MAE.data.cache import cache_folder, write_whole
 from projects.MAE.data.shared_arrays import SharedArrays
 
-FORMAT = 1
+FORMAT = 2
 WORTH_CACHING = 10_000  # images; fewer are listed in a moment
 # A second change within one tick of a file system's clock doesn't show. The coarsest tick is 2 s.
 SETTLED_NS = 2_000_000_000
@@ -26,13 +28,13 @@ logger = logging.getLogger("libai." + __name__)
 class ImageIndex:
     """The image files below a folder's class folders; a place in the list is a sample's index.
 
-    The files are sorted by class, then by path. Pickled between processes it takes no memory: they
-    share it. (A list of a million str objects would be copied by every worker, as counting
-    references to an object is writing to it.)
+    The files are sorted by class, then by path; loose files, in no class folder, come last.
+    Pickled between processes it takes no memory: they share it. (A list of a million str objects
+    would be copied by every worker, as counting references to an object is writing to it.)
 
     Attributes:
         classes: names of the class folders, sorted.
-        labels: int64 [n], places in `classes`.
+        labels: int64 [n], places in `classes`, -1 for loose files.
         from_cache: whether the files were listed in an earlier run.
     """
 
@@ -55,12 +57,13 @@ class ImageIndex:
         return os.fsdecode(self._arrays["paths"][ends[index] : ends[index + 1]].tobytes())
 
 
-def load_index(folder, extensions):
+def load_index(folder, extensions, loose=False):
     """The index of a folder, from the cache where it is up to date.
 
     Args:
         folder: holds the class folders, with images at any depth.
         extensions: of images, lower case with the dot. Hidden files and folders never count.
+        loose: take the images that lie in the folder itself, too.
 
     Returns:
         An `ImageIndex`. A class without images is in `classes`, and no label points to it.
@@ -68,17 +71,18 @@ def load_index(folder, extensions):
     Raises:
         OSError: a folder can't be listed.
     """
-    cache = _cache_path(folder, extensions)
-    cached = _read_cache(cache, folder, extensions) if cache else None
+    identity = _identity(folder, extensions, loose)
+    cache = _cache_path(identity)
+    cached = _read_cache(cache, folder, identity) if cache else None
     if cached is not None:
         logger.info(f"{len(cached):,} images below {folder}: from the cache {cache}")
         return cached
     start = time.time_ns()
-    listing = _Listing(folder, extensions)
+    listing = _Listing(folder, extensions, loose)
     seconds = (time.time_ns() - start) / 1e9
     logger.info(f"{len(listing.lengths):,} images below {folder}: listed in {seconds:.1f} s")
     if cache and len(listing.lengths) >= WORTH_CACHING and listing.settled(start):
-        _write_cache(cache, listing, folder, extensions)
+        _write_cache(cache, listing, identity)
     return ImageIndex(listing.classes, listing.arrays(), from_cache=False)
 
 
@@ -88,18 +92,19 @@ class _Listing:
     Attributes:
         classes: sorted names of the class folders.
         paths: bytes, of all images one after the other; lengths: bytes of each.
-        counts: images of each class.
+        counts: images of each class, and of the loose ones.
         states: {path relative to folder: `_state`} of everything a change of which could matter.
     """
 
-    def __init__(self, folder, extensions):
+    def __init__(self, folder, extensions, loose):
         self._root = folder
         self._extensions = tuple(extensions)
         self.states = {}
-        self.classes = sorted(path for path, is_folder in self._entries("") if is_folder)
+        self.classes, beside = self._list("")
+        groups = (self._images(name) for name in self.classes)
         chunks, self.lengths, self.counts = [], [], []
-        for name in self.classes:
-            found = [os.fsencode(path) for path in sorted(self._images(name))]
+        for group in itertools.chain(groups, [beside if loose else []]):
+            found = [os.fsencode(path) for path in sorted(group)]
             chunks.append(b"".join(found))
             self.lengths += map(len, found)
             self.counts.append(len(found))
@@ -107,24 +112,38 @@ class _Listing:
 
     def _images(self, folder):
         """Paths of the images at any depth below folder, in no order."""
-        for path, is_folder in self._entries(folder):
-            if is_folder:
-                yield from self._images(path)
-            elif self._is_image(path):
-                yield path
+        waiting = [(folder, (self._on_disk(""),))]
+        while waiting:
+            place, above = waiting.pop()
+            identity = self._on_disk(place)
+            if identity in above:  # a link to a folder that it lies in
+                continue
+            folders, images = self._list(place)
+            yield from images
+            waiting += ((inner, above + (identity,)) for inner in folders)
 
-    def _entries(self, folder):
-        """(path, is it a folder?) of what is in a folder and not hidden."""
+    def _on_disk(self, folder):
+        """What two paths of one folder have in common."""
+        status = os.stat(os.path.join(self._root, folder))
+        return status.st_dev, status.st_ino
+
+    def _list(self, folder):
+        """(folders, images) in a folder that are not hidden, as lists of paths; folders sorted."""
         # Before listing, so that a change while listing shows.
         self.states[folder] = _state(os.path.join(self._root, folder))
+        folders, images = [], []
         with os.scandir(os.path.join(self._root, folder)) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                path, is_folder = os.path.join(folder, entry.name), entry.is_dir()
-                if not (is_folder or self._is_image(path)) and entry.is_symlink():
+                path = os.path.join(folder, entry.name)
+                if _is_folder(entry):
+                    folders.append(path)
+                elif self._is_image(path):
+                    images.append(path)
+                elif entry.is_symlink():
                     self.states[path] = _state(entry.path)  # it may come to point to a folder
-                yield path, is_folder
+        return sorted(folders), images
 
     def _is_image(self, path):
         return path.lower().endswith(self._extensions)
@@ -138,8 +157,17 @@ class _Listing:
         return SharedArrays(
             paths=np.frombuffer(self.paths, np.uint8),
             ends=np.cumsum([0] + self.lengths, dtype=np.int64),
-            labels=np.repeat(np.arange(len(self.counts), dtype=np.int64), self.counts),
+            labels=np.repeat(np.array([*range(len(self.classes)), -1], np.int64), self.counts),
         )
+
+
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return False
+        raise
 
 
 def _state(path):
@@ -156,21 +184,25 @@ def _state(path):
     return status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _identity(folder, extensions):
-    return {"format": FORMAT, "folder": os.path.realpath(folder), "extensions": sorted(extensions)}
+def _identity(folder, extensions, loose):
+    """What a list depends on besides the folder's content."""
+    return {
+        "format": FORMAT,
+        "folder": os.path.realpath(folder),
+        "extensions": sorted(extensions),
+        "loose": loose,
+    }
 
 
-def _cache_path(folder, extensions):
-    """The cache file of a folder, there or not; None where there can be none."""
+def _cache_path(identity):
+    """The cache file of a list, there or not; None where there can be none."""
     caches = cache_folder()
-    name = hashlib.sha256(json.dumps(_identity(folder, extensions)).encode()).hexdigest()[:32]
+    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     return caches and os.path.join(caches, f"index-{name}.npz")
 
 
-def _write_cache(path, listing, folder, extensions):
-    header = dict(
-        _identity(folder, extensions), classes=listing.classes, states=list(listing.states)
-    )
+def _write_cache(path, listing, identity):
+    header = dict(identity, classes=listing.classes, states=list(listing.states))
     arrays = dict(
         listing.arrays(),
         header=np.frombuffer(json.dumps(header).encode(), np.uint8),
@@ -187,12 +219,12 @@ def _write_cache(path, listing, folder, extensions):
         logger.info(f"The list of images is not kept for the next run: {path}: {error.strerror}")
 
 
-def _read_cache(path, folder, extensions):
+def _read_cache(path, folder, identity):
     """An `ImageIndex`, or None if the cache is missing, out of date, damaged or something else."""
     try:
         with np.load(path, allow_pickle=False) as file:  # a zip file, with checksums
             header = json.loads(file["header"].tobytes())
-            if any(header[key] != value for key, value in _identity(folder, extensions).items()):
+            if any(header[key] != value for key, value in identity.items()):
                 return None
             states = map(tuple, file["states"].tolist())
             for place, state in zip(header["states"], states):

@@ -87,19 +87,31 @@ class Resize:
     """Resize, bicubic, so that a central crop of `size` is `crop_ratio` of the shorter side.
 
     The paper's evaluation takes 224 of 256 pixels. The shorter side gets int(size / crop_ratio)
-    pixels, the longer one is rounded down.
+    pixels, the longer one is rounded down. Of an image that is very long only the central part is
+    resized, as long as 16 of its widths: a line of 20,000 pixels would need 4 GB.
     """
+
+    LONGEST = 16
 
     def __init__(self, size, crop_ratio=1.0):
         self.size = int(size / crop_ratio)
 
     def __call__(self, image, rng=None):
+        image = self._central_part(image)
         width, height = image.size
         if width <= height:
             target = self.size, int(self.size * height / width)
         else:
             target = int(self.size * width / height), self.size
         return image if target == image.size else resample.resize(image, target)
+
+    def _central_part(self, image):
+        limit = self.LONGEST * min(image.size)
+        if max(image.size) <= limit:
+            return image
+        width, height = (min(length, limit) for length in image.size)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        return image.crop((left, top, left + width, top + height))
 
 
 class CenterCrop:

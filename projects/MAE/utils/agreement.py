@@ -35,7 +35,19 @@ def all_values(value):
     data = np.zeros((1, LENGTH), np.int32)
     encoded = value.encode()[:LENGTH]
     data[0, : len(encoded)] = list(encoded)
+    return [bytes(row.astype(np.uint8)).rstrip(b"\0").decode() for row in _all_rows(data)]
+
+
+def union(numbers):
+    """The distinct numbers, ints >= 0 in any collection, that any rank calls this with; sorted."""
+    length = max(map(int, all_values(str(len(numbers)))))
+    data = np.full((1, length + 1), -1, np.int64)
+    data[0, : len(numbers)] = sorted(numbers)
+    return np.unique(_all_rows(data))[1:].tolist()
+
+
+def _all_rows(data):
+    """[1, n] of this rank -> [ranks, n]."""
     ranks = flow.placement("cpu", list(range(flow.env.get_world_size())))
     rows = flow.tensor(data).to_global(placement=ranks, sbp=flow.sbp.split(0))
-    table = rows.to_global(sbp=flow.sbp.broadcast).to_local().numpy()
-    return [bytes(row.astype(np.uint8)).rstrip(b"\0").decode() for row in table]
+    return rows.to_global(sbp=flow.sbp.broadcast).to_local().numpy()

@@ -49,4 +49,7 @@ train = OmegaConf.create(
     )
 )
 
+# An image that can't be read ends the run ("raise"), or is left out and reported ("skip").
+data = dict(on_error="raise")
+
 graph = dict(enabled=True)  # False for eager mode
