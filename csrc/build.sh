@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the native CPU kernels: bash csrc/build.sh PYTHON TARGET. tools/setup.sh calls it.
-# PYTHON is an interpreter with OneFlow, TARGET the folder for libmae_native.so, which is written
-# whole or not at all.
+# PYTHON is an interpreter with OneFlow, TARGET the folder for libmae_native.so and libmae_rest.so,
+# which are written whole or not at all.
 set -euo pipefail
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$1 target=$2
@@ -38,10 +38,13 @@ oneflow=(-fvisibility=hidden -w -D_GLIBCXX_USE_CXX11_ABI=0 -DHALF_ENABLE_CPP11_U
 compile oneflow_kernels.o oneflow_kernels.cpp "${oneflow[@]}"
 compile registry.o registry.cpp "${oneflow[@]}"
 compile own_operators.o own_operators.cpp "${oneflow[@]}"
+compile own_operators_common.o own_operators_common.cpp "${oneflow[@]}"
+compile branches.o branches.cpp "${oneflow[@]}"
 compile python_calls.o python_calls.cpp "${oneflow[@]}"
 for job in "${jobs[@]}"; do wait "$job"; done
 
 # GCC's OpenMP calls are answered by the library that MKL brings, so that both share threads.
 "$compiler" -shared "$work"/*.o -o "$work/libmae_native.so" "$site"/oneflow/include/glog-build/libglog.a \
   -Wl,--exclude-libs,ALL "$libraries/libiomp5.so" -Wl,-rpath,"$libraries"
-mv "$work"/*.so "$target"
+"$compiler" -x c -std=c11 -O2 -fPIC -fvisibility=hidden -Wall -shared "$source/rest.c" -o "$work/libmae_rest.so" -ldl
+mv "$work"/libmae_rest.so "$work"/libmae_native.so "$target"

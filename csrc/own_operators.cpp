@@ -2,51 +2,12 @@
 // that goes before and after it. On a CPU, OneFlow gives every tensor of a graph memory of its own,
 // so each tensor that is never made is memory, too. Their gradients are operators; which belongs to
 // which is the business of projects/MAE/modeling/native_operators.py.
-#include <dlfcn.h>
-
-#include "registration.h"
+#include "own_operators.h"
 
 namespace mae {
 namespace {
 
 // --- attention -----------------------------------------------------------------------------------
-
-// CBLAS from whatever library answers first: a preloaded one, else the one inside OneFlow.
-void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
-          const float* a, int64_t a_stride, const float* b, int64_t b_stride, float* c,
-          int64_t c_stride, float beta) {
-  using Sgemm = void (*)(int, int, int, int, int, int, float, const float*, int, const float*, int,
-                         float, float*, int);
-  static const auto sgemm = reinterpret_cast<Sgemm>(dlsym(RTLD_DEFAULT, "cblas_sgemm"));
-  constexpr int row_major = 101, no_transpose = 111, transpose = 112;
-  sgemm(row_major, transpose_a ? transpose : no_transpose, transpose_b ? transpose : no_transpose,
-        m, n, k, alpha, a, a_stride, b, b_stride, beta, c, c_stride);
-}
-
-void plain_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
-                const float* a, int64_t a_stride, const float* b, int64_t b_stride, float* c,
-                int64_t c_stride) {
-  gemm(transpose_a, transpose_b, m, n, k, alpha, a, a_stride, b, b_stride, c, c_stride, 0.0f);
-}
-
-// Registers an operator on float32 tensors. Its outputs have the type of its first input.
-void add_operator(op::OpRegistry& registry, const std::vector<std::string>& outputs,
-                  const op::TensorDescInferFn& shapes, const op::GetSbpFn& sbp) {
-  for (const std::string& name : outputs) registry.Output(name);
-  registry.NoGrad().SetTensorDescInferFn(shapes).SetGetSbpFn(sbp).SetDataTypeInferFn(
-      [outputs](op::InferContext* ctx) -> Maybe<void> {
-        const auto& first = ctx->inputs().at(0);
-        for (const std::string& name : outputs) {
-          ctx->SetOutputDType(name, 0, ctx->InputDType(first.first, first.second));
-        }
-        return Maybe<void>::Ok();
-      });
-  CHECK_JUST(op::UserOpRegistryMgr::Get().Register(CHECK_JUST(registry.Finish()).GetResult()));
-}
-
-op::OpRegistry new_operator(const char* name) {
-  return op::UserOpRegistryMgr::Get().CheckAndGetOpRegistry(name);
-}
 
 // qkv [samples, tokens, 3 heads head_size], a head's query, key and value side by side.
 AttentionSize attention_size(op::KernelComputeContext* ctx) {
@@ -101,10 +62,6 @@ void add_attention() {
 // y = f(x) weight + bias + residual, with f GELU where the attribute says so, else nothing; x
 // [..., in], weight [in, out], y [..., out]. Bias and residual may be left out.
 
-struct LinearSize {
-  int64_t rows, in, out;
-};
-
 LinearSize linear_size(op::KernelComputeContext* ctx) {
   const auto weight = shape(ctx, "weight");
   const int64_t in = weight.At(0), out = weight.At(1);
@@ -115,36 +72,22 @@ LinearSize linear_size(op::KernelComputeContext* ctx) {
 const float* activated(op::KernelComputeContext* ctx, const LinearSize& s) {
   const float* x = input(ctx, "x");
   if (!ctx->Attr<int64_t>("gelu")) return x;
-  thread_local std::vector<float> work;
-  const int64_t count = s.rows * s.in;
-  if (static_cast<int64_t>(work.size()) < count) work.resize(count);
-  kernels().gelu(count, x, work.data());
-  return work.data();
+  float* result = scratch(0, s.rows * s.in);
+  kernels().gelu(s.rows * s.in, x, result);
+  return result;
 }
 
 void linear(op::KernelComputeContext* ctx) {
   const LinearSize s = linear_size(ctx);
-  const float *bias = optional_input(ctx, "bias"), *residual = optional_input(ctx, "residual");
-  float* y = output(ctx, "y");
-  if (bias && residual) {
-    kernels().add_row(s.rows, s.out, residual, bias, y);
-  } else if (residual) {
-    kernels().copy_strided({2, {s.rows, s.out}, {s.out, 1}}, residual, y);
-  } else if (bias) {
-    kernels().copy_strided({2, {s.rows, s.out}, {0, 1}}, bias, y);
-  }
-  gemm(false, false, s.rows, s.out, s.in, 1.0f, activated(ctx, s), s.in, input(ctx, "weight"),
-       s.out, y, s.out, bias || residual ? 1.0f : 0.0f);
+  affine(s, activated(ctx, s), input(ctx, "weight"), optional_input(ctx, "bias"),
+         optional_input(ctx, "residual"), output(ctx, "y"));
 }
 
 void linear_grad(op::KernelComputeContext* ctx) {
   const LinearSize s = linear_size(ctx);
-  const float *dy = input(ctx, "dy"), *weight = input(ctx, "weight");
   float* dx = output(ctx, "dx");
-  gemm(true, false, s.in, s.out, s.rows, 1.0f, activated(ctx, s), s.in, dy, s.out,
-       output(ctx, "dweight"), s.out, 0.0f);
-  kernels().sum_rows(s.rows, s.out, dy, output(ctx, "dbias"));
-  gemm(false, true, s.rows, s.in, s.out, 1.0f, dy, s.out, weight, s.out, dx, s.in, 0.0f);
+  affine_grad(s, activated(ctx, s), input(ctx, "weight"), input(ctx, "dy"), dx,
+              output(ctx, "dweight"), output(ctx, "dbias"));
   if (ctx->Attr<int64_t>("gelu")) kernels().gelu_grad(s.rows * s.in, input(ctx, "x"), dx, dx);
 }
 
@@ -226,6 +169,7 @@ void add_linear() {
 void add_operators() {
   add_attention();
   add_linear();
+  add_branches();
 }
 
 }  // namespace mae

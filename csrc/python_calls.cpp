@@ -2,6 +2,7 @@
 //
 // OneFlow 0.9 has no such call. The headers of Python and of OneFlow's Python module are not in
 // its package; all that is needed of them is what a Python tensor looks like.
+#include <cstring>
 #include <map>
 #include <memory>
 #include <string>
@@ -43,16 +44,26 @@ struct Names {
   const char* const* name;
 };
 
+std::string bits(double value) {
+  int64_t number;
+  std::memcpy(&number, &value, sizeof(number));
+  return std::to_string(number);
+}
+
 // Operators are made once for each kind of call, as OneFlow makes its own.
 std::shared_ptr<one::UserOpExpr> find_operator(const std::string& type, const Names& inputs,
                                                const Names& outputs, const Names& attributes,
-                                               const int64_t* values) {
+                                               const int64_t* values, const Names& reals,
+                                               const double* real_values) {
   // Never destroyed: at exit, OneFlow is gone first. Python's lock guards it.
   static auto& known = *new std::map<std::string, std::shared_ptr<one::UserOpExpr>>;
   std::string key = type;
   for (int i = 0; i < inputs.count; ++i) key += std::string(" ") + inputs.name[i];
   for (int i = 0; i < attributes.count; ++i) {
     key += std::string(" ") + attributes.name[i] + "=" + std::to_string(values[i]);
+  }
+  for (int i = 0; i < reals.count; ++i) {
+    key += std::string(" ") + reals.name[i] + "=" + bits(real_values[i]);
   }
   auto& found = known[key];
   if (!found) {
@@ -61,6 +72,9 @@ std::shared_ptr<one::UserOpExpr> find_operator(const std::string& type, const Na
     for (int i = 0; i < outputs.count; ++i) builder.Output(outputs.name[i]);
     for (int i = 0; i < attributes.count; ++i) {
       builder.Attr<int64_t>(attributes.name[i], values[i]);
+    }
+    for (int i = 0; i < reals.count; ++i) {
+      builder.Attr<double>(reals.name[i], real_values[i]);
     }
     found = builder.Build().GetPtrOrThrow();
   }
@@ -73,12 +87,14 @@ std::shared_ptr<one::UserOpExpr> find_operator(const std::string& type, const Na
 
 // Returns null, or what went wrong. The results wait for mae_output on this thread.
 MAE_EXPORT const char* mae_call(const char* type, Names input_names, PythonTensor* const* inputs,
-                                Names output_names, Names attributes, const int64_t* values) {
+                                Names output_names, Names attributes, const int64_t* values,
+                                Names reals, const double* real_values) {
   try {
     one::TensorTuple tensors(input_names.count);
     for (int i = 0; i < input_names.count; ++i) tensors[i] = inputs[i]->data;
     outputs = one::TensorTuple(output_names.count);
-    const auto op = find_operator(type, input_names, output_names, attributes, values);
+    const auto op = find_operator(type, input_names, output_names, attributes, values,
+                                  reals, real_values);
     one::OpInterpUtil::Dispatch(*op, tensors, &outputs, oneflow::AttrMap{}).GetOrThrow();
     return nullptr;
   } catch (const std::exception& exception) {

@@ -8,7 +8,12 @@ import oneflow as flow
 import pytest
 from scipy.special import erf
 
-from projects.MAE.modeling.native_operators import attention, linear
+from projects.MAE.modeling.native_operators import (
+    attention,
+    attention_branch,
+    linear,
+    mlp_branch,
+)
 from projects.MAE.utils import native
 from tests.command import ROOT, environment
 
@@ -138,6 +143,54 @@ def test_linear(size, names, gelu):
     expected = {"bias": dy.sum(axis=0), "residual": dy}
     for name, actual in zip(names, others):
         close(actual, expected[name])
+
+
+class Layer:
+    """What the branches read of a layer norm (eps) or a linear layer."""
+
+    eps = 1e-6
+
+    def __init__(self, weight, bias):
+        self.weight, self.bias = weight, bias
+
+
+def plain_branch(kind, head_size, residual):
+    """The same branch from single operators, as a function of x and the parameters."""
+
+    def function(x, gamma, beta, weight1, bias1, weight2, bias2):
+        normed = flow._C.layer_norm_affine(
+            x, gamma, beta, begin_norm_axis=2, begin_params_axis=2, epsilon=Layer.eps
+        )
+        hidden = linear(normed, weight1, bias1)  # OneFlow's own takes no empty x
+        inner = attention(hidden, head_size) if kind == "attention" else flow._C.gelu(hidden)
+        y = linear(inner, weight2, bias2)
+        return y + x if residual else y
+
+    return function
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("kind", ["attention", "mlp"])
+@pytest.mark.parametrize("size", [(0, 3, 4), (1, 1, 4), (3, 7, 12), (5, 33, 20)])
+def test_branches_are_their_parts(size, kind, residual):
+    n, length, width = size
+    heads, head_size = 2, 3
+    inner = heads * head_size if kind == "attention" else 4 * width
+    x = random(n, length, width) + 1
+    shapes = [(width,), (width,), (width, 3 * inner if kind == "attention" else inner)]
+    shapes += [shapes[2][1:], (inner, width), (width,)]
+    parameters = [random(*shape, seed=i) for i, shape in enumerate(shapes, 1)]
+
+    def branch(x, gamma, beta, weight1, bias1, weight2, bias2):
+        layers = Layer(gamma, beta), Layer(weight1, bias1), Layer(weight2, bias2)
+        if kind == "attention":
+            return attention_branch(x, *layers, head_size, residual)
+        return mlp_branch(x, *layers, residual)
+
+    found = run(branch, x, *parameters)
+    expected = run(plain_branch(kind, head_size, residual), x, *parameters)
+    for actual, wanted in zip(found, expected):
+        close(actual, wanted, 2e-5 * max(1, abs(wanted).max(initial=0)))
 
 
 @shapes

@@ -85,14 +85,14 @@ run_pip() {
 build_native() {
   local library=$venv/lib/libmae_native.so sources error
   [ -d "$root/csrc" ] || return 0
-  sources=$(cat "$root"/csrc/*.cpp "$root"/csrc/*.h "$root"/csrc/build.sh | sha256sum | cut -d' ' -f1)
+  sources=$(cat "$root"/csrc/*.cpp "$root"/csrc/*.c "$root"/csrc/*.h "$root"/csrc/build.sh | sha256sum | cut -d' ' -f1)
   is_built() { [ "$(cat "$library.sources" 2>/dev/null)" = "$sources" ]; }
   ! is_built || return 0
   exec 8>"$venv/.lock.native" # not the lock of the installation, which may be held
   flock 8
   ! is_built || return 0
   if ! command -v "${CXX:-g++}" >/dev/null; then
-    rm -f "$library" # of other sources
+    rm -f "$library" "$venv/lib/libmae_rest.so" # of other sources
     echo "No C++ compiler (${CXX:-g++}): OneFlow's own, slower CPU kernels are used" >&2
     return
   fi

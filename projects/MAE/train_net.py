@@ -77,8 +77,8 @@ def prepare(args):
     from projects.MAE.trainer import run_card
     from projects.MAE.utils.agreement import check_agreement, only_on_rank_0
     from projects.MAE.utils.checkpoint import open_output_folder
-    from projects.MAE.utils.compat import hide_user_errors, use_device
-    from projects.MAE.utils.config import load_config
+    from projects.MAE.utils.compat import compute_on_one_thread, hide_user_errors, use_device
+    from projects.MAE.utils.config import kind_of_model, load_config
     from projects.MAE.utils.disk import check_writable
     from projects.MAE.utils.layout import (
         check_rdma,
@@ -120,6 +120,7 @@ def prepare(args):
         check_agreement(
             "CPU kernels", kernels, "run tools/setup.sh on every machine, or set MAE_NATIVE=0 on all"
         )
+        compute_on_one_thread()
     use_device(device, cfg.train.dist)
     set_layout(cfg, dist.get_world_size())
     set_batch_sizes(cfg)
@@ -128,7 +129,8 @@ def prepare(args):
     if only_looks:
         only_on_rank_0(lambda: check_writable("train.output_dir", output_dir))
     else:
-        needed = ["graph" if cfg.graph.enabled else "optimizer", "lr_scheduler"]
+        in_graph = cfg.graph.enabled and kind_of_model(cfg) != "LinearProbe"
+        needed = ["graph" if in_graph else "optimizer", "lr_scheduler"]
         name = open_output_folder(
             output_dir, args.resume, run_card(cfg), needed, dry_run=args.fast_dev_run
         )

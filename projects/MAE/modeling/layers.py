@@ -13,7 +13,12 @@ from libai import layers as libai_layers
 from libai.utils import distributed as dist
 from oneflow import nn
 
-from projects.MAE.modeling.native_operators import attention, linear
+from projects.MAE.modeling.native_operators import (
+    attention,
+    attention_branch,
+    linear,
+    mlp_branch,
+)
 from projects.MAE.utils import native
 
 
@@ -137,6 +142,14 @@ def uses_native(x):
     return x.placement.type == "cpu" and native.load() is not None
 
 
+def is_one_operator(x):
+    """Whether a branch of a transformer block on x is a single native operator.
+
+    Where tensor-parallel ranks share a branch they have to talk in the middle of it.
+    """
+    return uses_native(x) and dist.get_tensor_parallel_size() == 1
+
+
 def drop_path(x, noise, drop_prob):
     """Stochastic depth (Huang et al., arXiv 1603.09382) with its randomness as an input.
 
@@ -221,16 +234,31 @@ class TransformerLayer(libai_layers.TransformerLayer):
         placement = dist.get_layer_placement(self.layer_idx)
         hidden_states = hidden_states.to_global(placement=placement)
         if not (self.training and self.drop_path_prob > 0 and drop_path_noise is not None):
-            x = self.self_attention(self.input_layernorm(hidden_states), hidden_states)
-            return self.mlp(self.post_attention_layernorm(x), x)
+            x = self.attention_branch(hidden_states, residual=True)
+            return self.mlp_branch(x, residual=True)
         noise = drop_path_noise.to_global(placement=placement)
 
-        def branch(output, which):
+        def dropped(output, which):
             return drop_path(output, noise[:, which : which + 1], self.drop_path_prob)
 
-        attention = self.self_attention(self.input_layernorm(hidden_states))
-        x = branch(attention, 0) + hidden_states
-        return branch(self.mlp(self.post_attention_layernorm(x)), 1) + x
+        x = dropped(self.attention_branch(hidden_states, residual=False), 0) + hidden_states
+        return dropped(self.mlp_branch(x, residual=False), 1) + x
+
+    def attention_branch(self, x, residual):
+        """Attention of the normalised x [N, L, D], plus x where `residual` is True."""
+        norm, layer = self.input_layernorm, self.self_attention
+        if is_one_operator(x):
+            layers = layer.query_key_value, layer.dense
+            return attention_branch(x, norm, *layers, layer.head_size, residual)
+        return layer(norm(x), x if residual else None)
+
+    def mlp_branch(self, x, residual):
+        """The MLP of the normalised x [N, L, D], plus x where `residual` is True."""
+        norm, layer = self.post_attention_layernorm, self.mlp
+        if is_one_operator(x):
+            layers = layer.dense_h_to_4h, layer.dense_4h_to_h
+            return mlp_branch(x, norm, *layers, residual)
+        return layer(norm(x), x if residual else None)
 
 
 def patchify(images, patch_size):

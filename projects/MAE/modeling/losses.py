@@ -12,6 +12,12 @@ def reconstruction_target(patches, norm_pix_loss):
     return standardize_rows(patches, eps=1e-6, correction=1) if norm_pix_loss else patches
 
 
+def mse(pred, target):
+    """Mean squared error of patches [N, M, P], a scalar, in float32."""
+    difference = pred.float() - target.float()
+    return (difference * difference).mean()
+
+
 def masked_mse(pred, target, mask):
     """Mean squared error over the masked patches (paper, section 3), in float32.
 

@@ -14,7 +14,7 @@ from projects.MAE.modeling.layers import (
     repeat_token,
     unpatchify,
 )
-from projects.MAE.modeling.losses import masked_mse, reconstruction_target
+from projects.MAE.modeling.losses import masked_mse, mse, reconstruction_target
 from projects.MAE.modeling.pos_embed import sincos_pos_embed_2d
 from projects.MAE.modeling.stages import set_stages
 
@@ -47,6 +47,15 @@ def check_sizes(img_size, patch_size, embed_dim, num_heads, prefix=""):
             f"model.{prefix}embed_dim={embed_dim} must be divisible by 4 and by "
             f"model.{prefix}num_heads={num_heads}"
         )
+
+
+def shuffle(noise):
+    """The order that noise [N, L] gives patches, and its inverse: int64 [N, L] both.
+
+    The first of the order are kept: those with the smallest noise.
+    """
+    ids_shuffle = flow.argsort(noise, dim=1)
+    return ids_shuffle, flow.argsort(ids_shuffle, dim=1)
 
 
 class MaskedAutoencoderViT(nn.Module):
@@ -140,20 +149,15 @@ class MaskedAutoencoderViT(nn.Module):
         """[N, L, patch_size**2 * C] -> [N, C, H, W], the inverse of `patchify`."""
         return unpatchify(patches, self.patch_size, self.in_chans)
 
-    def encode_patches(self, patches, noise):
-        """`forward_encoder` from patches [N, L, P] instead of images."""
-        ids_shuffle = flow.argsort(noise, dim=1)  # ascending: the smallest are kept
-        ids_restore = flow.argsort(ids_shuffle, dim=1)
-        ids_keep = ids_shuffle[:, : self.keep]
-        mask = (ids_restore >= self.keep).to(flow.float32)
-
+    def encode(self, patches, ids_keep):
+        """patches [N, L, P] and which of them are visible, ids_keep [N, keep] -> latent."""
         x = self.patch_embed(flow._C.batch_gather(patches, ids_keep))  # [N, keep, D]
         x = x + flow._C.gather(self.pos_embed[0, 1:], ids_keep, axis=0)
         cls_token = repeat_token(self.cls_token + self.pos_embed[:, :1], like=x, count=1)
         x = flow.cat([cls_token, x], dim=1)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x), mask, ids_restore
+        return self.norm(x)
 
     def forward_encoder(self, images, noise):
         """Encode the visible patches.
@@ -166,10 +170,21 @@ class MaskedAutoencoderViT(nn.Module):
             latent [N, 1 + keep, D]; mask float32 [N, L], 1 where a patch was removed;
             ids_restore int64 [N, L].
         """
-        return self.encode_patches(self.patchify(images), noise)
+        ids_shuffle, ids_restore = shuffle(noise)
+        mask = (ids_restore >= self.keep).to(flow.float32)
+        latent = self.encode(self.patchify(images), ids_shuffle[:, : self.keep])
+        return latent, mask, ids_restore
 
     def forward_decoder(self, latent, ids_restore):
         """latent [N, 1 + keep, D] and ids_restore [N, L] -> pred [N, L, patch_size**2 * C]."""
+        return self.predict(self.decode(latent, ids_restore))
+
+    def predict(self, x):
+        """The decoder's tokens [N, M, D] -> pixels [N, M, patch_size**2 * C]."""
+        return self.decoder_pred(self.decoder_norm(x))
+
+    def decode(self, latent, ids_restore):
+        """latent [N, 1 + keep, D] and ids_restore [N, L] -> a token of each patch [N, L, D]."""
         placement = self.decoder_pos_embed.placement
         x = self.decoder_embed(latent.to_global(placement=placement))
         ids_restore = ids_restore.to_global(placement=placement)
@@ -179,7 +194,7 @@ class MaskedAutoencoderViT(nn.Module):
         x = flow.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
             x = block(x)
-        return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        return x[:, 1:]
 
     def forward(self, images, noise):
         """Reconstruct the masked patches of a batch.
@@ -193,17 +208,26 @@ class MaskedAutoencoderViT(nn.Module):
             "mask" float32 [N, L] and "sample_losses" float32 [N].
         """
         patches = self.patchify(images)
-        latent, mask, ids_restore = self.encode_patches(patches, noise)
-        pred = self.forward_decoder(latent, ids_restore)
-        target = reconstruction_target(patches, self.norm_pix_loss)
-        losses, sample_losses = masked_mse(
-            pred,
-            target.to_global(placement=pred.placement),
-            mask.to_global(placement=pred.placement),
-        )
-        if self.training:
-            return {"losses": losses}
+        ids_shuffle, ids_restore = shuffle(noise)
+        latent = self.encode(patches, ids_shuffle[:, : self.keep])
+        tokens = self.decode(latent, ids_restore)
+        placement = tokens.placement
+        if self.training:  # what is not masked has no part in the loss, and is not predicted
+            ids_masked = ids_shuffle[:, self.keep :]
+            pred = self.predict(
+                flow._C.batch_gather(tokens, ids_masked.to_global(placement=placement))
+            )
+            target = self.target(flow._C.batch_gather(patches, ids_masked))
+            return {"losses": mse(pred, target.to_global(placement=placement))}
+        pred = self.predict(tokens)
+        mask = (ids_restore >= self.keep).to(flow.float32).to_global(placement=placement)
+        target = self.target(patches).to_global(placement=placement)
+        losses, sample_losses = masked_mse(pred, target, mask)
         return {"losses": losses, "pred": pred, "mask": mask, "sample_losses": sample_losses}
+
+    def target(self, patches):
+        """What the model learns to predict of patches [N, M, P]: their pixels, maybe normalised."""
+        return reconstruction_target(patches, self.norm_pix_loss)
 
     @staticmethod
     def set_pipeline_stage_id(model):

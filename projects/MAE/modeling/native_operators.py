@@ -88,6 +88,67 @@ def linear(x, weight, bias=None, residual=None, gelu=False):
     return _differentiable(_LINEAR[tuple(given), gelu], *given.values())
 
 
+@functools.lru_cache(maxsize=None)
+def _branch_function(name, kept, attributes):
+    """The Function of a branch of a transformer block; `kept` names what its backward pass needs."""
+    attributes = dict(attributes)
+
+    class Branch(Function):
+        @staticmethod
+        def forward(ctx, *inputs):
+            given = dict(zip(_BRANCH_INPUTS, inputs))
+            y, *others = call(name, given, ["y", *kept], **attributes)
+            ctx.save_for_backward(*inputs, *others)
+            return y
+
+        @staticmethod
+        def backward(ctx, dy):
+            given = dict(zip((*_BRANCH_INPUTS, *kept), ctx.saved_tensors), dy=dy)
+            return tuple(call(f"{name}_grad", given, _BRANCH_GRADS, **attributes))
+
+    return Branch
+
+
+_BRANCH_INPUTS = ("x", "gamma", "beta", "weight1", "bias1", "weight2", "bias2")
+_BRANCH_GRADS = tuple("d" + name for name in _BRANCH_INPUTS)
+
+
+def attention_branch(x, norm, first, second, head_size, residual):
+    """y = dense(attention(dense(norm(x)))), plus x where `residual` is True.
+
+    Args:
+        x: [N, L, D]; samples may be split over ranks.
+        norm: a LayerNorm of D features.
+        first, second: linear layers, weights [D, 3 * inner] and [inner, D], the first's features a
+            head's query, key and value side by side. The weights are whole on every rank.
+
+    Returns:
+        [N, L, D].
+    """
+    function = _branch_function(
+        "mae_attention_branch",
+        ("qkv", "mixed"),
+        (("epsilon", float(norm.eps)), ("residual", int(residual)), ("head_size", head_size)),
+    )
+    return _branch(function, x, norm, first, second)
+
+
+def mlp_branch(x, norm, first, second, residual):
+    """y = dense(gelu(dense(norm(x)))), plus x where `residual` is True.
+
+    Shapes as in `attention_branch`, with weights [D, hidden] and [hidden, D].
+    """
+    function = _branch_function(
+        "mae_mlp_branch", ("hidden",), (("epsilon", float(norm.eps)), ("residual", int(residual)))
+    )
+    return _branch(function, x, norm, first, second)
+
+
+def _branch(function, x, norm, first, second):
+    parameters = norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias
+    return _differentiable(function, x, *parameters)
+
+
 def _differentiable(function, *inputs):
     """function.apply, or its forward alone where nothing needs a gradient.
 

@@ -84,6 +84,11 @@ class _Recorder:
             x = step.run(numbers, x, view=True)  # a graph's copy for what has a stage or runs again
         step.block = layer
         inner = int(width * self.model.mlp_ratio)
+        if self.native and self.layout.tensor == 1:
+            x = self.branch(x, drops, 3 * numbers, numbers)
+            x = self.branch(x, drops, tokens * inner)
+            step.block = None
+            return x
         attention = self.linear(self.norm(x, fuses=True), tokens, 3 * width, "col")
         attention = self.attention(attention, tokens, width, heads)
         if drops:
@@ -97,6 +102,11 @@ class _Recorder:
             x = self.linear(hidden, tokens, width, "row", residual=x, gelu=True)
         step.block = None
         return x
+
+    def branch(self, x, drops, *kept):
+        """A branch of a block as one operator, which keeps so many numbers beside x."""
+        y = self.step.run(x.size / self.step.item_size, x, keeps=(x,), also=kept)
+        return self.drop(x, y) if drops else y
 
     def drop(self, x, branch):
         """The draws of stochastic depth, expanded to [T D], times the branch; plus x."""
@@ -185,10 +195,11 @@ class _Autoencoder(_Recorder):
                 x = self.decoder_embed(x, seen)
             x = self.block(x, i, every, narrow, model.decoder_num_heads)
         if blocks[-1] == layers(model) - 1:
+            masked = 1 + self.patches - seen
             if blocks[0] > 0:
-                numbers = self.patches * self.patch_numbers
+                numbers = masked * self.patch_numbers
                 target = self.step.tensor(numbers, item_size=4, has_gradient=False)
-            self.reconstruct(x, target)
+            self.reconstruct(x, target, masked)
 
     def embed(self, seen):
         """Patches, their order, the visible ones embedded; and the target of the loss."""
@@ -205,8 +216,10 @@ class _Autoencoder(_Recorder):
         positions = step.run(numbers, kept)
         x = step.run(numbers, x, positions, passes=True)
         x = step.run(seen * self.model.embed_dim, x)  # with the class token
-        target = self.normalised(patches) if self.model.norm_pix_loss else patches
-        return x, target
+        masked = step.run(1 + count - seen, order, item_size=8)
+        target = (1 + count - seen) * self.patch_numbers
+        target = step.run(target, patches, masked, item_size=4)
+        return x, self.normalised(target) if self.model.norm_pix_loss else target
 
     def normalised(self, patches):
         """`standardize_rows`; the means and scales expanded, as on a CPU."""
@@ -234,13 +247,14 @@ class _Autoencoder(_Recorder):
         x = step.run(every, first, patches)
         return step.run(every, x, passes=True)  # plus positions
 
-    def reconstruct(self, x, target):
-        """The prediction of each patch and the mean squared error of the masked ones."""
-        step, count = self.step, self.patches
-        x = self.linear(self.norm(x), 1 + count, self.patch_numbers)
-        numbers = count * self.patch_numbers
-        prediction = step.run(numbers, x)
+    def reconstruct(self, x, target, masked):
+        """The prediction of each masked patch and the mean squared error."""
+        step, width = self.step, self.model.decoder_embed_dim
+        x = step.run(self.patches * width, x)  # without the class token
+        x = step.run(masked * width, x)
+        prediction = self.linear(self.norm(x), masked, self.patch_numbers)
+        numbers = masked * self.patch_numbers
         difference = step.run(numbers, prediction, target, item_size=4, passes=True)
         # Both factors of a square are differentiated, and the gradients added.
         square = step.run(numbers, difference, difference, keeps=(difference,), item_size=4)
-        step.run(count, square, item_size=4)
+        step.run(0, square, item_size=4)

@@ -74,7 +74,7 @@ def call(operator, inputs, outputs, **attributes):
         operator: its name, "mae_attention" for example.
         inputs: {name: tensor}.
         outputs: names of the results.
-        attributes: whole numbers.
+        attributes: whole numbers (int) and real ones (float).
 
     Returns:
         A list of tensors. They are not connected to the inputs for a backward pass.
@@ -83,9 +83,18 @@ def call(operator, inputs, outputs, **attributes):
         RuntimeError: OneFlow refuses the call.
     """
     tensors = (ctypes.py_object * len(inputs))(*inputs.values())
-    values = (ctypes.c_int64 * len(attributes))(*attributes.values())
-    names = [_Names(list(part)) for part in (inputs, outputs, attributes)]
-    error = _library.mae_call(operator.encode(), names[0], tensors, names[1], names[2], values)
+    reals = {name: value for name, value in attributes.items() if isinstance(value, float)}
+    whole = {name: value for name, value in attributes.items() if name not in reals}
+    error = _library.mae_call(
+        operator.encode(),
+        _Names(inputs),
+        tensors,
+        _Names(outputs),
+        _Names(whole),
+        (ctypes.c_int64 * len(whole))(*whole.values()),
+        _Names(reals),
+        (ctypes.c_double * len(reals))(*reals.values()),
+    )
     if error is not None:
         raise RuntimeError(f"{operator}: {error.decode()}")
     return [_library.mae_output(i) for i in range(len(outputs))]

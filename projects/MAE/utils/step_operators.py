@@ -25,7 +25,7 @@ class Tensor:
 class Operator:
     """A forward operator, and what its gradient does.
 
-    keeps: tensors that the gradient reads again. view: the result needs no memory of its own where
+    others: further results. keeps: tensors that the gradient reads again. view: the result needs no memory of its own where
     memory is shared. passes: the inputs that the gradient of the result serves as it is. fuses: the
     gradient adds to one that its input has already. reduces: ranks sum the gradient of the input.
     block: the number of the transformer block, None outside of blocks.
@@ -33,6 +33,7 @@ class Operator:
 
     inputs: tuple
     result: Tensor
+    others: tuple
     keeps: tuple
     view: bool
     passes: tuple
@@ -56,7 +57,7 @@ class Step:
         self.operators = []
         self.tensors = []
         self.reads = []  # of each operator that runs, in order: tensors
-        self.writes = []
+        self.writes = []  # likewise
         self.backward_start = None
         self.reduced = 0.0  # bytes of tensors that ranks sum
 
@@ -77,6 +78,7 @@ class Step:
         passes=(),
         fuses=False,
         reduces=False,
+        also=(),
     ):
         """Record an operator; returns its result, a tensor of so many numbers.
 
@@ -85,16 +87,18 @@ class Step:
             keeps: of those that the gradient reads again; None stands for the result.
             passes: True for all inputs, or some of them.
             view, fuses, reduces: see `Operator`.
+            also: numbers of further results, which its gradient alone reads.
         """
         has_gradient = any(x.has_gradient for x in inputs)
         base = inputs[0] if view else None
         result = self.tensor(numbers, item_size, has_gradient, base)
-        keeps = tuple(result if x is None else x for x in keeps)
+        others = tuple(self.tensor(count, has_gradient=False) for count in also)
+        keeps = tuple(result if x is None else x for x in keeps) + others
         passes = inputs if passes is True else passes or ()
         self.operators.append(
-            Operator(inputs, result, keeps, view, passes, fuses, reduces, self.block)
+            Operator(inputs, result, others, keeps, view, passes, fuses, reduces, self.block)
         )
-        self._emit(inputs, result)
+        self._emit(inputs, result, *others)
         return result
 
     def all_reduce(self, x):
@@ -149,8 +153,9 @@ class Step:
             if operator.block == block:
                 inputs = [again.get(x, x) for x in operator.inputs]
                 result = self._copy_of(operator.result, base=inputs[0] if operator.view else None)
-                self._emit(inputs, result)
-                again[operator.result] = result
+                others = [self._copy_of(x) for x in operator.others]
+                self._emit(inputs, result, *others)
+                again.update(zip((operator.result, *operator.others), (result, *others)))
         return again
 
     def _copy_of(self, tensor, base=None):
@@ -158,9 +163,9 @@ class Step:
         self.tensors.append(copy)
         return copy
 
-    def _emit(self, reads, result):
+    def _emit(self, reads, *results):
         self.reads.append(list(reads))
-        self.writes.append(result)
+        self.writes.append(results)
 
     def total(self):
         """Bytes of all tensors, each with memory of its own."""
@@ -190,9 +195,8 @@ class Step:
 
     def _lifetimes(self):
         first = {t: 0 for t in self.tensors if t.base is None}
-        for i, tensor in enumerate(self.writes):
-            if tensor.base is None:
-                first[tensor] = i
+        for i, results in enumerate(self.writes):
+            first.update({tensor: i for tensor in results if tensor.base is None})
         last = dict(first)
         for i, reads in enumerate(self.reads):
             for tensor in reads:
