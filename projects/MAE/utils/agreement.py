@@ -21,9 +21,7 @@ def check_agreement(name, value, way_out):
     values = all_values(value)
     other = next((rank for rank, found in enumerate(values) if found != values[0]), None)
     if other is not None:
-        if flow.env.get_rank() == 0:
-            # OneFlow aborts a rank that has not read the answer when rank 0 is gone.
-            time.sleep(GRACE_SECONDS)
+        leave_last()
         raise UserError(
             f"{name}: rank 0 has {values[0]} and rank {other} {values[other]}, and all must have "
             f"the same: {way_out}"
@@ -51,3 +49,25 @@ def _all_rows(data):
     ranks = flow.placement("cpu", list(range(flow.env.get_world_size())))
     rows = flow.tensor(data).to_global(placement=ranks, sbp=flow.sbp.split(0))
     return rows.to_global(sbp=flow.sbp.broadcast).to_local().numpy()
+
+
+def any_rank(*flags):
+    """For each flag, whether any rank has set it; every rank calls this with as many flags.
+
+    It is no operator of a graph, and is done within a millisecond or so. A rank that has asked
+    waits for the others.
+    """
+    if flow.env.get_world_size() == 1:
+        return list(flags)
+    counts = flow.tensor([int(flag) for flag in flags], dtype=flow.int32)
+    flow.comm.all_reduce(counts)  # a sum, in place
+    return [count > 0 for count in counts.numpy().tolist()]
+
+
+def leave_last():
+    """Let rank 0 wait for the others, where all of them are about to end after an exchange.
+
+    OneFlow aborts a rank that has not read the answer when rank 0 is gone.
+    """
+    if flow.env.get_rank() == 0 and flow.env.get_world_size() > 1:
+        time.sleep(GRACE_SECONDS)
