@@ -99,16 +99,18 @@ running() {
 wait_for_end() { # seconds, for the processes of all ranks
   local tenths=$(($1 * 10))
   while running && [ "$tenths" -gt 0 ]; do
-    sleep 0.1
+    sleep 0.1 || true # Ctrl-C ends it, too
     tenths=$((tenths - 1))
   done
 }
 end_all() {
   local pid
-  exec 2>/dev/null # bash reports each process that was killed
   signal_ranks KILL
   wait_for_end 5
-  for pid in "${pids[@]}"; do kill -KILL -- "-$pid" 2>/dev/null || true; done
+  for pid in "${pids[@]}"; do
+    kill -KILL -- "-$pid" 2>/dev/null || true
+    rm -f /dev/shm/__KMP_REGISTERED_LIB_"$pid"_* # left by the OpenMP of MKL, which was not asked
+  done
 }
 # The first signal asks the ranks to save and stop, the second ends them.
 asked=
@@ -137,8 +139,11 @@ done
 set +m
 trap 'signal_ranks USR1' USR1
 
+# Bash reports each process that a signal ended; what is said here goes to descriptor 3.
+exec 3>&2 2>/dev/null
+
 # Polling, because `wait -n` tells which child ended from bash 5.1 on only.
-status=0
+status=0 culprit=
 waiting=("${!pids[@]}")
 while [ "${#waiting[@]}" -gt 0 ] && [ "$status" -eq 0 ]; do
   left=()
@@ -148,17 +153,20 @@ while [ "${#waiting[@]}" -gt 0 ] && [ "$status" -eq 0 ]; do
       continue
     fi
     code=0
-    wait "${pids[$i]}" 2>/dev/null || code=$?
-    if [ "$code" -gt 128 ] && [ "$((code - 128))" -ne "$(kill -l "${asked:-EXIT}")" ]; then
-      echo "rank $((node_rank * ranks + i)) died of signal $((code - 128))" \
-        "($(kill -l "$((code - 128))")): the others are ended, too;" \
-        "--resume goes on from the newest checkpoint" >&2
+    wait "${pids[$i]}" || code=$?
+    # Where one rank dies OneFlow aborts the others, some of them within this round.
+    if [ "$code" -ne 0 ] && { [ "$status" -eq 0 ] || [ "$status" -eq 134 ]; }; then
+      status=$code culprit=$i
     fi
-    [ "$code" -eq 0 ] || status=$code
   done
   waiting=("${left[@]}")
-  [ "${#waiting[@]}" -eq 0 ] || sleep 0.1
+  [ "${#waiting[@]}" -eq 0 ] || sleep 0.1 || true
 done
+if [ "$status" -gt 128 ] && [ "$((status - 128))" -ne "$(kill -l "${asked:-EXIT}")" ]; then
+  echo "rank $((node_rank * ranks + culprit)) died of signal $((status - 128))" \
+    "($(kill -l "$((status - 128))")): the other ranks are ended, too;" \
+    "--resume goes on from the newest checkpoint" >&3
+fi
 # The others may have found the same mistake; they wait in vain for one that died.
 [ "$status" -eq 0 ] || [ "$status" -gt 128 ] || wait_for_end 3
 exit "$status"
