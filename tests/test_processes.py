@@ -6,19 +6,7 @@ import socket
 
 import pytest
 
-from tests.started_run import StartedRun, wait_until
-
-
-def shared_memory_of(processes):
-    """Names in /dev/shm that processes have mapped."""
-    names = set()
-    for pid in processes:
-        try:
-            with open(f"/proc/{pid}/maps") as file:
-                names.update(re.findall(r"/dev/shm/[^\s]+", file.read()))
-        except OSError:
-            continue  # it ended meanwhile
-    return names
+from tests.started_run import StartedRun, shared_memory_of, wait_until
 
 
 @pytest.mark.parametrize("kill", ["interrupt", "launcher", "rank"])

@@ -68,6 +68,11 @@ gpus=$(usable_gpus)
 if [ -z "$ranks" ]; then
   if [ "$gpus" -gt 0 ]; then ranks=$gpus; else ranks=$(cpu_cores); fi
 fi
+address=${ADDR:-}
+if [ "$nodes" -eq 1 ]; then
+  address=127.0.0.1
+  listen_on_loopback
+fi
 cpu_environment=()
 [ "$gpus" -gt 0 ] || set_cpu_environment "$ranks"
 
@@ -131,7 +136,7 @@ set -m # job control gives each rank its process group and leaves SIGINT deliver
 for ((local_rank = 0; local_rank < ranks; local_rank++)); do
   [ -z "$asked" ] || break
   env "${cpu_environment[@]}" PYTHONWARNINGS="$warnings" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" \
-    MASTER_ADDR="${ADDR:-127.0.0.1}" MASTER_PORT="$PORT" WORLD_SIZE=$((ranks * nodes)) \
+    MASTER_ADDR="$address" MASTER_PORT="$PORT" WORLD_SIZE=$((ranks * nodes)) \
     RANK=$((node_rank * ranks + local_rank)) LOCAL_RANK="$local_rank" MAE_COMMAND="$command" \
     "$python" -u "$file" --config-file "$config" "$@" </dev/null &
   pids+=($!)
