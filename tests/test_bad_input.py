@@ -40,7 +40,9 @@ def assert_one_error(result, *parts):
         (["optim.lr=abc"], ["optim.lr=abc", "must be a number"]),
         (["train.checkpointer.max_to_keep=-1"], ["max_to_keep=-1", "at least 1"]),
         (["train.evaluation.eval_metric=foo"], ["eval_metric=foo", "reconstruction_loss"]),
-        (["optim.lr=1e30", "train.warmup_epoch=0"], ["Loss became infinite or NaN", "--resume"]),
+        (["optim.lr=1e30", "train.warmup_epoch=0"], ["Loss became infinite or NaN at", "no checkpoint yet"]),
+        (["train.max_seconds=0"], ["train.max_seconds=0", "positive number of seconds"]),
+        (["train.max_bad_batches=-1"], ["train.max_bad_batches=-1", "at least 0"]),
     ],
 )
 def test_wrong_settings(image_folder, tmp_path, settings, parts):

@@ -58,3 +58,11 @@ set_cpu_environment() {
     return
   done
 }
+
+# In a run on one machine nothing listens for other machines: see tools/loopback.c. Called before
+# `set_cpu_environment`, which keeps what is preloaded.
+listen_on_loopback() {
+  local library
+  library=$("$python" -c 'import sys; print(sys.prefix)')/lib/libmae_loopback.so
+  [ ! -e "$library" ] || export LD_PRELOAD="$library${LD_PRELOAD:+:$LD_PRELOAD}"
+}

@@ -105,15 +105,34 @@ build_native() {
   fi
 }
 
-if complete "${extras[@]}"; then
+# What keeps the ports of a run on one machine to that machine. A run works without it.
+build_loopback() {
+  local library=$venv/lib/libmae_loopback.so source=$root/tools/loopback.c
+  [ -f "$source" ] || return 0
+  [ ! "$library" -nt "$source" ] || return 0
+  if ! command -v "${CC:-cc}" >/dev/null ||
+    ! "${CC:-cc}" -O2 -shared -fPIC -o "$library.$$" "$source" -ldl 2>/dev/null; then
+    rm -f "$library" "$library.$$"
+    echo "No C compiler (${CC:-cc}): other machines can reach the ports of a run, see docs/stopping.md" >&2
+    return
+  fi
+  mv "$library.$$" "$library"
+}
+
+build_libraries() {
   build_native
+  build_loopback
+}
+
+if complete "${extras[@]}"; then
+  build_libraries
   exit 0
 fi
 mkdir -p "$venv" 2>/dev/null || fail "can't write $venv: the disk is full or the folder read-only"
 exec 9>"$venv/.lock"
 flock 9
 if complete "${extras[@]}"; then # another set-up finished while this one waited
-  build_native
+  build_libraries
   exit 0
 fi
 
@@ -159,5 +178,5 @@ done
   wanted
   printf '%s\n' "${installed[@]}" "${extras[@]}" | sort -u
 } >"$stamp"
-build_native
+build_libraries
 echo "Ready: $venv"

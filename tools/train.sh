@@ -36,6 +36,13 @@ locate() {
   elif [ -f "$root/$2" ]; then realpath "$root/$2"
   else fail "$1 $2: no such file"; fi
 }
+# For whoever resumes the run: NODE and the like, then the words as they were given.
+command=
+for name in NODE NODE_RANK ADDR PORT; do
+  [ -z "${!name:-}" ] || command+="$name=${!name} "
+done
+command+=$(printf '%q ' bash "$0" "$@")
+command=${command% }
 file=$(locate FILE "$1")
 config=$(locate CONFIG "$2")
 shift 2
@@ -64,6 +71,11 @@ gpus=$(usable_gpus)
 if [ -z "$ranks" ]; then
   if [ "$gpus" -gt 0 ]; then ranks=$gpus; else ranks=$(cpu_cores); fi
 fi
+address=${ADDR:-}
+if [ "$nodes" -eq 1 ]; then
+  address=127.0.0.1
+  listen_on_loopback
+fi
 cpu_environment=()
 [ "$gpus" -gt 0 ] || set_cpu_environment "$ranks"
 
@@ -78,45 +90,68 @@ fi
 warnings=${PYTHONWARNINGS:+$PYTHONWARNINGS,}ignore:resource_tracker:UserWarning
 
 pids=()
-# Every rank leads a process group of its own, so that its loader workers go with it.
-signal_ranks() {
+# The ranks alone: each leads a process group, in which its loader workers end by themselves and
+# Python's tracker of semaphores cleans up after them.
+signal_ranks() { # signal
   local pid
-  for pid in "${pids[@]}"; do kill "-$1" -- "-$pid" 2>/dev/null || true; done
+  for pid in "${pids[@]}"; do
+    # A number is not given to another process while a group has it.
+    if kill -0 -- "-$pid" 2>/dev/null; then kill "-$1" "$pid" 2>/dev/null || true; fi
+  done
 }
 running() {
   local pid
-  for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null && return 0; done
+  for pid in "${pids[@]}"; do kill -0 -- "-$pid" 2>/dev/null && return 0; done
   return 1
 }
-wait_for_end() { # seconds
+wait_for_end() { # seconds, for the processes of all ranks
   local tenths=$(($1 * 10))
   while running && [ "$tenths" -gt 0 ]; do
-    sleep 0.1
+    sleep 0.1 || true # Ctrl-C ends it, too
     tenths=$((tenths - 1))
   done
 }
-stop() { # signal, exit status
-  trap '' INT TERM
-  signal_ranks "$1"
-  wait_for_end 30
-  exit "$2"
+end_all() {
+  local pid
+  signal_ranks KILL
+  wait_for_end 5
+  for pid in "${pids[@]}"; do
+    kill -KILL -- "-$pid" 2>/dev/null || true
+    rm -f /dev/shm/__KMP_REGISTERED_LIB_"$pid"_* # left by the OpenMP of MKL, which was not asked
+  done
 }
-trap 'signal_ranks KILL' EXIT
-trap 'stop INT 130' INT
-trap 'stop TERM 143' TERM
+# The first signal asks the ranks to save and stop, the second ends them.
+asked=
+pass_on() { # signal, exit status
+  if [ -n "$asked" ]; then
+    trap '' INT TERM USR1
+    exit "$2"
+  fi
+  asked=$1
+  signal_ranks "$1"
+}
+trap end_all EXIT
+trap 'pass_on INT 130' INT
+trap 'pass_on TERM 143' TERM
+trap '' USR1 # inherited by the ranks, which have nothing to save while they start
 
 set -m # job control gives each rank its process group and leaves SIGINT deliverable
 for ((local_rank = 0; local_rank < ranks; local_rank++)); do
+  [ -z "$asked" ] || break
   env "${cpu_environment[@]}" PYTHONWARNINGS="$warnings" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" \
-    MASTER_ADDR="${ADDR:-127.0.0.1}" MASTER_PORT="$PORT" WORLD_SIZE=$((ranks * nodes)) \
-    RANK=$((node_rank * ranks + local_rank)) LOCAL_RANK="$local_rank" \
+    MASTER_ADDR="$address" MASTER_PORT="$PORT" WORLD_SIZE=$((ranks * nodes)) \
+    RANK=$((node_rank * ranks + local_rank)) LOCAL_RANK="$local_rank" MAE_COMMAND="$command" \
     "$python" -u "$file" --config-file "$config" "$@" </dev/null &
   pids+=($!)
 done
 set +m
+trap 'signal_ranks USR1' USR1
+
+# Bash reports each process that a signal ended; what is said here goes to descriptor 3.
+exec 3>&2 2>/dev/null
 
 # Polling, because `wait -n` tells which child ended from bash 5.1 on only.
-status=0
+status=0 culprit=
 waiting=("${!pids[@]}")
 while [ "${#waiting[@]}" -gt 0 ] && [ "$status" -eq 0 ]; do
   left=()
@@ -127,15 +162,19 @@ while [ "${#waiting[@]}" -gt 0 ] && [ "$status" -eq 0 ]; do
     fi
     code=0
     wait "${pids[$i]}" || code=$?
-    [ "$code" -le 128 ] || echo "rank $((node_rank * ranks + i)) died of signal $((code - 128))" >&2
-    [ "$code" -eq 0 ] || status=$code
+    # Where one rank dies OneFlow aborts the others, some of them within this round.
+    if [ "$code" -ne 0 ] && { [ "$status" -eq 0 ] || [ "$status" -eq 134 ]; }; then
+      status=$code culprit=$i
+    fi
   done
   waiting=("${left[@]}")
-  [ "${#waiting[@]}" -eq 0 ] || sleep 0.1
+  [ "${#waiting[@]}" -eq 0 ] || sleep 0.1 || true
 done
-if [ "$status" -ne 0 ]; then
-  wait_for_end 3 # the others may have found the same mistake
-  signal_ranks TERM
-  wait_for_end 5
+if [ "$status" -gt 128 ] && [ "$((status - 128))" -ne "$(kill -l "${asked:-EXIT}")" ]; then
+  echo "rank $((node_rank * ranks + culprit)) died of signal $((status - 128))" \
+    "($(kill -l "$((status - 128))")): the other ranks are ended, too;" \
+    "--resume goes on from the newest checkpoint" >&3
 fi
+# The others may have found the same mistake; they wait in vain for one that died.
+[ "$status" -eq 0 ] || [ "$status" -gt 128 ] || wait_for_end 3
 exit "$status"

@@ -31,7 +31,7 @@ def topk_correct(scores, labels, topk):
     return [int(hits[:, :k].any(axis=1).sum()) for k in topk]
 
 
-def evaluate(model, loader, get_batch, topk=(1, 5), max_batches=None):
+def evaluate(model, loader, get_batch, topk=(1, 5), max_batches=None, stops=None):
     """Evaluate a classifier or an autoencoder.
 
     Args:
@@ -40,9 +40,11 @@ def evaluate(model, loader, get_batch, topk=(1, 5), max_batches=None):
         get_batch: turns a batch into global tensors.
         topk: the values of k for a classifier.
         max_batches: stop after so many; None for all.
+        stops: a function that is asked before each batch whether to give up; None for never.
 
     Returns:
-        {"Acc@1": percent, ...} of a classifier; {"reconstruction_loss": ...} of an autoencoder.
+        {"Acc@1": percent, ...} of a classifier; {"reconstruction_loss": ...} of an autoencoder;
+        None after giving up.
 
     Raises:
         UserError: there is no valid image.
@@ -50,6 +52,8 @@ def evaluate(model, loader, get_batch, topk=(1, 5), max_batches=None):
     total, correct, loss = 0, np.zeros(len(topk), np.int64), 0.0
     with flow.no_grad():
         for batch in itertools.islice(loader, max_batches):
+            if stops is not None and stops():
+                return None
             data = get_batch(batch)
             valid = gather(data.pop("valid")).astype(bool)
             labels = data.pop("labels", None)

@@ -4,8 +4,9 @@ import os
 import time
 
 from libai.engine.trainer import HookBase
+from libai.utils import distributed as dist
 
-from projects.MAE.utils.agreement import only_on_rank_0
+from projects.MAE.utils.agreement import any_rank, only_on_rank_0
 from projects.MAE.utils.disk import told
 from projects.MAE.utils.libai_folder import NUMBERED, read_card
 from projects.MAE.utils.run_folder import delete, link_final
@@ -128,27 +129,56 @@ class CheckpointHook(HookBase):
 class EvaluationHook(HookBase):
     """Evaluate when `due` and at the end; save the best as `model_best`.
 
+    A run that is asked to stop does not begin an evaluation, and breaks off the one it is in; a
+    file in the output folder lets the resumed run begin with it.
+
     Args:
-        evaluate: gives {metric: value}.
+        evaluate: gives {metric: value}, or None where it was broken off.
         metric: which one decides, larger is better if mode is "max".
+        stops: whether the run is to stop after this step, as a function.
+
+    Attributes:
+        postponed: whether an evaluation is left to the resumed run.
     """
 
-    def __init__(self, due, evaluate, checkpointer, metric, mode):
-        self.due, self.evaluate = due, evaluate
+    def __init__(self, due, evaluate, checkpointer, metric, mode, stops):
+        self.due, self.evaluate, self.stops = due, evaluate, stops
         self.checkpointer, self.metric, self.mode = checkpointer, metric, mode
         self.best = None
+        self.postponed = False
+        self.note = os.path.join(checkpointer.save_dir, "evaluation_postponed")
 
     def before_train(self):
         best = os.path.join(self.checkpointer.save_dir, "model_best")
         if self.trainer.start_iter and os.path.isdir(best):
             self.best = read_card(best).get(self.metric)
+        (owed,) = any_rank(dist.is_main_process() and self._owed())
+        if owed:
+            self._evaluate(self.trainer.start_iter)
 
     def after_step(self):
         done = self.trainer.iter + 1
-        final = done == self.trainer.max_iter
-        if not final and not self.due(done):
+        if done == self.trainer.max_iter or self.due(done):
+            self._evaluate(done)
+
+    def _owed(self):
+        """Whether the run that this one resumes has left its evaluation to it."""
+        if not os.path.isfile(self.note):
+            return False
+        with open(self.note) as file:
+            return file.read() == str(self.trainer.start_iter)
+
+    def _evaluate(self, done):
+        results = None if self.stops() else self.evaluate()
+        self.postponed = results is None
+        if dist.is_main_process():
+            if self.postponed:
+                with open(self.note, "w") as file:
+                    file.write(str(done))
+            elif os.path.exists(self.note):
+                os.remove(self.note)
+        if self.postponed:
             return
-        results = self.evaluate()
         value = results[self.metric]
         better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
         if better:

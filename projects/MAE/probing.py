@@ -2,11 +2,10 @@
 import time
 
 import oneflow as flow
-from libai.engine.trainer import EagerTrainer
 from oneflow import nn
 
 from projects.MAE.modeling.graph import evaluator_of
-from projects.MAE.trainer import MAETrainer
+from projects.MAE.trainer import AccumulatingTrainer, MAETrainer
 from projects.MAE.utils.compat import join_batch, split_batch
 
 
@@ -24,7 +23,7 @@ class FrozenEncoder(nn.Module):
         return self.probe.forward_features(images)
 
 
-class HeadTrainer(EagerTrainer):
+class HeadTrainer(AccumulatingTrainer):
     """An iteration takes the features of each micro-batch, then trains the head on all of them.
 
     So the statistics of `FeatureNorm` and the norms of LARS are those of the global batch, with
@@ -34,8 +33,8 @@ class HeadTrainer(EagerTrainer):
         encode: images to features; the model itself unless something faster was put here.
     """
 
-    def __init__(self, model, data_loader, optimizer, grad_acc_steps=1):
-        super().__init__(model, data_loader, optimizer, grad_acc_steps)
+    def __init__(self, model, *arguments, **options):
+        super().__init__(model, *arguments, **options)
         self.encode = model.forward_features
 
     def run_step(self, get_batch):
@@ -47,8 +46,9 @@ class HeadTrainer(EagerTrainer):
             features = [self.encode(**micro) for micro in split_batch(data, self.grad_acc_steps)]
         losses = self.model.classify(join_batch(features), labels)
         losses["losses"].backward()
-        self.write_metrics({"losses": losses["losses"].detach()}, data_time)
-        self.optimizer.step()
+        metrics = {"losses": losses["losses"].detach()}
+        if self.after_loss(lambda: self.write_metrics(metrics, data_time)):
+            self.optimizer.step()
         self.optimizer.zero_grad()
 
 

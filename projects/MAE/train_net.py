@@ -282,6 +282,9 @@ def main(argv):
 
 if __name__ == "__main__":
     end_with_parent()
+    from projects.MAE.interruption import end_at_once
+
+    end_at_once()
     from projects.MAE.errors import UserError
     from projects.MAE.utils.rendezvous import meet
 
@@ -297,16 +300,13 @@ if __name__ == "__main__":
 
             leave_late()
         leave(1)
-    except FloatingPointError as error:
-        print(
-            f"error: {str(error).splitlines()[0]} The checkpoints before it are whole: go on from "
-            "the newest with --resume, or lower the rate (optim.lr, train.base_lr)",
-            file=sys.stderr,
-            flush=True,
-        )
+    except FloatingPointError as error:  # every rank's, see StepWatch
+        from projects.MAE.utils.agreement import leave_late
+
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        leave_late()
         leave(1)
-    except KeyboardInterrupt:
-        leave(130)
     except Exception:
         traceback.print_exc()
         leave(1)

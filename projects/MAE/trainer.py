@@ -21,6 +21,7 @@ from projects.MAE.evaluation import evaluate
 from projects.MAE.hooks import CheckpointHook, EvaluationHook, MetricsFile, due
 from projects.MAE.hooks_reconstruction import ReconstructionHook, picture_dataset
 from projects.MAE.modeling.graph import TrainGraph, evaluator_of
+from projects.MAE.step_watch import FiniteWeights, Schedule, Stopped, StepWatch, StopHook
 from projects.MAE.utils.compat import split_batch, take_one_batch_a_step
 from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run
 from projects.MAE.utils.config import kind_of_model
@@ -34,7 +35,14 @@ class AccumulatingTrainer(EagerTrainer):
     """Eager training in which an iteration is an optimizer step, as it is in graph mode.
 
     LiBai's counts micro-batches, so schedules and checkpoints would differ between the modes.
+
+    Args:
+        after_loss: see `StepWatch.after_loss`; the others are LiBai's.
     """
+
+    def __init__(self, *arguments, after_loss):
+        super().__init__(*arguments)
+        self.after_loss = after_loss
 
     def run_step(self, get_batch):
         start = time.perf_counter()
@@ -45,8 +53,8 @@ class AccumulatingTrainer(EagerTrainer):
             losses = self.model(**micro)
             (losses["losses"] / self.grad_acc_steps).backward()
             total = total + losses["losses"].detach() / self.grad_acc_steps
-        self.write_metrics({"losses": total}, data_time)
-        self.optimizer.step()
+        if self.after_loss(lambda: self.write_metrics({"losses": total}, data_time)):
+            self.optimizer.step()
         self.optimizer.zero_grad()
 
 
@@ -69,7 +77,11 @@ class MAETrainer(DefaultTrainer):
         self.checkpointer.cfg, self.checkpointer.samples = cfg, len(self.train_loader.dataset)
         if not cfg.graph.enabled:
             self._trainer = self.eager_trainer(
-                self.model, self.train_loader, self.optimizer, cfg.train.num_accumulation_steps
+                self.model,
+                self.train_loader,
+                self.optimizer,
+                cfg.train.num_accumulation_steps,
+                after_loss=self.watch.after_loss,
             )
         else:
             take_one_batch_a_step(self._trainer)
@@ -78,7 +90,19 @@ class MAETrainer(DefaultTrainer):
     def run_step(self):
         """One optimizer step. LiBai's main branch also passes on a device, which no one needs."""
         self._trainer.iter = self.iter
-        self._trainer.run_step(self.get_batch)
+        if self.cfg.graph.enabled:
+            # A graph leaves out an update of its own accord, see TrainGraph.
+            self.watch.after_loss(lambda: self._trainer.run_step(self.get_batch))
+        else:
+            self._trainer.run_step(self.get_batch)
+
+    def train(self):
+        """Train until the end, or until the run is asked to stop."""
+        try:
+            super().train()
+        except Stopped:
+            # Its workers read ahead: they would be waited for, in no order with OneFlow's end.
+            self._trainer._data_loader_iter = None
 
     def resume_or_load(self, resume=True):
         """Replace LiBai's checkpointer by the atomic one, then resume or load pretrained weights."""
@@ -105,39 +129,46 @@ class MAETrainer(DefaultTrainer):
         def every(iterations, epochs):
             return due(iterations, epochs, len(self.train_loader.dataset), train.global_batch_size)
 
-        found = [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(),
-            SkippedImagesReport(self.train_loader.skipped, every(0, 1)),
-        ]
-        if train.evaluation.enabled and self.test_loader:
-            found.append(
+        self.watch = watch = StepWatch(train.max_seconds, train.max_bad_batches)
+        checkpointer, evaluation = train.checkpointer, train.evaluation
+        periodic = every(checkpointer.period, checkpointer.save_model_after_n_epoch)
+        evaluates = every(evaluation.eval_period, evaluation.eval_after_n_epoch)
+
+        def saves(done):
+            return watch.stop or watch.save or periodic(done)
+
+        evaluations = []
+        if evaluation.enabled and self.test_loader:
+            evaluations.append(
                 EvaluationHook(
-                    every(train.evaluation.eval_period, train.evaluation.eval_after_n_epoch),
+                    evaluates,
                     self.evaluate,
                     self.checkpointer,
-                    train.evaluation.eval_metric,
-                    train.evaluation.eval_mode,
+                    evaluation.eval_metric,
+                    evaluation.eval_mode,
+                    stops=lambda: watch.stop,
                 )
             )
-        pictures = train.visualize
-        if pictures.period or pictures.after_n_epoch:
-            found.append(
+        pictures, wanted = [], train.visualize
+        if wanted.period or wanted.after_n_epoch:
+            pictures.append(
                 ReconstructionHook(
-                    every(pictures.period, pictures.after_n_epoch),
+                    every(wanted.period, wanted.after_n_epoch),
                     picture_dataset(self.cfg),
-                    pictures.num_images,
+                    wanted.num_images,
                     train.output_dir,
                 )
             )
-        checkpointer = train.checkpointer
-        found.append(
-            CheckpointHook(
-                self.checkpointer,
-                every(checkpointer.period, checkpointer.save_model_after_n_epoch),
-                checkpointer.max_to_keep,
-            )
-        )
+        found = [
+            watch,
+            hooks.IterationTimer(),
+            Schedule(watch),
+            SkippedImagesReport(self.train_loader.skipped, every(0, 1)),
+            FiniteWeights(lambda done: saves(done) or evaluates(done)),
+            *evaluations,
+            *pictures,
+            CheckpointHook(self.checkpointer, saves, checkpointer.max_to_keep),
+        ]
         if dist.is_main_process():
             printer = CommonMetricPrinter(self.global_batch_size, self.max_iter)
             found += [
@@ -148,24 +179,33 @@ class MAETrainer(DefaultTrainer):
                     train.global_batch_size,
                 ),
             ]
+        found.append(StopHook(watch, lambda: any(hook.postponed for hook in evaluations)))
         return found
 
     def evaluate(self):
-        """Evaluate on the test loader; {metric: value} on every rank."""
+        """Evaluate on the test loader; {metric: value} on every rank, None if asked to stop."""
         model = self.graph_eval if self.cfg.graph.enabled else self.model
-        self.last_evaluation = self.test(self.cfg, self.test_loader, model)
+        results = self.test(self.cfg, self.test_loader, model, stops=self.watch.check_stop)
         self.model.train()
-        return self.last_evaluation
+        if results is not None:
+            self.last_evaluation = results
+        return results
 
     @classmethod
-    def test(cls, cfg, test_loaders, model, evaluator=None):
-        """Evaluate a module or graph on the first of the loaders, in evaluation mode."""
+    def test(cls, cfg, test_loaders, model, evaluator=None, stops=None):
+        """Evaluate a module or graph on the first of the loaders, in evaluation mode.
+
+        Args:
+            stops: asked before each batch whether to give up, and return None.
+        """
         module = model.model if isinstance(model, flow.nn.Graph) else model
         module.eval()
         evaluation = cfg.train.evaluation
         results = evaluate(
-            model, test_loaders[0], cls.get_batch, evaluation.topk, evaluation.eval_iter
+            model, test_loaders[0], cls.get_batch, evaluation.topk, evaluation.eval_iter, stops
         )
+        if results is None:
+            return None
         test_loaders[0].skipped.report("they count for nothing in the evaluation")
         logger.info("Evaluation: " + ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
         return results
@@ -202,6 +242,7 @@ class MAETrainer(DefaultTrainer):
             activation_checkpoint=train.activation_checkpoint.enabled,
             grad_acc_steps=train.num_accumulation_steps,
             zero_stage=zero.stage if zero.enabled else 0,
+            skip_bad_batches=train.max_bad_batches > 0,
         )
 
     @classmethod

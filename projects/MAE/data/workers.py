@@ -7,6 +7,7 @@ fork server, a process that has never loaded OneFlow. Nothing that a worker impo
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import multiprocessing.util
 import os
 import signal
@@ -26,7 +27,13 @@ _read = None  # what this worker process does with a list of keys
 def prepare_workers():
     """Start the fork server, once. Called before threads of BLAS exist that a fork would upset."""
     _context.set_forkserver_preload(["projects.MAE.data.collate"])
+    # A queue may signal every process of a job, and what follows from that is the training
+    # process's decision. The server and its workers inherit what is blocked here. The tracker
+    # comes first: starting it would undo the blocking.
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
     multiprocessing.forkserver.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def read_ahead(read, batches, num_workers):

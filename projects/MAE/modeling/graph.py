@@ -18,6 +18,8 @@ class TrainGraph(nn.Graph):
         activation_checkpoint: recompute the activations of each block in the backward pass.
         grad_acc_steps: micro-batches a step; each rank's rows are split into as many.
         zero_stage: 0 for none, else the stage of ZeRO's redundancy-free optimizer (CUDA only).
+        skip_bad_batches: leave out the update, and count no step, where the loss or a gradient is
+            not finite. It costs a look at every gradient.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class TrainGraph(nn.Graph):
         activation_checkpoint=False,
         grad_acc_steps=1,
         zero_stage=0,
+        skip_bad_batches=False,
     ):
         super().__init__()
         self.model = model
@@ -40,6 +43,15 @@ class TrainGraph(nn.Graph):
                     init_scale=2.0**16, growth_factor=2.0, backoff_factor=0.5, growth_interval=2000
                 )
             )
+        elif skip_bad_batches:
+            # A scaler is what makes OneFlow look at the gradients; this one leaves them as they are:
+            # it is never raised, and OneFlow does not lower a scale below 1.
+            self.set_grad_scaler(
+                flow.amp.GradScaler(
+                    init_scale=1.0, growth_factor=2.0, backoff_factor=0.5, growth_interval=2**31 - 1
+                )
+            )
+        self.skip_bad_batches = skip_bad_batches
         self.unrolled_steps = 1
         if graphs_accumulate_on(next(model.parameters()).placement.type):
             if grad_acc_steps > 1:
@@ -61,7 +73,9 @@ class TrainGraph(nn.Graph):
         micro_batches = split_batch(inputs, self.unrolled_steps)
         losses = [self.model(**micro_batch)["losses"] for micro_batch in micro_batches]
         loss = sum(losses[1:], losses[0]) / self.unrolled_steps  # a graph takes one backward
-        loss.backward()
+        # An infinite loss may have finite gradients: times NaN they are not. Times 1 is no change.
+        target = loss * (loss.detach() * 0.0 + 1.0) if self.skip_bad_batches else loss
+        target.backward()
         return {"losses": loss}
 
 

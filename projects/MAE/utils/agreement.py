@@ -90,3 +90,16 @@ def _all_rows(data):
     ranks = flow.placement("cpu", list(range(flow.env.get_world_size())))
     rows = flow.tensor(data).to_global(placement=ranks, sbp=flow.sbp.split(0))
     return rows.to_global(sbp=flow.sbp.broadcast).to_local().numpy()
+
+
+def any_rank(*flags):
+    """For each flag, whether any rank has set it; every rank calls this with as many flags.
+
+    It is no operator of a graph, and is done within a millisecond or so. A rank that has asked
+    waits for the others.
+    """
+    if flow.env.get_world_size() == 1:
+        return list(flags)
+    counts = flow.tensor([int(flag) for flag in flags], dtype=flow.int32)
+    flow.comm.all_reduce(counts)  # a sum, in place
+    return [count > 0 for count in counts.numpy().tolist()]

@@ -1,4 +1,6 @@
 """Checks of a configuration's values, before anything is built."""
+import math
+
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.mae import check_sizes, kept_patches
 from projects.MAE.utils.libai_folder import find_checkpoint
@@ -33,6 +35,14 @@ def _check_training(cfg):
         raise UserError(f"train.device={train.device} must be auto, cuda or cpu")
     if not isinstance(train.log_period, int) or train.log_period < 1:
         raise UserError(f"train.log_period={train.log_period} must be a whole number of at least 1")
+    seconds = train.max_seconds
+    if seconds is not None and (not _is_number(seconds) or seconds <= 0):
+        raise UserError(
+            f"train.max_seconds={seconds} must be a positive number of seconds, or null for no limit"
+        )
+    bad = train.max_bad_batches
+    if not isinstance(bad, int) or isinstance(bad, bool) or bad < 0:
+        raise UserError(f"train.max_bad_batches={bad} must be a whole number of at least 0")
     keep = train.checkpointer.max_to_keep
     if keep is not None and (not isinstance(keep, int) or keep < 1):
         raise UserError(
@@ -78,3 +88,7 @@ def _check_pictures(cfg):
             f"train.visualize.num_images={count} must be a whole number of at least 1; no pictures: "
             "train.visualize.period=0 train.visualize.after_n_epoch=null"
         )
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -23,6 +23,8 @@ train = OmegaConf.create(
         start_iter=0,  # filled in at start
         base_lr=None,  # the rate is base_lr * global batch / 256, unless optim.lr is set
         log_period=20,
+        max_seconds=None,  # save and stop after so many, as on SIGTERM
+        max_bad_batches=0,  # updates to leave out where the loss is not finite, before giving up
         rdma_enabled=False,  # InfiniBand between machines instead of TCP
         amp=dict(enabled=False),
         activation_checkpoint=dict(enabled=False),

@@ -1,0 +1,74 @@
+"""Signals that ask a run to stop or to save.
+
+Until a run has finished a step nothing can be lost, so SIGTERM and SIGINT end it at once, as they
+end any program, even in the middle of OneFlow's compiler; SIGUSR1 is ignored. From then on a
+`Listener` notes what is asked for, and the training loop does it at the end of a step.
+
+OneFlow is not imported here: importing it is what starts it.
+"""
+import os
+import signal
+import threading
+import time
+
+# A batch queue signals the launcher and its ranks at once, so a rank hears it twice.
+SAME_REQUEST_SECONDS = 2
+
+_started = time.monotonic()
+
+
+def seconds_since_start():
+    """How long this process has been running, but for the imports before this one."""
+    return time.monotonic() - _started
+
+
+def end_at_once():
+    """Let SIGTERM and SIGINT end this process without a word, and SIGUSR1 do nothing."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+class Listener:
+    """Notes the signals that come; a second SIGTERM or SIGINT ends the process at once.
+
+    A thread of its own reads them, because the training thread is inside OneFlow for as long as a
+    step takes, where Python runs no signal handler.
+
+    Attributes:
+        stop: the name of the signal that asked for it, "" before.
+        save: whether SIGUSR1 has come; whoever saves sets it back.
+    """
+
+    def __init__(self):
+        self.stop, self.save = "", False
+
+    def start(self):
+        """Listen from now on; called in the main thread, once."""
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, lambda *_: None)  # the number still goes to the pipe
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
+
+    def _listen(self, reader):
+        stopping_since = None
+        while True:
+            for number in os.read(reader, 16):
+                if number == signal.SIGUSR1:
+                    self.save = True
+                elif number in (signal.SIGTERM, signal.SIGINT):
+                    now = time.monotonic()
+                    if stopping_since is None:
+                        stopping_since, self.stop = now, signal.Signals(number).name
+                    elif now - stopping_since > SAME_REQUEST_SECONDS:
+                        os._exit(128 + number)  # what is half saved is not taken for a checkpoint
+
+
+def resume_command():
+    """The command that goes on with this run, as far as the launcher has told this one."""
+    command = os.environ.get("MAE_COMMAND", "")
+    if not command:
+        return "the same command with --resume"
+    return command if "--resume" in command.split() else f"{command} --resume"

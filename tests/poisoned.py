@@ -1,0 +1,14 @@
+"""A data set in which one image makes every loss NaN: what a broken file may do."""
+import numpy as np
+
+from projects.MAE.data.datasets import PretrainingDataset
+
+POISONED = 7  # the image's index
+
+
+class PoisonedDataset(PretrainingDataset):
+    def __getitem__(self, key):
+        sample = super().__getitem__(key)
+        if key.index == POISONED:
+            sample["images"] = np.full_like(sample["images"], np.nan)
+        return sample
