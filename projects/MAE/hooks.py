@@ -1,9 +1,7 @@
 """Hooks of the trainer: what is logged, evaluated and saved, and when."""
-import json
 import os
 import re
 import shutil
-import time
 
 from libai.engine.trainer import HookBase
 from libai.utils import distributed as dist
@@ -33,53 +31,47 @@ def due(iterations, epochs, samples_per_epoch, global_batch_size):
     return lambda done: bool(iterations) and done % iterations == 0
 
 
-class MetricsFile(HookBase):
-    """Append a JSON line to metrics.json every `period` iterations and after each evaluation.
+class Metrics(HookBase):
+    """Give the writers the figures of every `period` iterations and of each evaluation.
 
     The first iteration of a run and the last are written too.
 
-    Keys: iteration (1 after the first), total_loss, lr, samples_per_second, and the results of an
-    evaluation where there was one. Values are those of the iteration, not smoothed.
+    Names: total_loss, lr, samples_per_second, and the results of an evaluation where there was one.
+    The iteration is 1 after the first. Loss and rate are those of the iteration, not smoothed;
+    samples_per_second is of the latest iterations, see `StepClock`.
+
+    Args:
+        clock: the `StepClock` among the hooks.
+        writers: see `utils/writers.py`; closed at the end.
     """
 
-    def __init__(self, path, period, global_batch_size):
-        self.path, self.period, self.global_batch_size = path, period, global_batch_size
-
-    def before_train(self):
-        self.file = open(self.path, "a")
-        self.clock, self.since = time.perf_counter(), 0
-        self.evaluated = None
+    def __init__(self, clock, period, global_batch_size, writers):
+        self.clock, self.period, self.global_batch_size = clock, period, global_batch_size
+        self.writers, self.evaluated = writers, None
 
     def after_step(self):
-        self.since += 1
         done = self.trainer.iter + 1
         ends = (self.trainer.start_iter + 1, self.trainer.max_iter)
-        if done % self.period and done not in ends:
-            return
-        latest = self.trainer.storage.latest()
-        seconds = time.perf_counter() - self.clock
-        self._write(
-            iteration=done,
-            total_loss=latest["total_loss"][0],
-            lr=latest["lr"][0],
-            samples_per_second=self.since * self.global_batch_size / seconds,
-        )
-        self._write_evaluation()
-        self.clock, self.since = time.perf_counter(), 0
-
-    def after_train(self):
-        self._write_evaluation()
-        self.file.close()
-
-    def _write_evaluation(self):
+        if done % self.period == 0 or done in ends:
+            latest = self.trainer.storage.latest()
+            values = dict(
+                total_loss=latest["total_loss"][0],
+                lr=latest["lr"][0],
+                samples_per_second=self.clock.rate(self.global_batch_size),
+            )
+            self._write("train", values)
         results = self.trainer.last_evaluation
         if results is not None and results is not self.evaluated:
             self.evaluated = results
-            self._write(iteration=self.trainer.iter + 1, **results)
+            self._write("evaluation", results)
 
-    def _write(self, **values):
-        self.file.write(json.dumps(values) + "\n")
-        self.file.flush()
+    def after_train(self):
+        for writer in self.writers:
+            writer.close()
+
+    def _write(self, group, values):
+        for writer in self.writers:
+            writer.scalars(group, self.trainer.iter + 1, values)
 
 
 class CheckpointHook(HookBase):

@@ -23,6 +23,7 @@ def leave(status):
 
     release_semaphores()
     sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(status)
 
 
@@ -63,7 +64,6 @@ def prepare(args):
     import oneflow as flow
     from libai.config import LazyConfig
     from libai.utils import distributed as dist
-    from libai.utils.logger import setup_logger
 
     from projects.MAE.errors import UserError
     from projects.MAE.utils import native
@@ -76,6 +76,7 @@ def prepare(args):
         set_batch_sizes,
         set_layout,
     )
+    from projects.MAE.utils.log import start_log
     from projects.MAE.utils.settings import check_settings
 
     # Ranks find a mistake together: OneFlow ends one that is late, and finds rank 0 gone, with a
@@ -119,7 +120,7 @@ def prepare(args):
             ) from None
     dist.synchronize()
     hide_user_errors()
-    logger = setup_logger(output_dir, dist.get_rank(), color=sys.stdout.isatty())
+    logger = start_log(output_dir, dist.get_rank())
     util = dist.get_dist_util()
     logger.info(
         f"{dist.get_world_size()} {device} ranks: data {util.data_parallel_size} x tensor "
@@ -212,6 +213,9 @@ def main(argv):
 
 if __name__ == "__main__":
     end_with_parent()
+    from projects.MAE.utils.noise import hide_known_noise
+
+    hide_known_noise()
     from projects.MAE.errors import UserError
     from projects.MAE.utils.rendezvous import meet
 

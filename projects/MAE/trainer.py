@@ -5,12 +5,11 @@ import os
 import time
 
 import oneflow as flow
-from libai.config import instantiate
+from libai.config import LazyConfig, instantiate
 from libai.engine import DefaultTrainer, hooks
 from libai.engine.trainer import EagerTrainer
 from libai.scheduler import build_lr_scheduler
 from libai.utils import distributed as dist
-from libai.utils.events import CommonMetricPrinter
 from omegaconf import OmegaConf
 
 from projects.MAE.data.datasets import check_same_classes
@@ -18,12 +17,14 @@ from projects.MAE.data.preprocessing import described_preprocessing
 from projects.MAE.data.skipped import SkippedImagesReport
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation import evaluate
-from projects.MAE.hooks import CheckpointHook, EvaluationHook, MetricsFile, due
+from projects.MAE.hooks import CheckpointHook, EvaluationHook, Metrics, due
 from projects.MAE.modeling.graph import TrainGraph, evaluator_of
+from projects.MAE.progress import Progress, StepClock, watched
 from projects.MAE.utils.compat import split_batch, take_one_batch_a_step
 from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run, last_iteration
 from projects.MAE.utils.libai_folder import find_checkpoint, read_card
 from projects.MAE.utils.pretrained import load_pretrained
+from projects.MAE.utils.writers import build_writers
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -58,6 +59,7 @@ class MAETrainer(DefaultTrainer):
     """
 
     last_evaluation = None
+    writers = ()  # rank 0 has those of utils/writers.py
 
     def __init__(self, cfg):
         super().__init__(cfg)
@@ -98,11 +100,9 @@ class MAETrainer(DefaultTrainer):
         def every(iterations, epochs):
             return due(iterations, epochs, len(self.train_loader.dataset), train.global_batch_size)
 
-        found = [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(),
-            SkippedImagesReport(self.train_loader.skipped, every(0, 1)),
-        ]
+        clock = StepClock(train.log_period)
+        skipped = SkippedImagesReport(self.train_loader.skipped, every(0, 1))
+        found = [clock, hooks.LRScheduler(), skipped]
         if train.evaluation.enabled and self.test_loader:
             found.append(
                 EvaluationHook(
@@ -122,14 +122,16 @@ class MAETrainer(DefaultTrainer):
             )
         )
         if dist.is_main_process():
-            printer = CommonMetricPrinter(self.global_batch_size, self.max_iter)
+            self.writers = build_writers(train)
             found += [
-                hooks.PeriodicWriter([printer], train.log_period),
-                MetricsFile(
-                    os.path.join(train.output_dir, "metrics.json"),
+                Progress(
+                    clock,
                     train.log_period,
                     train.global_batch_size,
+                    len(self.train_loader.dataset),
+                    compiles=self.cfg.graph.enabled,
                 ),
+                Metrics(clock, train.log_period, train.global_batch_size, self.writers),
             ]
         return found
 
@@ -145,11 +147,13 @@ class MAETrainer(DefaultTrainer):
         """Evaluate a module or graph on the first of the loaders, in evaluation mode."""
         module = model.model if isinstance(model, flow.nn.Graph) else model
         module.eval()
-        evaluation = cfg.train.evaluation
-        results = evaluate(
-            model, test_loaders[0], cls.get_batch, evaluation.topk, evaluation.eval_iter
-        )
-        test_loaders[0].skipped.report("they count for nothing in the evaluation")
+        evaluation, loader = cfg.train.evaluation, test_loaders[0]
+        batches = loader
+        if dist.is_main_process():
+            total = min(len(loader), evaluation.eval_iter or len(loader))
+            batches = watched(loader, total, "Evaluating")
+        results = evaluate(model, batches, cls.get_batch, evaluation.topk, evaluation.eval_iter)
+        loader.skipped.report("they count for nothing in the evaluation")
         logger.info("Evaluation: " + ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
         return results
 
@@ -236,6 +240,8 @@ class MAETrainer(DefaultTrainer):
             f"{train.train_iter} iterations of {train.global_batch_size} samples on {samples} "
             f"images, {train.warmup_iter} of warm-up, peak learning rate {cfg.optim.lr:.3e}"
         )
+        if dist.is_main_process():  # once more, now complete
+            LazyConfig.save(cfg, os.path.join(train.output_dir, "config.yaml"))
 
 
 def check_classes(cfg, dataset, test_loaders):
