@@ -1,4 +1,5 @@
 """Hooks of the trainer: what is logged, evaluated and saved, and when."""
+import logging
 import os
 import re
 import shutil
@@ -6,7 +7,11 @@ import shutil
 from libai.engine.trainer import HookBase
 from libai.utils import distributed as dist
 
+from projects.MAE.errors import UserError
+from projects.MAE.report.save import NAME, save_report
 from projects.MAE.utils.libai_folder import read_card
+
+logger = logging.getLogger("libai." + __name__)
 
 
 def due(iterations, epochs, samples_per_epoch, global_batch_size):
@@ -141,3 +146,24 @@ class EvaluationHook(HookBase):
         if better:
             self.best = value
             self.checkpointer.save("model_best", iteration=done, **results)
+
+
+class Report(HookBase):
+    """Write report.html into the output folder when training has ended. Last among the hooks, since
+    it shows what the others left."""
+
+    def __init__(self, output_dir):
+        self.output_dir = output_dir
+
+    def after_train(self):
+        if self.trainer.iter < self.trainer.max_iter:
+            return  # it broke off
+        path = os.path.join(self.output_dir, NAME)
+        try:
+            save_report([self.output_dir], path)
+        except UserError as error:  # no reason to let a run fail that is over
+            logger.warning(f"No report: {error}")
+        except Exception:  # nor is a defect of the report
+            logger.exception("No report, because of a defect; the run itself is complete:")
+        else:
+            logger.info(f"Report: {path}")

@@ -17,11 +17,12 @@ from projects.MAE.data.preprocessing import described_preprocessing
 from projects.MAE.data.skipped import SkippedImagesReport
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation import evaluate
-from projects.MAE.hooks import CheckpointHook, EvaluationHook, Metrics, due
+from projects.MAE.hooks import CheckpointHook, EvaluationHook, Metrics, Report, due
 from projects.MAE.modeling.graph import TrainGraph, evaluator_of
 from projects.MAE.progress import Progress, StepClock, watched
 from projects.MAE.utils.compat import split_batch, take_one_batch_a_step
 from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run, last_iteration
+from projects.MAE.utils.environment import save_environment
 from projects.MAE.utils.libai_folder import find_checkpoint, read_card
 from projects.MAE.utils.pretrained import load_pretrained
 from projects.MAE.utils.writers import build_writers
@@ -132,6 +133,7 @@ class MAETrainer(DefaultTrainer):
                     compiles=self.cfg.graph.enabled,
                 ),
                 Metrics(clock, train.log_period, train.global_batch_size, self.writers),
+                Report(train.output_dir),
             ]
         return found
 
@@ -242,6 +244,12 @@ class MAETrainer(DefaultTrainer):
         )
         if dist.is_main_process():  # once more, now complete
             LazyConfig.save(cfg, os.path.join(train.output_dir, "config.yaml"))
+            save_environment(
+                train.output_dir,
+                ranks=dist.get_world_size(),
+                device=train.dist.device_type,
+                training_images=samples,
+            )
 
 
 def check_classes(cfg, dataset, test_loaders):
