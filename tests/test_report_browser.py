@@ -79,7 +79,7 @@ def probed(browser, folder, page, width):
 def test_all_is_drawn_and_fits(browser, pages, tmp_path, name, count, images, width):
     said, text = probed(browser, tmp_path, pages / f"{name}.html", width)
     # Loss, its validation, rate and throughput of each run.
-    assert f'"of":{count}' in said and f'"inside":true' in said, said
+    assert f'"of":{count}' in said and '"inside":true' in said, said
     assert f'"images":"{images}"' in said and '"fetched":0' in said, said
     assert '"wide":false' in said, said  # the page itself never scrolls sideways
     assert re.search(r'"colour":"rgb\((?!0, 0, 0)', said), said

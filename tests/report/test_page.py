@@ -158,7 +158,8 @@ def test_names_and_values_never_become_markup(tmp_path):
     )
     make_checkpoint(folder, "model_<script>best", **{"<script>": HOSTILE})
     (folder / "environment.json").write_text(
-        '{"started": "<script>s</script>", "ranks": "<script>", "device": "<b>", "versions": {"<script>": "<b>"}}'
+        '{"started": "<script>s</script>", "ranks": "<script>", "device": "<b>", '
+        '"versions": {"<script>": "<b>"}}'
     )
     page = page_of(folder)
     plain = page_of(make_run(tmp_path / "plain"))

@@ -56,7 +56,9 @@ def test_damaged_lines_are_counted_and_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "environment.json"])
-@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe{{{", b"[1, 2]", b"a: !!python/object:os.system {}"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"\xff\xfe{{{", b"[1, 2]", b"a: !!python/object:os.system {}"]
+)
 def test_files_that_are_missing_or_damaged(tmp_path, name, content):
     folder = make_run(tmp_path / "run")
     (folder / name).unlink()

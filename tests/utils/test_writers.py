@@ -80,7 +80,10 @@ def test_tensorboard_can_be_switched_off(tmp_path):
     assert not (tmp_path / "tensorboard").exists()
 
 
-@pytest.mark.parametrize("changes, package", [(dict(tensorboard=True), "tensorboardX"), (dict(wandb=dict(enabled=True)), "wandb")])
+@pytest.mark.parametrize(
+    "changes, package",
+    [(dict(tensorboard=True), "tensorboardX"), (dict(wandb=dict(enabled=True)), "wandb")],
+)
 def test_a_writer_that_is_not_installed(tmp_path, monkeypatch, changes, package):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
@@ -106,3 +109,18 @@ def test_a_run_that_asks_for_what_is_missing_says_so(image_folder, tmp_path):
     assert result.returncode == 1 and len(errors) == 1, result.stdout
     assert "train.wandb.enabled=True, but wandb is not installed" in errors[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_and_biases_without_a_network(tmp_path):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    (tmp_path / "config.yaml").write_text("model: {depth: 2}\n")
+    wanted = dict(tensorboard=False, wandb=dict(enabled=True, mode="offline"))
+    ids = []
+    for resume in (False, True):
+        writer = build_writers(settings(tmp_path, resume=resume, **wanted))[1]
+        writer.scalars("train", 3, {"total_loss": 0.5})
+        writer.image("reconstructions", np.zeros((4, 5, 3), np.uint8), 3)
+        writer.close()
+        ids.append((tmp_path / "wandb_id.txt").read_text())
+    assert ids[0] and ids[0] == ids[1]  # a resumed run is the same run
+    assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{ids[0]}/*.wandb"))) == 2

@@ -212,7 +212,7 @@ def _commands(runs, names):
             shown.append(element("div", element("p", what), element("pre", command), class_="command"))
     if not shown:
         return None
-    where = "From the root of the repository; python is that of .venv, words in capitals are yours to fill in."
+    where = "From the root of the repository. python is that of .venv; words in capitals are to be filled in."
     return _section("How to go on", element("p", where, class_="soft"), *shown)
 
 
