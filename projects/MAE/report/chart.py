@@ -14,12 +14,13 @@ Series = namedtuple("Series", "name points colour dashed")
 Series.__doc__ = """A line: its name, [(x, y), ...] of finite numbers, colour 0 to 7, whether dashed."""
 
 
-def line_chart(series, x_name, y_name):
+def line_chart(series, x_name, y_name, from_zero=False):
     """An SVG of the series that have points; None where none has.
 
     Args:
         series: `Series`.
         x_name, y_name: of the axes.
+        from_zero: whether the y axis begins at 0, so that heights can be compared.
     """
     series = [line for line in series if line.points]
     if not series:
@@ -27,7 +28,8 @@ def line_chart(series, x_name, y_name):
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points]
     x_range = min(0, min(xs)), max(xs)  # from the start of training, wherever the figures begin
-    x_ticks, y_ticks = ticks(*x_range, count=9), ticks(min(ys), max(ys))
+    lowest = min(0, min(ys)) if from_zero else min(ys)
+    x_ticks, y_ticks = ticks(*x_range, count=9), ticks(lowest, max(ys))
     to_x = _scale(*x_range, LEFT, WIDTH - RIGHT)
     to_y = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = [_axes(x_ticks, y_ticks, to_x, to_y, x_range, x_name, y_name)]

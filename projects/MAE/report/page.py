@@ -145,7 +145,7 @@ def _charts(runs, names):
         _figure("Loss", losses, x_name, "loss"),
         _figure("Accuracy", accuracies, x_name, "accuracy in %"),
         _figure("Learning rate", [*lines("lr")], x_name, "learning rate"),
-        _figure("Throughput", [*lines("samples_per_second")], x_name, "images a second"),
+        _figure("Throughput", [*lines("samples_per_second")], x_name, "images a second", from_zero=True),
     ]
     for metric in metrics:
         if not metric.startswith("Acc@") and "loss" not in metric:
@@ -156,18 +156,18 @@ def _charts(runs, names):
     return _section("Curves", element("div", *drawn, class_="charts"))
 
 
-def _figure(title, series, x_name, y_name):
-    if title == "Accuracy" and len({line.colour for line in series}) == 1:
-        # Of one run, the colour is free to tell the kinds of accuracy apart.
+def _figure(title, series, x_name, y_name, from_zero=False):
+    if len({line.colour for line in series}) == 1:
+        # Of one run, the colour is free to tell the kinds of figures apart.
         series = [line._replace(colour=number) for number, line in enumerate(series)]
-    chart = line_chart(series, x_name, y_name)
+    chart = line_chart(series, x_name, y_name, from_zero)
     return chart and element("figure", element("figcaption", title), chart, legend(series))
 
 
 def _pictures(runs, names):
     shown = []
     for run, name in zip(runs, names):
-        for path in _selection(run.pictures):
+        for path in reversed(_selection(run.pictures)):
             with open(path, "rb") as file:
                 data = base64.b64encode(file.read()).decode()
             label = re.sub(r"_0*(\d+)", r" \1", os.path.basename(path)[:-4])
