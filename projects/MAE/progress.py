@@ -66,6 +66,8 @@ class Progress(HookBase):
         if has_terminal():
             self.bar = live_bar(self.trainer.max_iter, self.trainer.start_iter)
         self.began = time.perf_counter()
+        if self.trainer.start_iter == self.trainer.max_iter:
+            return  # a run that was over is resumed
         what = "Compiling the training graph" if self.compiles else "Running the first step"
         self.waiting = SignsOfLife(what, self.bar)
         self.waiting.start()
@@ -195,8 +197,8 @@ def duration(seconds):
 
 
 def whole_or_short(number):
-    """1234.5 as 1,234, and 1.2345 as 1.2."""
-    return f"{number:,.0f}" if number >= 10 else f"{number:.1f}"
+    """1234.5 as 1,234, and 0.12345 as 0.12."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def memory_text():
