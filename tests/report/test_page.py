@@ -1,6 +1,7 @@
 """The page, its charts and its markup, as text."""
 import math
 import os
+import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -8,6 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from projects.MAE.report.__main__ import parse_arguments
 from projects.MAE.report.chart import Series, line_chart, thinned, tick_text, ticks
 from projects.MAE.report.markup import Markup, element, void
 from projects.MAE.report.page import report
@@ -188,3 +190,15 @@ def test_the_command(tmp_path):
         "error: nowhere: no such folder: name the train.output_dir of a run\n"
     )
     assert not list(tmp_path.glob("**/*.partial"))
+
+
+def test_help_and_its_examples(tmp_path):
+    result = run_report("--help", cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr == ""
+    examples = [line.strip() for line in result.stdout.splitlines() if line.startswith("  python -m")]
+    assert len(examples) == 2
+    for example in examples:
+        assert parse_arguments(shlex.split(example)[3:]).folders
+    nothing = run_report(cwd=tmp_path)
+    assert nothing.returncode == 1 and nothing.stderr.startswith("error: ")
+    assert nothing.stderr.endswith("; see --help\n") and nothing.stderr.count("\n") == 1

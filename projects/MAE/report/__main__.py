@@ -20,14 +20,18 @@ EXAMPLES = """examples:
 """
 
 
-def run(argv):
+def parse_arguments(argv):
     parser = CommandParser("report", __doc__, EXAMPLES)
     parser.add_argument("folders", metavar="OUTPUT_DIR", nargs="+", help="train.output_dir of a run")
     parser.add_shared(
         "--out", help=f"HTML (default: {NAME} in the folder of the run, or here for several)"
     )
     parser.add_shared("--force")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def run(argv):
+    args = parse_arguments(argv)
     if args.out is None and len(args.folders) == 1:
         path = os.path.join(args.folders[0], NAME)  # ours, to be made anew as the run goes on
     else:
