@@ -8,7 +8,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.8,<3.11",
     packages=find_namespace_packages(include=["projects.*"]),
-    package_data={"projects.MAE.data": ["resample.c"]},
+    package_data={"projects.MAE.data": ["resample.c"], "projects.MAE.report": ["page.css"]},
     install_requires=[
         "oneflow==0.9.0",
         "libai==0.1.1",
@@ -21,12 +21,14 @@ setup(
         "hydra-core>=1.1",
         "pillow>=10.1",  # its own font in any size
         "safetensors>=0.3",
+        "tqdm>=4.60",
+        "tensorboardX>=2.5",  # writes event files; no TensorBoard is needed for that
         "mkl>=2021",  # preloaded on the CPU in place of the BLAS inside OneFlow
         "scikit-learn>=1.0",  # the digits of the quickstart
     ],
     extras_require={
         "pytorch": ["torch==1.13.1"],
-        "viz": ["matplotlib", "tensorboard"],
+        "viz": ["tensorboard"],  # shows the event files
         "test": ["pytest>=7"],
         # The independent implementations that tests marked `oracle` compare with.
         "oracle": ["torch==1.13.1", "torchvision==0.14.1", "timm>=1.0", "transformers==4.49.0"],

@@ -32,11 +32,16 @@ def environment():
     return dict(os.environ, MAE_PYTHON=sys.executable, **threads)
 
 
-def train(config, *arguments, ranks=1, cwd=ROOT, timeout=300, file="projects/MAE/train_net.py"):
-    """`bash tools/train.sh FILE CONFIG RANKS ...`, output as text."""
-    command = ["bash", ROOT / "tools/train.sh", file, f"{CONFIGS}/{config}"]
+def train_command(config, *arguments, ranks=1, file="projects/MAE/train_net.py"):
+    """`bash tools/train.sh FILE CONFIG RANKS ...` as a list."""
+    command = ["bash", ROOT / "tools/train.sh", file, f"{CONFIGS}/{config}", ranks, *arguments]
+    return [str(part) for part in command]
+
+
+def train(config, *arguments, cwd=ROOT, timeout=300, **options):
+    """Run `train_command`, output as text."""
     return subprocess.run(
-        [str(part) for part in (*command, ranks, *arguments)],
+        train_command(config, *arguments, **options),
         cwd=cwd,
         env=environment(),
         stdout=subprocess.PIPE,

@@ -1,15 +1,18 @@
 """Hooks of the trainer: what is logged, evaluated and saved, and when."""
-import json
+import logging
 import os
-import time
 
 from libai.engine.trainer import HookBase
 from libai.utils import distributed as dist
 
+from projects.MAE.errors import UserError
+from projects.MAE.report.save import NAME, save_report
 from projects.MAE.utils.agreement import any_rank, only_on_rank_0
 from projects.MAE.utils.disk import told
 from projects.MAE.utils.libai_folder import NUMBERED, read_card
 from projects.MAE.utils.run_folder import delete, link_final
+
+logger = logging.getLogger("libai." + __name__)
 
 
 def due(iterations, epochs, samples_per_epoch, global_batch_size):
@@ -34,54 +37,47 @@ def due(iterations, epochs, samples_per_epoch, global_batch_size):
     return lambda done: bool(iterations) and done % iterations == 0
 
 
-class MetricsFile(HookBase):
-    """Append a JSON line to metrics.json every `period` iterations and after each evaluation.
+class Metrics(HookBase):
+    """Give the writers the figures of every `period` iterations and of each evaluation.
 
     The first iteration of a run and the last are written too.
 
-    Keys: iteration (1 after the first), total_loss, lr, samples_per_second, and the results of an
-    evaluation where there was one. Values are those of the iteration, not smoothed.
+    Names: total_loss, lr, samples_per_second, and the results of an evaluation where there was one.
+    The iteration is 1 after the first. Loss and rate are those of the iteration, not smoothed;
+    samples_per_second is of the latest iterations, see `StepClock`.
+
+    Args:
+        clock: the `StepClock` among the hooks.
+        writers: see `utils/writers.py`; closed at the end.
     """
 
-    def __init__(self, path, period, global_batch_size):
-        self.path, self.period, self.global_batch_size = path, period, global_batch_size
-
-    def before_train(self):
-        self.file = open(self.path, "a")
-        self.clock, self.since = time.perf_counter(), 0
-        self.evaluated = None
+    def __init__(self, clock, period, global_batch_size, writers):
+        self.clock, self.period, self.global_batch_size = clock, period, global_batch_size
+        self.writers, self.evaluated = writers, None
 
     def after_step(self):
-        self.since += 1
         done = self.trainer.iter + 1
         ends = (self.trainer.start_iter + 1, self.trainer.max_iter)
-        if done % self.period and done not in ends:
-            return
-        latest = self.trainer.storage.latest()
-        seconds = time.perf_counter() - self.clock
-        self._write(
-            iteration=done,
-            total_loss=latest["total_loss"][0],
-            lr=latest["lr"][0],
-            samples_per_second=self.since * self.global_batch_size / seconds,
-        )
-        self._write_evaluation()
-        self.clock, self.since = time.perf_counter(), 0
-
-    def after_train(self):
-        self._write_evaluation()
-        self.file.close()
-
-    def _write_evaluation(self):
+        if done % self.period == 0 or done in ends:
+            latest = self.trainer.storage.latest()
+            values = dict(
+                total_loss=latest["total_loss"][0],
+                lr=latest["lr"][0],
+                samples_per_second=self.clock.rate(self.global_batch_size),
+            )
+            self._write("train", values)
         results = self.trainer.last_evaluation
         if results is not None and results is not self.evaluated:
             self.evaluated = results
-            self._write(iteration=self.trainer.iter + 1, **results)
+            self._write("evaluation", results)
 
-    def _write(self, **values):
-        with told("train.output_dir", os.path.dirname(self.path)):
-            self.file.write(json.dumps(values) + "\n")
-            self.file.flush()
+    def after_train(self):
+        for writer in self.writers:
+            writer.close()
+
+    def _write(self, group, values):
+        for writer in self.writers:
+            writer.scalars(group, self.trainer.iter + 1, values)
 
 
 class CheckpointHook(HookBase):
@@ -184,3 +180,24 @@ class EvaluationHook(HookBase):
         if better:
             self.best = value
             self.checkpointer.save("model_best", iteration=done, **results)
+
+
+class Report(HookBase):
+    """Write report.html into the output folder when training has ended. Last among the hooks, since
+    it shows what the others left."""
+
+    def __init__(self, output_dir):
+        self.output_dir = output_dir
+
+    def after_train(self):
+        if self.trainer.iter < self.trainer.max_iter:
+            return  # it broke off
+        path = os.path.join(self.output_dir, NAME)
+        try:
+            save_report([self.output_dir], path)
+        except UserError as error:  # no reason to let a run fail that is over
+            logger.warning(f"No report: {error}")
+        except Exception:  # nor is a defect of the report
+            logger.exception("No report, because of a defect; the run itself is complete:")
+        else:
+            logger.info(f"Report: {path}")

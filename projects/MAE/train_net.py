@@ -23,6 +23,7 @@ def leave(status):
 
     release_semaphores()
     sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(status)
 
 
@@ -69,7 +70,6 @@ def prepare(args):
     import oneflow as flow
     from libai.config import LazyConfig
     from libai.utils import distributed as dist
-    from libai.utils.logger import setup_logger
 
     from projects.MAE.errors import UserError
     from projects.MAE.knn import check_knn
@@ -87,6 +87,7 @@ def prepare(args):
         set_layout,
     )
     from projects.MAE.utils.libai_folder import iteration_of
+    from projects.MAE.utils.log import start_log
     from projects.MAE.utils.settings import check_settings
 
     # Ranks find a mistake together: OneFlow ends one that is late, and finds rank 0 gone, with a
@@ -136,7 +137,7 @@ def prepare(args):
         )
         cfg.train.start_iter = iteration_of(name) if name else 0
     hide_user_errors()
-    logger = setup_logger(output_dir, dist.get_rank(), color=sys.stdout.isatty())
+    logger = start_log(output_dir, dist.get_rank())
     util = dist.get_dist_util()
     logger.info(
         f"{dist.get_world_size()} {device} ranks: data {util.data_parallel_size} x tensor "
@@ -285,6 +286,9 @@ if __name__ == "__main__":
     from projects.MAE.interruption import end_at_once
 
     end_at_once()
+    from projects.MAE.utils.noise import hide_known_noise
+
+    hide_known_noise()
     from projects.MAE.errors import UserError
     from projects.MAE.utils.rendezvous import meet
 

@@ -5,12 +5,11 @@ import os
 import time
 
 import oneflow as flow
-from libai.config import instantiate
-from libai.engine import DefaultTrainer, hooks
+from libai.config import LazyConfig, instantiate
+from libai.engine import DefaultTrainer
 from libai.engine.trainer import EagerTrainer
 from libai.scheduler import build_lr_scheduler
 from libai.utils import distributed as dist
-from libai.utils.events import CommonMetricPrinter
 from omegaconf import OmegaConf
 
 from projects.MAE.data.datasets import check_same_classes
@@ -18,15 +17,18 @@ from projects.MAE.data.preprocessing import described_preprocessing
 from projects.MAE.data.skipped import SkippedImagesReport
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation import evaluate
-from projects.MAE.hooks import CheckpointHook, EvaluationHook, MetricsFile, due
+from projects.MAE.hooks import CheckpointHook, EvaluationHook, Metrics, Report, due
 from projects.MAE.hooks_reconstruction import ReconstructionHook, picture_dataset
 from projects.MAE.modeling.graph import TrainGraph, evaluator_of
+from projects.MAE.progress import Progress, StepClock, watched
 from projects.MAE.step_watch import FiniteWeights, Schedule, Stopped, StepWatch, StopHook
 from projects.MAE.utils.compat import split_batch, take_one_batch_a_step
 from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run
 from projects.MAE.utils.config import kind_of_model
+from projects.MAE.utils.environment import save_environment
 from projects.MAE.utils.libai_folder import read_card
 from projects.MAE.utils.pretrained import load_pretrained
+from projects.MAE.utils.writers import build_writers
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -68,7 +70,7 @@ class MAETrainer(DefaultTrainer):
     """
 
     last_evaluation = None
-    writers = ()  # rank 0's; each has image(name, uint8 [H, W, 3], iteration)
+    writers = ()  # rank 0 has those of utils/writers.py
     eager_trainer = AccumulatingTrainer
 
     def __init__(self, cfg):
@@ -159,9 +161,10 @@ class MAETrainer(DefaultTrainer):
                     train.output_dir,
                 )
             )
+        clock = StepClock(train.log_period)
         found = [
+            clock,
             watch,
-            hooks.IterationTimer(),
             Schedule(watch),
             SkippedImagesReport(self.train_loader.skipped, every(0, 1)),
             FiniteWeights(lambda done: saves(done) or evaluates(done)),
@@ -170,14 +173,17 @@ class MAETrainer(DefaultTrainer):
             CheckpointHook(self.checkpointer, saves, checkpointer.max_to_keep),
         ]
         if dist.is_main_process():
-            printer = CommonMetricPrinter(self.global_batch_size, self.max_iter)
+            self.writers = build_writers(train)
             found += [
-                hooks.PeriodicWriter([printer], train.log_period),
-                MetricsFile(
-                    os.path.join(train.output_dir, "metrics.json"),
+                Progress(
+                    clock,
                     train.log_period,
                     train.global_batch_size,
+                    len(self.train_loader.dataset),
+                    compiles=self.cfg.graph.enabled,
                 ),
+                Metrics(clock, train.log_period, train.global_batch_size, self.writers),
+                Report(train.output_dir),
             ]
         found.append(StopHook(watch, lambda: any(hook.postponed for hook in evaluations)))
         return found
@@ -200,13 +206,17 @@ class MAETrainer(DefaultTrainer):
         """
         module = model.model if isinstance(model, flow.nn.Graph) else model
         module.eval()
-        evaluation = cfg.train.evaluation
+        evaluation, loader = cfg.train.evaluation, test_loaders[0]
+        batches = loader
+        if dist.is_main_process():
+            total = min(len(loader), evaluation.eval_iter or len(loader))
+            batches = watched(loader, total, "Evaluating")
         results = evaluate(
-            model, test_loaders[0], cls.get_batch, evaluation.topk, evaluation.eval_iter, stops
+            model, batches, cls.get_batch, evaluation.topk, evaluation.eval_iter, stops
         )
         if results is None:
             return None
-        test_loaders[0].skipped.report("they count for nothing in the evaluation")
+        loader.skipped.report("they count for nothing in the evaluation")
         logger.info("Evaluation: " + ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
         return results
 
@@ -294,6 +304,14 @@ class MAETrainer(DefaultTrainer):
             f"{train.train_iter} iterations of {train.global_batch_size} samples on {samples} "
             f"images, {train.warmup_iter} of warm-up, peak learning rate {cfg.optim.lr:.3e}"
         )
+        if dist.is_main_process():  # once more, now complete
+            LazyConfig.save(cfg, os.path.join(train.output_dir, "config.yaml"))
+            save_environment(
+                train.output_dir,
+                ranks=dist.get_world_size(),
+                device=train.dist.device_type,
+                training_images=samples,
+            )
 
 
 def check_classes(cfg, dataset, test_loaders):

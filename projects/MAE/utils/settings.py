@@ -5,6 +5,7 @@ from projects.MAE.errors import UserError
 from projects.MAE.modeling.mae import check_sizes, kept_patches
 from projects.MAE.utils.libai_folder import find_checkpoint
 from projects.MAE.utils.pretrained import check_source
+from projects.MAE.utils.writers import check_writers
 
 
 def check_settings(cfg, eval_only):
@@ -15,6 +16,7 @@ def check_settings(cfg, eval_only):
         kept_patches((model.img_size // model.patch_size) ** 2, model.mask_ratio)
     _check_training(cfg)
     _check_pictures(cfg)
+    check_writers(cfg.train)
     if cfg.train.load_weight and not eval_only:
         raise UserError(
             f"train.load_weight={cfg.train.load_weight} is for --eval-only: to start training from "

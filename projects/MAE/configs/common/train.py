@@ -22,9 +22,11 @@ train = OmegaConf.create(
         warmup_iter=None,  # filled in at start
         start_iter=0,  # filled in at start
         base_lr=None,  # the rate is base_lr * global batch / 256, unless optim.lr is set
-        log_period=20,
+        log_period=20,  # iterations from line to line of the log and of metrics.json
         max_seconds=None,  # save and stop after so many, as on SIGTERM
         max_bad_batches=0,  # updates to leave out where the loss is not finite, before giving up
+        tensorboard=None,  # event files: True, False, or null for "where tensorboardX is installed"
+        wandb=dict(enabled=False, project="mae-oneflow", name=None, mode="online"),  # or "offline"
         rdma_enabled=False,  # InfiniBand between machines instead of TCP
         amp=dict(enabled=False),
         activation_checkpoint=dict(enabled=False),

@@ -1,0 +1,52 @@
+"""HTML and SVG as text in which nothing that a run or a user named can become markup."""
+from html import escape
+
+
+class Markup(str):
+    """Text that is markup already. Any other text is escaped where it is put into an element."""
+
+
+def element(tag, /, *content, **attributes):
+    """<tag attribute="...">content</tag>, with text and attributes escaped.
+
+    Args:
+        content: `Markup`, text, numbers, or None for nothing.
+        attributes: `class_` is class, and _ in names is -; None leaves the attribute out.
+    """
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return Markup(f"<{tag}{written}>{join(content)}</{tag}>")
+
+
+def void(tag, /, **attributes):
+    """An element of HTML that has no content and no end, such as img."""
+    return Markup(str(element(tag, **attributes))[: -len(f"</{tag}>")])
+
+
+def join(parts):
+    """Several pieces of content as one."""
+    return Markup(
+        "".join(p if isinstance(p, Markup) else escape(str(p)) for p in parts if p is not None)
+    )
+
+
+def table(head, rows, **attributes):
+    """A table of a row of names and rows of content; numbers stand on the right."""
+
+    def cell(tag, value):
+        number = isinstance(value, (int, float)) or str(value)[:1].isdigit()
+        return element(tag, value, class_="number" if number else None)
+
+    return element(
+        "div",
+        element(
+            "table",
+            element("thead", element("tr", *(element("th", name) for name in head))) if head else None,
+            element("tbody", *(element("tr", *(cell("td", v) for v in row)) for row in rows)),
+            **attributes,
+        ),
+        class_="scroll",
+    )

@@ -1,0 +1,210 @@
+"""Reads what a run left in its output folder. Every part may be missing, and lines may be damaged."""
+import json
+import math
+import os
+import re
+from collections import defaultdict
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from projects.MAE.errors import UserError
+from projects.MAE.utils.environment import FILE as ENVIRONMENT
+from projects.MAE.utils.libai_folder import read_card
+
+TRAINING = ("total_loss", "lr", "samples_per_second")
+PICTURES = "reconstructions"
+
+
+class Run:
+    """A run, as its files tell it.
+
+    Attributes:
+        folder: as it was named.
+        curves: {name of a figure: [(iteration, value), ...]}, iterations going up, values finite.
+            Where a run was resumed, or started anew in the same folder, what came from there on
+            before is gone.
+        restarts: iterations that the run was gone on with at.
+        damaged: lines of metrics.json that are no such thing.
+        config, environment: nested dicts, {} where there is none.
+        config_text: of config.yaml, "" where there is none.
+        checkpoints: [{"name", "bytes", "card"}, ...], the oldest first.
+        pictures: paths of PNG files, the oldest first.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.curves, self.restarts, self.damaged = _read_metrics(os.path.join(folder, "metrics.json"))
+        self.config, self.config_text = _read_config(os.path.join(folder, "config.yaml"))
+        self.environment = _read_json(os.path.join(folder, ENVIRONMENT))
+        self.checkpoints = _find_checkpoints(folder)
+        self.pictures = _find_pictures(os.path.join(folder, PICTURES))
+
+    def setting(self, key, default=None):
+        """A value of the configuration by its dotted name."""
+        node = self.config
+        for part in key.split("."):
+            if not isinstance(node, dict) or part not in node:
+                return default
+            node = node[part]
+        return node
+
+    @property
+    def iterations(self):
+        """How many are done."""
+        return self.curves["total_loss"][-1][0] if self.curves.get("total_loss") else 0
+
+    @property
+    def planned(self):
+        """How many there are to be, None where that is not known."""
+        planned = self.setting("train.train_iter")
+        return planned if isinstance(planned, int) and planned > 0 else None
+
+    @property
+    def kind(self):
+        """"pretraining", "finetuning" or "linear probing"."""
+        target = str(self.setting("model._target_", ""))
+        if "MaskedAutoencoder" in target:
+            return "pretraining"
+        return "linear probing" if "robe" in target else "finetuning"
+
+    @property
+    def evaluations(self):
+        """{name of a metric: [(iteration, value), ...]} of the evaluations."""
+        return {name: points for name, points in self.curves.items() if name not in TRAINING}
+
+    def epochs(self, iteration):
+        """Epochs that an iteration ends after, None where the size of the data is not known."""
+        images = self.environment.get("training_images")
+        batch = self.setting("train.global_batch_size")
+        if not isinstance(images, int) or images < 1 or not isinstance(batch, int):
+            return None
+        return iteration * batch / images
+
+    def best(self, metric):
+        """(iteration, value) of the best evaluation: the lowest loss, the highest accuracy."""
+        choose = min if "loss" in metric else max
+        return choose(self.evaluations[metric], key=lambda point: point[1])
+
+
+def read_run(folder):
+    """The `Run` of an output folder.
+
+    Raises:
+        UserError: the folder is none, or nothing of a run is in it.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder}: no such folder: name the train.output_dir of a run")
+    run = Run(folder)
+    if not run.curves and not run.config:
+        raise UserError(
+            f"{folder}: neither a metrics.json nor a config.yaml that can be read: name the "
+            "train.output_dir of a run"
+        )
+    return run
+
+
+def _read_metrics(path):
+    curves, restarts, damaged, last = defaultdict(dict), [], 0, 0
+    for line in _lines(path):
+        values = _parse_line(line)
+        if values is None:
+            damaged += 1
+            continue
+        iteration = values.pop("iteration")
+        if "total_loss" in values:
+            if iteration <= last:
+                restarts.append(iteration)
+                for curve in curves.values():
+                    for later in [i for i in curve if i >= iteration]:
+                        del curve[later]
+            # The first figure of a part of the run includes the compilation of the graph.
+            if last == 0 or iteration <= last:
+                values.pop("samples_per_second", None)
+            last = iteration
+        for name, value in values.items():
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                curves[name][iteration] = value
+    return {n: sorted(c.items()) for n, c in curves.items() if c}, restarts, damaged
+
+
+def _lines(path):
+    if not os.path.isfile(path):
+        return []
+    with open(path, errors="replace") as file:
+        return [line for line in file if line.strip()]
+
+
+def _parse_line(line):
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict) or not isinstance(values.get("iteration"), int):
+        return None
+    return values
+
+
+def _read_json(path):
+    try:
+        with open(path, errors="replace") as file:
+            content = json.load(file)
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _read_config(path):
+    """The configuration with its references resolved where they can be, and the file's text."""
+    if not os.path.isfile(path):
+        return {}, ""
+    with open(path, errors="replace") as file:
+        text = file.read()
+    try:
+        plain = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError):
+        return {}, text
+    if not isinstance(plain, dict):
+        return {}, text
+    try:
+        return OmegaConf.to_container(OmegaConf.create(plain), resolve=True), text
+    except OmegaConfBaseException:
+        return plain, text
+
+
+def _find_checkpoints(folder):
+    found = []
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if os.path.islink(path) or not os.path.isdir(os.path.join(path, "model")):
+            continue
+        if not name.startswith("."):  # one that is being written
+            found.append({"name": name, "bytes": _size(path), "card": _card(path)})
+    return found
+
+
+def _card(path):
+    try:
+        return read_card(path)
+    except (UserError, ValueError):
+        return {}  # what is damaged is the card alone
+
+
+def _size(folder):
+    return sum(
+        os.path.getsize(os.path.join(parent, name))
+        for parent, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def _find_pictures(folder):
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    names = [name for name in names if name.lower().endswith(".png")]
+
+    def order(name):
+        number = re.search(r"\d+", name)
+        return (int(number.group()) if number else -1, name)
+
+    return [os.path.join(folder, name) for name in sorted(names, key=order)]

@@ -1,0 +1,91 @@
+"""Keeps out of standard error what OneFlow says about a machine for having no GPU.
+
+OneFlow 0.9 has no switch for these lines, and raising glog's level would hide real errors with them:
+
+    libibverbs not available, ibv_fork_init skipped
+    W2026... cuda_device_descriptor_class.cpp:48] CUDA driver version is insufficient for ...
+    E2026... cuda_device_manager_factory.cpp:65] Failed to get cuda runtime version: ...
+
+They say: no InfiniBand library, no GPU driver. Neither is needed on a CPU. Where there is a driver
+(`nvidia-smi` is on the path) the last two name a real problem, and stay.
+
+A process of its own reads what the C++ side writes, so that the last words of one that is killed or
+aborts still come through. It runs this file, and ends when nobody can write to it any more.
+"""
+import os
+import re
+import select
+import shutil
+import subprocess
+import sys
+
+NO_INFINIBAND = rb"libibverbs not available, ibv_fork_init skipped"
+NO_DRIVER = (
+    rb"[WE]\d{8} [\d:.]+ +\d+ cuda_device_(descriptor_class|manager_factory)\.cpp:\d+\] "
+    rb"(Failed to get cuda runtime version: )?"
+    rb"(CUDA driver version is insufficient for CUDA runtime version|no CUDA-capable device is detected)"
+)
+PAUSE_SECONDS = 0.2  # how long the start of a line is held back for its end
+
+
+def hide_known_noise():
+    """Filter this process's standard error, and that of processes it starts, from here on.
+
+    Python's own `sys.stderr` goes on to write straight to where it did, in order with `sys.stdout`.
+    Call it before OneFlow is imported. MAE_NOISE=1 in the environment leaves all as it is.
+    """
+    if os.environ.get("MAE_NOISE") == "1":
+        return
+    real = os.dup(2)
+    reader, writer = os.pipe()
+    environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+    has_driver = shutil.which("nvidia-smi") is not None
+    subprocess.Popen(
+        [sys.executable, "-I", "-S", os.path.abspath(__file__), "driver" if has_driver else "none"],
+        stdin=reader,
+        stdout=real,
+        stderr=real,
+        env=environment,
+        start_new_session=True,  # Ctrl-C and the launcher's signals are for the ranks
+    )
+    os.close(reader)
+    os.dup2(writer, 2)
+    os.close(writer)
+    sys.stderr = os.fdopen(real, "w", buffering=1, errors="backslashreplace")
+
+
+def copy_without(noise, source, target):
+    """Copy bytes from one file descriptor to another until the end, leaving out whole lines.
+
+    Args:
+        noise: compiled pattern of bytes that a line without its end must match in full.
+    """
+    pending, inside_line = b"", False
+    while True:
+        # The rest of a line that was not waited for belongs to it, and the start of the next waits.
+        ready = select.select([source], [], [], PAUSE_SECONDS if pending else None)[0]
+        chunk = os.read(source, 1 << 16) if ready else b""
+        *lines, rest = (pending + chunk).split(b"\n")
+        for line in lines:
+            if inside_line or not noise.fullmatch(line):
+                _write(target, line + b"\n")
+            inside_line = False
+        pending = rest
+        ended = bool(ready) and not chunk
+        if pending and (ended or not ready):
+            if inside_line or not ended or not noise.fullmatch(pending):
+                _write(target, pending)
+                inside_line = True
+            pending = b""
+        if ended:
+            return
+
+
+def _write(target, data):
+    while data:
+        data = data[os.write(target, data) :]
+
+
+if __name__ == "__main__":
+    known = [NO_INFINIBAND] + ([NO_DRIVER] if sys.argv[1] == "none" else [])
+    copy_without(re.compile(b"|".join(known)), 0, 1)

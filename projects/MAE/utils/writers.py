@@ -1,0 +1,152 @@
+"""Where the figures and pictures of a run go beside the log: metrics.json, TensorBoard, Weights & Biases.
+
+A writer has three methods, which rank 0 calls:
+
+    scalars(group, iteration, values)   values is {name: number}, group "train" or "evaluation"
+    image(name, pixels, iteration)      pixels is uint8 [H, W, 3]
+    close()
+
+A hook finds them as `self.trainer.writers`, an empty list on other ranks. Nothing here needs OneFlow.
+"""
+import importlib.util
+import json
+import os
+
+from projects.MAE.errors import UserError
+from projects.MAE.utils.disk import told
+
+TENSORBOARD_FOLDER = "tensorboard"
+WANDB_ID_FILE = "wandb_id.txt"
+
+
+def check_writers(train):
+    """Raise a UserError for a writer that is asked for and can't be had, before a run begins."""
+    if train.tensorboard not in (None, True, False):
+        raise UserError(
+            f"train.tensorboard={train.tensorboard} must be True, False, or null for 'where "
+            "tensorboardX is installed'"
+        )
+    if train.tensorboard and not _installed("tensorboardX"):
+        raise UserError(
+            "train.tensorboard=True, but tensorboardX is not installed: pip install tensorboardX, or "
+            "set train.tensorboard=False"
+        )
+    if train.wandb.mode not in ("online", "offline"):
+        raise UserError(f"train.wandb.mode={train.wandb.mode} must be online or offline")
+    if train.wandb.enabled and not _installed("wandb"):
+        raise UserError(
+            "train.wandb.enabled=True, but wandb is not installed: pip install wandb, or set "
+            "train.wandb.enabled=False"
+        )
+
+
+def build_writers(train):
+    """The writers that the configuration's `train` node asks for."""
+    writers = [JsonLines(os.path.join(train.output_dir, "metrics.json"))]
+    if train.tensorboard or (train.tensorboard is None and _installed("tensorboardX")):
+        folder = os.path.join(train.output_dir, TENSORBOARD_FOLDER)
+        writers.append(TensorBoard(folder, train.start_iter))
+    if train.wandb.enabled:
+        settings = train.wandb
+        writers.append(
+            WeightsAndBiases(
+                train.output_dir, settings.project, settings.name, settings.mode, train.resume
+            )
+        )
+    return writers
+
+
+class JsonLines:
+    """metrics.json: an object a line, with `iteration` and the values. A resumed run adds to it."""
+
+    def __init__(self, path):
+        self.folder = os.path.dirname(path)
+        with told("train.output_dir", self.folder):
+            self.file = open(path, "a")
+
+    def scalars(self, group, iteration, values):
+        with told("train.output_dir", self.folder):
+            self.file.write(json.dumps(dict(iteration=iteration, **values)) + "\n")
+            self.file.flush()
+
+    def image(self, name, pixels, iteration):
+        """JSON is no place for pictures."""
+
+    def close(self):
+        self.file.close()
+
+
+class TensorBoard:
+    """Event files below `folder`.
+
+    Args:
+        start_iter: a resumed run takes the place of what one that broke off wrote after it.
+    """
+
+    def __init__(self, folder, start_iter=0):
+        from tensorboardX import SummaryWriter
+
+        purge = start_iter + 1 if start_iter else None
+        self.writer = SummaryWriter(folder, purge_step=purge, flush_secs=10)
+
+    def scalars(self, group, iteration, values):
+        for name, value in values.items():
+            # TensorBoard has no @ in names: Acc@1 is Acc_1 there.
+            self.writer.add_scalar(f"{group}/{name.replace('@', '_')}", value, iteration)
+
+    def image(self, name, pixels, iteration):
+        self.writer.add_image(name, pixels, iteration, dataformats="HWC")
+
+    def close(self):
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """A run of wandb, which --resume goes on with.
+
+    Args:
+        output_dir: holds config.yaml, which wandb shows, its own files and the id of the run.
+        project, name: what wandb calls them; name None lets wandb choose.
+        mode: "online", or "offline" to keep all on this machine for `wandb sync`.
+        resume: whether to go on with the run that `output_dir` names.
+    """
+
+    def __init__(self, output_dir, project, name, mode, resume):
+        import wandb
+        from omegaconf import OmegaConf
+
+        id_file = os.path.join(output_dir, WANDB_ID_FILE)
+        run_id = None
+        if resume and os.path.isfile(id_file):
+            with open(id_file) as file:
+                run_id = file.read().strip()
+        config = OmegaConf.load(os.path.join(output_dir, "config.yaml"))
+        self.wandb = wandb
+        self.run = wandb.init(
+            dir=output_dir,
+            project=project,
+            name=name,
+            mode=mode,
+            config=OmegaConf.to_container(config, resolve=True),
+            id=run_id,
+            resume="allow",
+        )
+        with open(id_file, "w") as file:
+            file.write(self.run.id)
+        # Steps of wandb only go up; iterations go back when a run that broke off is resumed.
+        self.run.define_metric("iteration")
+        self.run.define_metric("*", step_metric="iteration")
+
+    def scalars(self, group, iteration, values):
+        named = {f"{group}/{name}": value for name, value in values.items()}
+        self.run.log({"iteration": iteration, **named})
+
+    def image(self, name, pixels, iteration):
+        self.run.log({"iteration": iteration, name: self.wandb.Image(pixels)})
+
+    def close(self):
+        self.run.finish()
+
+
+def _installed(package):
+    return importlib.util.find_spec(package) is not None

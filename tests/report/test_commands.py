@@ -1,0 +1,118 @@
+"""The commands that a report proposes can be run as they stand."""
+import json
+import shlex
+import subprocess
+
+import pytest
+
+from projects.MAE import extract_features, predict
+from projects.MAE.report.commands import next_commands
+from projects.MAE.report.run import read_run
+from tests.command import ROOT, TINY, environment, pretrain
+from tests.report.folders import lines, make_checkpoint, make_run
+from tests.runs import losses
+
+PRETRAINING = str(ROOT / "projects/MAE/configs/quickstart_pretraining.py")
+
+
+def commands_of(folder):
+    return dict(next_commands(read_run(str(folder))))
+
+
+@pytest.fixture(scope="module")
+def stopped(image_folder, tmp_path_factory):
+    """A run that looks as if it had been killed after two of four iterations, in a folder whose name
+    a shell would take apart."""
+    folder = tmp_path_factory.mktemp("runs") / "my run; $(ls)"
+    (folder / "report.html.partial").mkdir(parents=True)  # so that no report can be written
+    output = pretrain(image_folder, folder, "train.checkpointer.period=2", "train.warmup_epoch=0")
+    assert "WARNING: No report: " in output and "Trained 4 iterations" in output
+    (folder / "report.html.partial").rmdir()
+    (folder / "last_checkpoint").write_text("model_0000001")
+    kept = (folder / "metrics.json").read_text().splitlines()[:2]
+    (folder / "metrics.json").write_text("\n".join(kept) + "\n")
+    return folder
+
+
+def run(command, *settings):
+    """Run a command as a person does who copies it, with more settings, and return its output."""
+    result = subprocess.run(
+        ["bash", "-c", " ".join([command, *map(shlex.quote, settings)])],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def test_a_stopped_run_is_gone_on_with_finetuned_and_evaluated(stopped):
+    found = commands_of(stopped)
+    assert list(found)[0] == "Go on with the run"
+    assert "Resumed from" in run(found["Go on with the run"])
+    assert len(losses(stopped)) == 4 and (stopped / "report.html").exists()
+    found = commands_of(stopped)
+    assert "Go on with the run" not in found
+    classifier = [s for s in TINY if not s.startswith("model.")] + ["model.num_classes=3"]
+    assert "Loaded 28 tensors" in run(found["Finetune a classifier"], *classifier)
+    assert list(commands_of(f"{stopped}_finetune"))[0] == "Classify images of your own"
+    run(found["Evaluate it"], "train.test_micro_batch_size=4")
+    evaluated = json.loads((stopped / "evaluation" / "evaluation.json").read_text())
+    assert evaluated["reconstruction_loss"] > 0
+
+
+def test_settings_of_the_run_come_along(tmp_path):
+    settings = ["vit.size=large", "model.img_size=32", "model.decoder_depth=2", "model.mask_ratio=0.5"]
+    settings += ["dataloader.train.dataset.0.root=/my images", "train.seed=3", "optim.lr=1"]
+    arguments = ["--config-file", PRETRAINING, *settings]
+    folder = make_run(tmp_path / "run", list(lines(1, 5)), arguments=arguments)
+    assert commands_of(folder) == {}  # nothing was saved yet
+    make_checkpoint(folder, "model_0000004", iteration=5)
+    found = {what: shlex.split(command) for what, command in commands_of(folder).items()}
+    start = ["bash", "tools/train.sh", "projects/MAE/train_net.py", "projects/MAE/configs/"]
+    on = found["Go on with the run"]
+    assert on[:3] == start[:3] and on[3:6] == [start[3] + "quickstart_pretraining.py", "1", "--resume"]
+    assert on[6:] == [*settings, f"train.output_dir={folder}"]
+    classifier = found["Finetune a classifier"]
+    assert classifier[3] == start[3] + "quickstart_finetune.py"
+    assert classifier[5:] == [
+        f"finetune.path={folder}",
+        f"train.output_dir={folder}_finetune",
+        "vit.size=large",
+        "model.img_size=32",
+        "dataloader.train.dataset.0.root=/my images",
+    ]
+    assert set(found["Evaluate it"]) >= {"model.decoder_depth=2", "--eval-only", "vit.size=large"}
+
+
+def test_where_the_configuration_is_not_known_its_name_is_left_open(tmp_path):
+    folder = make_run(tmp_path / "run")
+    make_checkpoint(folder, "model_best")
+    (folder / "environment.json").unlink()
+    found = commands_of(folder)
+    assert "train_net.py CONFIG --eval-only" in found["Evaluate it"]
+    assert "train_net.py FINETUNE_CONFIG finetune.path=" in found["Finetune a classifier"]
+
+
+def test_other_commands_take_their_arguments(tmp_path):
+    folder = make_run(tmp_path / "my run")
+    make_checkpoint(folder, "model_best")
+    (folder / "config.yaml").write_text("model: {_target_: projects.MAE.modeling.vit.VisionTransformer}\n")
+    found = {what: shlex.split(command) for what, command in commands_of(folder).items()}
+    features = found["Features of images of your own"]
+    assert features[:3] == ["python", "-m", "projects.MAE.extract_features"]
+    assert extract_features.parse_arguments(features[3:]).weights == str(folder)
+    classes = found["Classify images of your own"]
+    assert classes[:3] == ["python", "-m", "projects.MAE.predict"]
+    assert predict.parse_arguments(classes[3:]).weights == str(folder)
+
+
+def test_environment_without_arguments_of_use(tmp_path):
+    for i, content in enumerate(['{"arguments": ["--config-file"]}', '{"arguments": [], "ranks": "2"}']):
+        folder = make_run(tmp_path / f"run{i}")
+        make_checkpoint(folder, "model_best")
+        (folder / "environment.json").write_text(content)
+        assert "CONFIG" in commands_of(folder)["Evaluate it"]
