@@ -61,7 +61,7 @@ complete() { # extras
   "$venv/bin/python" -c '
 import importlib.util as u, sys
 sys.exit(any(u.find_spec(m) is None for m in
-    ("oneflow", "libai", "flowvision", "numpy", "omegaconf", "hydra", "PIL", "sklearn", "pytest")))' 2>/dev/null
+    ("oneflow", "libai", "flowvision", "numpy", "omegaconf", "hydra", "PIL", "sklearn", "pytest", "xdist")))' 2>/dev/null
 }
 
 run_pip() {
