@@ -20,9 +20,6 @@ class OpInterpUtil {
                               const OpExprInterpContext& context);
 };
 
-// In OneFlow's Python module. The result is a new reference.
-void* PyTensor_New(const std::shared_ptr<Tensor>& data);
-
 }  // namespace one
 }  // namespace oneflow
 
@@ -34,6 +31,9 @@ struct PythonTensor {
   void* head[2];  // the reference count and the type
   std::shared_ptr<one::Tensor> data;
 };
+
+// oneflow::one::PyTensor_New of OneFlow's Python module, whose result is a new reference.
+void* (*new_python_tensor)(const std::shared_ptr<one::Tensor>& data);
 
 thread_local one::TensorTuple outputs;
 thread_local std::string error;
@@ -85,6 +85,11 @@ std::shared_ptr<one::UserOpExpr> find_operator(const std::string& type, const Na
 
 #define MAE_EXPORT extern "C" __attribute__((visibility("default")))
 
+// Takes the address of that function, before mae_output is called.
+MAE_EXPORT void mae_set_new_tensor(void* function) {
+  new_python_tensor = reinterpret_cast<decltype(new_python_tensor)>(function);
+}
+
 // Returns null, or what went wrong. The results wait for mae_output on this thread.
 MAE_EXPORT const char* mae_call(const char* type, Names input_names, PythonTensor* const* inputs,
                                 Names output_names, Names attributes, const int64_t* values,
@@ -108,5 +113,5 @@ MAE_EXPORT const char* mae_call(const char* type, Names input_names, PythonTenso
 // for its backward pass must not outlive Python.
 MAE_EXPORT void* mae_output(int index) {
   const std::shared_ptr<one::Tensor> tensor = std::move(outputs[index]);
-  return one::PyTensor_New(tensor);
+  return new_python_tensor(tensor);
 }

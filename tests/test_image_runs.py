@@ -12,7 +12,7 @@ from tests.command import CONFIGS, ROOT, TINY, TINY_DECODER, environment, pretra
 from tests.images import encode, pixels, write
 from tests.runs import losses, metrics
 from tests.test_bad_input import ROOT_KEY, assert_one_error
-from tests.test_processes import processes_of, wait_until
+from tests.started_run import processes_of, wait_until
 
 SKIP = "data.on_error=skip"
 

@@ -261,4 +261,4 @@ def test_resident_memory_of_two_ranks(tmp_path):
 def test_a_linear_probe_has_no_plan():
     arguments = command.parse_arguments([str(ROOT / CONFIGS / "mae_linprobe.py"), "8"])
     with pytest.raises(UserError, match="less than mae_finetune.py"):
-        command.plan(arguments)
+        plan(arguments)

@@ -53,10 +53,13 @@ def load():
     _library = ctypes.PyDLL(path)
     _library.mae_call.restype = ctypes.c_char_p
     _library.mae_output.restype = ctypes.py_object
+    _library.mae_set_new_tensor(_function_of_oneflow(NEW_TENSOR))
     return library.mae_native_instruction_set().decode()
 
 
 _library = None
+# oneflow::one::PyTensor_New(std::shared_ptr<oneflow::one::Tensor> const&)
+NEW_TENSOR = "_ZN7oneflow3one12PyTensor_NewERKSt10shared_ptrINS0_6TensorEE"
 
 
 class _Names(ctypes.Structure):
@@ -108,4 +111,15 @@ def _expose_oneflow():
     for name in ("liboneflow", "libof_protoobj", "libprotobuf"):
         for path in glob.glob(os.path.join(folder, f"{name}-*.so*")):
             ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-    ctypes.CDLL(oneflow._oneflow_internal.__file__, mode=ctypes.RTLD_GLOBAL)
+
+
+def _function_of_oneflow(name):
+    """The address of a function of OneFlow's Python module.
+
+    Its symbols are not made visible: among them are those of LLVM, which PyTorch brings, too. A
+    process that imported PyTorch afterwards took OneFlow's for its own and crashed at its end.
+    """
+    import oneflow
+
+    module = ctypes.CDLL(oneflow._oneflow_internal.__file__)
+    return ctypes.cast(getattr(module, name), ctypes.c_void_p)

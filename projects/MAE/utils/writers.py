@@ -84,7 +84,10 @@ class TensorBoard:
     """
 
     def __init__(self, folder, start_iter=0):
-        from tensorboardX import SummaryWriter
+        from projects.MAE.utils.compat import without_torch
+
+        with without_torch():
+            from tensorboardX import SummaryWriter
 
         purge = start_iter + 1 if start_iter else None
         self.writer = SummaryWriter(folder, purge_step=purge, flush_secs=10)
