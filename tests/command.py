@@ -34,7 +34,7 @@ def environment():
 
 def train(config, *arguments, ranks=1, cwd=ROOT, timeout=300, file="projects/MAE/train_net.py"):
     """`bash tools/train.sh FILE CONFIG RANKS ...`, output as text."""
-    command = ["bash", ROOT / "tools/train.sh", file, f"{CONFIGS}/{config}"]
+    command = ["bash", ROOT / "tools/train.sh", file, os.path.join(CONFIGS, config)]
     return subprocess.run(
         [str(part) for part in (*command, ranks, *arguments)],
         cwd=cwd,

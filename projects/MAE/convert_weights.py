@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from projects.MAE.errors import UserError
+from projects.MAE.errors import UserError, report
 from projects.MAE.utils.libai_folder import find_checkpoint, is_checkpoint, read_card, read_weights
 from projects.MAE.utils.transformers_layout import make_config, to_transformers
 from projects.MAE.utils.vit_sizes import known_heads, shapes_of, sizes_of
@@ -208,7 +208,7 @@ def main(argv=None):
     try:
         lines = convert(parse_arguments(argv))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        report(error)
         return 1
     print("\n".join(lines))
     return 0

@@ -1,4 +1,7 @@
 """The one exception that stands for a mistake of the user, not of the program."""
+import os
+import sys
+import traceback
 
 
 class UserError(Exception):
@@ -15,3 +18,10 @@ class UserError(Exception):
     def __init__(self, message, local=False):
         super().__init__(message)
         self.local = local
+
+
+def report(error):
+    """Print a `UserError` as one line; where it was found, too, if MAE_TRACEBACK=1 asks for it."""
+    if os.environ.get("MAE_TRACEBACK", "0") not in ("", "0"):
+        traceback.print_exception(type(error), error, error.__traceback__)
+    print("error: " + " ".join(str(error).split("\n")), file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ import sys
 
 from omegaconf import OmegaConf
 
-from projects.MAE.errors import UserError
+from projects.MAE.errors import UserError, report
 from projects.MAE.utils.config import load_config
 from projects.MAE.utils.layout import (
     balanced_stages,
@@ -287,5 +287,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        report(error)
         sys.exit(1)

@@ -32,7 +32,15 @@ def parse_arguments(argv):
 
     overrides = [a for a in argv if "=" in a and not a.startswith("-")]
     options = [a for a in argv if a not in overrides]
-    return default_argument_parser().parse_args(options + overrides)
+    parser = default_argument_parser()
+    parser.error = _refuse  # argparse would print its usage once a rank and exit with status 2
+    return parser.parse_args(options + overrides)
+
+
+def _refuse(message):
+    from projects.MAE.errors import UserError
+
+    raise UserError(f"{message}: see bash tools/train.sh --help")
 
 
 def choose_device(name):
@@ -58,29 +66,19 @@ def choose_device(name):
     return "cuda"
 
 
-def prepare(args):
-    """Load, check and complete the configuration; set up devices, ranks and the log."""
-    import oneflow as flow
-    from libai.config import LazyConfig
-    from libai.utils import distributed as dist
-    from libai.utils.logger import setup_logger
+def configure(args, world_size):
+    """Load, check and complete the configuration, without starting anything.
 
-    from projects.MAE.errors import UserError
-    from projects.MAE.utils import native
-    from projects.MAE.utils.agreement import check_agreement
-    from projects.MAE.utils.compat import hide_user_errors, use_device
+    Returns:
+        The configuration and the device, "cuda" or "cpu".
+
+    Raises:
+        UserError: the first setting that can be known to be wrong.
+    """
     from projects.MAE.utils.config import load_config
-    from projects.MAE.utils.layout import (
-        check_rdma,
-        check_zero,
-        set_batch_sizes,
-        set_layout,
-    )
-    from projects.MAE.utils.settings import check_settings
+    from projects.MAE.utils.layout import check_layout, check_rdma, check_zero, set_batch_sizes
+    from projects.MAE.utils.settings import check_mixup, check_paths, check_settings
 
-    # Ranks find a mistake together: OneFlow ends one that is late, and finds rank 0 gone, with a
-    # stack trace.
-    dist.synchronize()
     cfg = load_config(args.config_file, args.opts)
     cfg.train.resume = args.resume
     if args.fast_dev_run:
@@ -90,12 +88,45 @@ def prepare(args):
         # Beside a run, not over it.
         cfg.train.output_dir = os.path.join(cfg.train.output_dir, "fast_dev_run")
     check_settings(cfg, args.eval_only)
+    check_paths(cfg, args.eval_only)
     device = choose_device(cfg.train.device)
+    check_zero(cfg, device)
+    check_rdma(cfg.train.rdma_enabled)
+    check_layout(cfg, world_size)
+    set_batch_sizes(cfg)
+    if not args.eval_only:
+        check_mixup(cfg)
+    return cfg, device
+
+
+def make_output_dir(folder):
+    """Make train.output_dir; a UserError where that can't be done."""
+    from projects.MAE.errors import UserError
+
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"train.output_dir={folder} can't be made: {error.strerror}: name a folder that you can "
+            "write to"
+        ) from None
+
+
+def prepare(args):
+    """Load, check and complete the configuration; set up devices, ranks and the log."""
+    import oneflow as flow
+    from libai.config import LazyConfig
+    from libai.utils import distributed as dist
+    from libai.utils.logger import setup_logger
+
+    from projects.MAE.utils import native
+    from projects.MAE.utils.agreement import check_agreement, together
+    from projects.MAE.utils.compat import hide_user_errors, setup_dist_util, use_device
+
+    cfg, device = together(lambda: configure(args, dist.get_world_size()))
     check_agreement(
         f"train.device={cfg.train.device}", device, "set train.device=cpu to go without GPUs"
     )
-    check_zero(cfg, device)
-    check_rdma(cfg.train.rdma_enabled)
     if cfg.train.rdma_enabled:
         flow.env.init_rdma()
     if device == "cpu":
@@ -105,19 +136,10 @@ def prepare(args):
             "CPU kernels", kernels, "run tools/setup.sh on every machine, or set MAE_NATIVE=0 on all"
         )
     use_device(device, cfg.train.dist)
-    set_layout(cfg, dist.get_world_size())
-    set_batch_sizes(cfg)
+    setup_dist_util(cfg.train.dist)
 
     output_dir = cfg.train.output_dir
-    if dist.is_main_process():
-        try:
-            os.makedirs(output_dir, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"train.output_dir={output_dir} can't be made: {error.strerror}: name a folder that "
-                "you can write to"
-            ) from None
-    dist.synchronize()
+    together(lambda: dist.is_main_process() and make_output_dir(output_dir))
     hide_user_errors()
     logger = setup_logger(output_dir, dist.get_rank(), color=sys.stdout.isatty())
     util = dist.get_dist_util()
@@ -159,11 +181,6 @@ def evaluate_only(cfg):
 
     cfg.train.evaluation.enabled = True
     own = cfg.train.output_dir if cfg.train.resume else cfg.train.load_weight
-    pretrained = "finetune" in cfg and cfg.finetune.enable
-    if not own and not pretrained:
-        raise UserError(
-            "--eval-only needs weights: --resume, train.load_weight=CHECKPOINT or finetune.path=..."
-        )
     is_libai = own or cfg.finetune.weight_style == "oneflow"
     source = find_checkpoint(own or cfg.finetune.path) if is_libai else cfg.finetune.path
     loaders = MAETrainer.build_test_loader(cfg)
@@ -210,19 +227,20 @@ def main(argv):
     MAETrainer(cfg).train()
 
 
-if __name__ == "__main__":
-    end_with_parent()
-    from projects.MAE.errors import UserError
+def run(argv):
+    """`main`, with every exception told in the way that is its own; returns the exit status."""
+    from projects.MAE.errors import UserError, report
     from projects.MAE.utils.rendezvous import meet
 
     try:
         meet()
-        main(sys.argv[1:])
+        main(argv)
+        return 0
     except UserError as error:
         # Every rank finds the same mistake in a configuration: one of them says so.
-        if int(os.environ.get("RANK", 0)) == 0 or error.local:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        leave(1)
+        if int(os.environ.get("RANK", 0)) < 1 or error.local:  # OneFlow sets -1 without a launcher
+            report(error)
+        return 1
     except FloatingPointError as error:
         print(
             f"error: {str(error).splitlines()[0]} The checkpoints before it are whole: go on from "
@@ -230,9 +248,16 @@ if __name__ == "__main__":
             file=sys.stderr,
             flush=True,
         )
-        leave(1)
+        return 1
     except KeyboardInterrupt:
-        leave(130)
+        return 130
     except Exception:
         traceback.print_exc()
-        leave(1)
+        return 1
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    status = run(sys.argv[1:])
+    if status:
+        leave(status)

@@ -7,7 +7,9 @@ import oneflow as flow
 from projects.MAE.errors import UserError
 
 LENGTH = 32  # bytes of a value that are compared
-GRACE_SECONDS = 2
+# OneFlow aborts a rank that has not read an answer when another is gone, and one that finds another
+# gone later on: all wait until all have read it, and then leave at about the same time.
+GRACE_SECONDS = 0.5
 
 
 def check_agreement(name, value, way_out):
@@ -21,13 +23,38 @@ def check_agreement(name, value, way_out):
     values = all_values(value)
     other = next((rank for rank, found in enumerate(values) if found != values[0]), None)
     if other is not None:
-        if flow.env.get_rank() == 0:
-            # OneFlow aborts a rank that has not read the answer when rank 0 is gone.
-            time.sleep(GRACE_SECONDS)
+        time.sleep(GRACE_SECONDS)
         raise UserError(
             f"{name}: rank 0 has {values[0]} and rank {other} {values[other]}, and all must have "
             f"the same: {way_out}"
         )
+
+
+def together(check):
+    """The result of check() on every rank, once all have done it.
+
+    Where it raises a UserError on any rank, every rank raises one, and the first that found a mistake
+    says so.
+    """
+    if flow.env.get_world_size() == 1:
+        return check()
+    result, problem = None, None
+    try:
+        result = check()
+    except UserError as error:
+        problem = error
+    found = all_values("" if problem is None else "wrong")
+    first = next((rank for rank, value in enumerate(found) if value), None)
+    if first is None:
+        return result
+    time.sleep(GRACE_SECONDS)
+    rank = flow.env.get_rank()
+    if rank == 0 and problem is None:
+        raise UserError(f"rank {first} found a mistake: see its own message")
+    if problem is None:
+        raise UserError("another rank found a mistake")  # only rank 0 would say so
+    problem.local = rank == first
+    raise problem
 
 
 def all_values(value):
