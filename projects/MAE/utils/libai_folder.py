@@ -1,5 +1,4 @@
 """Reads LiBai's checkpoint folders, without OneFlow and without running anything they hold."""
-import collections
 import json
 import math
 import os
@@ -8,10 +7,13 @@ import re
 import numpy as np
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.restricted_pickle import Built, read_pickle
+from projects.MAE.utils.card_types import check_card_types
+from projects.MAE.utils.restricted_pickle import Built, ordered_dict, read_pickle
 
 # The card lies inside the part "model": LiBai reads every entry of a checkpoint folder as a part.
 CARD = os.path.join("model", "model_card.json")
+LONGEST_META = 10_000  # characters
+MOST_AXES = 32  # NumPy's
 # OneFlow's names of number types, in the file `meta` beside a tensor.
 DTYPES = {
     "kFloat": "f4",
@@ -39,8 +41,11 @@ def find_checkpoint(path):
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder")
     if os.path.isfile(os.path.join(path, "last_checkpoint")):
-        with open(os.path.join(path, "last_checkpoint")) as file:
-            path = os.path.join(path, file.read().strip())
+        with open(os.path.join(path, "last_checkpoint"), errors="replace") as file:
+            name = file.read(1000).strip()
+        if name != os.path.basename(name) or name in ("", ".", ".."):
+            raise UserError(f"{path}: its last_checkpoint names no checkpoint")
+        path = os.path.join(path, name)
     if os.path.isfile(os.path.join(path, "pickled_data")):
         path = os.path.dirname(path)
     if not os.path.isfile(os.path.join(path, "model", "pickled_data")):
@@ -59,8 +64,15 @@ def read_card(checkpoint):
     card = os.path.join(checkpoint, CARD)
     if not os.path.isfile(card):
         return {}
-    with open(card) as file:
-        return json.load(file)
+    try:
+        with open(card) as file:
+            content = json.load(file)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{card}: damaged, it is no JSON dictionary")
+    check_card_types(content, card)
+    return content
 
 
 def read_weights(checkpoint):
@@ -75,10 +87,13 @@ def read_weights(checkpoint):
     state = read_part(os.path.join(checkpoint, "model"))
     if not isinstance(state, dict):
         raise UserError(f"{checkpoint}: its model is no dictionary of tensors")
-    weights = {}
+    weights, folders = {}, set()
     for name, tensor in state.items():
-        if not isinstance(tensor, _Tensor):
+        if not isinstance(name, str) or not isinstance(tensor, _Tensor):
             raise UserError(f"{checkpoint}: {name} in its model is no tensor")
+        if tensor.folder in folders:
+            raise UserError(f"{checkpoint}: refused: {tensor.folder} stands for several tensors")
+        folders.add(tensor.folder)
         weights[name] = tensor.read(name).astype(np.float32, copy=False)
     return weights
 
@@ -94,13 +109,15 @@ def read_part(folder):
         return Built(value, value.take)
 
     known = {
-        "collections.OrderedDict": lambda *items: collections.OrderedDict(*items),
+        "collections.OrderedDict": ordered_dict,
         "oneflow.Tensor": tensor,
         "oneflow.nn.Parameter": tensor,
     }
     saved = read_pickle(data, pickle, known)
     if not isinstance(saved, dict) or saved.get("protocol_version") != 1:
         raise UserError(f"{pickle}: not written by oneflow.save, or by a newer one")
+    if "data" not in saved:
+        raise UserError(f"{pickle}: damaged, it holds no data")
     return saved["data"]
 
 
@@ -113,6 +130,8 @@ class _Tensor:
     def take(self, state):
         """{"path": subfolder}"""
         name = state["path"]
+        if not isinstance(name, str) or "\0" in name:
+            raise ValueError("a tensor without a folder")
         if os.path.basename(name) != name or name in ("", ".", ".."):
             raise UserError(f"{self.folder}: refused: a tensor outside the folder ({name})")
         self.folder = os.path.join(self.folder, name)
@@ -120,16 +139,20 @@ class _Tensor:
     def read(self, name):
         data = os.path.join(self.folder, "out")
         try:
-            with open(os.path.join(self.folder, "meta")) as file:
-                meta = file.read()
+            with open(os.path.join(self.folder, "meta"), errors="replace") as file:
+                meta = file.read(LONGEST_META)
             size = os.path.getsize(data)
         except FileNotFoundError as error:
             raise UserError(f"{error.filename}: missing, it is part of {name}") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.folder}: {name} can't be read: {error}") from None
         kind = re.search(r"data_type:\s*(\w+)", meta)
         if not kind or kind.group(1) not in DTYPES:
             raise UserError(f"{self.folder}: {name} has an unknown type of numbers")
         dtype = np.dtype(DTYPES[kind.group(1)])
-        shape = tuple(int(n) for n in re.findall(r"dim:\s*(\d+)", meta))
+        shape = tuple(int(n) for n in re.findall(r"dim:\s*(\d{1,19})(?!\d)", meta))
+        if len(shape) > MOST_AXES:
+            raise UserError(f"{self.folder}: {name} has {len(shape)} axes; the checkpoint is damaged")
         if size != math.prod(shape) * dtype.itemsize:
             raise UserError(
                 f"{data}: {name} of shape {shape} needs {math.prod(shape) * dtype.itemsize} bytes, "

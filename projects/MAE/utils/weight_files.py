@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from projects.MAE.errors import UserError
+from projects.MAE.utils.card_types import check_card_types
 from projects.MAE.utils.libai_folder import is_checkpoint
 from projects.MAE.utils.torch_file import check_start, read_torch_file
 from projects.MAE.utils.transformers_layout import from_transformers, is_transformers, read_config
@@ -50,7 +51,7 @@ def read_weight_file(path):
         state = _read_folder(path)
     else:
         state, facts = _read_file(path)
-        facts.update(_read_json(card_path(path)))
+        facts.update(read_card_file(card_path(path)))
     if is_transformers(state):
         folder = path if os.path.isdir(path) else os.path.dirname(path)
         config = _read_json(os.path.join(folder, "config.json"))
@@ -58,7 +59,15 @@ def read_weight_file(path):
             facts.update(read_config(config, folder))
         state = from_transformers(state, path)
     check_names(state, path)
+    check_total(state, path)
     return {name: _float32(array, name, path) for name, array in state.items()}, facts
+
+
+def read_card_file(path):
+    """A model card, {} where there is none; a UserError where it is damaged."""
+    card = _read_json(path)
+    check_card_types(card, path)
+    return card
 
 
 def card_path(path):
@@ -66,6 +75,20 @@ def card_path(path):
     if os.path.isdir(path):
         return os.path.join(path, "model_card.json")
     return f"{path}.json"
+
+
+def check_total(state, path):
+    """Raise a UserError where tensors, as float32, need far more than the files that hold them.
+
+    One tensor can stand under many names, and is copied for each when it becomes float32.
+    """
+    if os.path.isdir(path):
+        with os.scandir(path) as entries:
+            size = sum(entry.stat().st_size for entry in entries if entry.is_file())
+    else:
+        size = os.path.getsize(path)
+    if sum(4 * array.size for array in state.values()) > 8 * size:
+        raise UserError(f"{path}: refused: its tensors stand for far more than it holds")
 
 
 def _is_safetensors(path):
@@ -96,8 +119,11 @@ def _read_folder(folder):
     if not name.endswith(".index.json"):
         return _read_file(os.path.join(folder, name))[0]
     state = {}
-    for part in sorted(set(_read_json(os.path.join(folder, name))["weight_map"].values())):
-        if os.path.basename(part) != part:
+    parts = _read_json(os.path.join(folder, name)).get("weight_map")
+    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+        raise UserError(f"{folder}: {name} is damaged: its weight_map does not name files")
+    for part in sorted(set(parts.values())):
+        if os.path.basename(part) != part or "\0" in part:
             raise UserError(f"{folder}: refused: {name} names a file outside the folder ({part})")
         state.update(_read_file(os.path.join(folder, part))[0])
     return state
@@ -117,6 +143,8 @@ def _read_file(path):
             facts = _training_facts(saved)
             break
     for name, value in state.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: a tensor has a {type(name).__name__} for a name")
         if not isinstance(value, np.ndarray):
             raise UserError(
                 f"{path}: {name} is no tensor but a {type(value).__name__}; expected a dictionary "
@@ -133,7 +161,7 @@ def _read_safetensors(path):
         raise UserError(f"{path}: reading it needs a package: pip install safetensors") from None
     try:
         return load_file(path)
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path}: damaged, truncated or with numbers of a type NumPy lacks ({error})"
         ) from None
@@ -142,11 +170,11 @@ def _read_safetensors(path):
 def _training_facts(saved):
     """What the authors' training files say beside the weights."""
     facts = {}
-    if isinstance(saved.get("epoch"), int):
+    if type(saved.get("epoch")) is int:
         facts["epoch"] = saved["epoch"]
     if isinstance(saved.get("args"), argparse.Namespace):
-        for key in ("norm_pix_loss", "mask_ratio"):
-            if hasattr(saved["args"], key):
+        for key, kind in (("norm_pix_loss", bool), ("mask_ratio", float)):
+            if isinstance(getattr(saved["args"], key, None), kind):
                 facts[key] = getattr(saved["args"], key)
     return facts
 
@@ -157,7 +185,7 @@ def _read_json(path):
     try:
         with open(path) as file:
             content = json.load(file)
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a JSON object")
