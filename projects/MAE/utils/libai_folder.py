@@ -130,7 +130,7 @@ class _Tensor:
     def take(self, state):
         """{"path": subfolder}"""
         name = state["path"]
-        if not isinstance(name, str) or "\0" in name:
+        if not isinstance(name, str) or not name.isprintable():
             raise ValueError("a tensor without a folder")
         if os.path.basename(name) != name or name in ("", ".", ".."):
             raise UserError(f"{self.folder}: refused: a tensor outside the folder ({name})")

@@ -123,8 +123,8 @@ def _read_folder(folder):
     if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
         raise UserError(f"{folder}: {name} is damaged: its weight_map does not name files")
     for part in sorted(set(parts.values())):
-        if os.path.basename(part) != part or "\0" in part:
-            raise UserError(f"{folder}: refused: {name} names a file outside the folder ({part})")
+        if os.path.basename(part) != part or not part.isprintable():
+            raise UserError(f"{folder}: refused: {name} names a file outside the folder ({part!r})")
         state.update(_read_file(os.path.join(folder, part))[0])
     return state
 
