@@ -7,8 +7,6 @@ import collections
 import io
 import json
 import os
-import pickle
-import pickletools
 import random
 import struct
 import warnings
@@ -19,18 +17,11 @@ import numpy as np
 from projects.MAE.utils.transformers_layout import make_config, to_transformers
 from projects.MAE.utils.vit_sizes import Sizes, shapes_of
 from projects.MAE.utils.weight_convert import torch_to_libai
+from tests.fuzz_pickles import NUMBERS, TEXTS, hostile_pickle, int_of, mutate_bytes, text_of
 
 KINDS = ("torch", "torch pickle", "safetensors", "transformers", "libai", "libai pickle", "card")
 ENCODER = Sizes("encoder", 8, 4, 3, 8, 1, 16, None, None, None, None, None)
-NUMBERS = (0, 1, -1, 2, 127, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**60, 2**63 - 1, 2**64 - 1)
-TEXTS = ("", ".", "..", "../../etc/passwd", "/etc/passwd", "a\0b", "model", "\ud800", "x" * 5000, "name")
 VALUES = (None, True, 0, -1, 2**70, 1.5, float("nan"), float("inf"), [], {}, "", "text", [[]], {"a": 1})
-NAMES = (
-    "os system", "builtins eval", "builtins exec", "subprocess Popen", "torch._utils _rebuild_tensor_v2",
-    "collections OrderedDict", "argparse Namespace", "torch FloatStorage", "torch Size", "torch device",
-    "numpy dtype", "numpy.core.multiarray scalar", "_codecs encode", "oneflow Tensor", "torch float32",
-    "oneflow.nn Parameter", "builtins getattr", "copyreg _reconstructor", "torch.storage _load_from_bytes",
-)  # fmt: skip
 
 
 def small_state():
@@ -68,23 +59,14 @@ class Seeds:
 
 def torch_pickle(state):
     """The pickle of {"model": state} as torch.save writes it (protocol 2)."""
-    parts = [b"\x80\x02}", _text("model"), b"ccollections\nOrderedDict\n)R("]
+    parts = [b"\x80\x02}", text_of("model"), b"ccollections\nOrderedDict\n)R("]
     for key, (name, array) in enumerate(state.items()):
-        parts += [_text(name), b"ctorch._utils\n_rebuild_tensor_v2\n((", _text("storage")]
-        parts += [b"ctorch\nFloatStorage\n", _text(str(key)), _text("cpu"), _int(array.size), b"tQ"]
-        parts += [_int(0), b"(", *map(_int, array.shape), b"t("]
+        parts += [text_of(name), b"ctorch._utils\n_rebuild_tensor_v2\n((", text_of("storage")]
+        parts += [b"ctorch\nFloatStorage\n", text_of(str(key)), text_of("cpu"), int_of(array.size), b"tQ"]
+        parts += [int_of(0), b"(", *map(int_of, array.shape), b"t("]
         strides = [stride // array.itemsize for stride in array.strides]
-        parts += [*map(_int, strides), b"t\x89ccollections\nOrderedDict\n)RtR"]
+        parts += [*map(int_of, strides), b"t\x89ccollections\nOrderedDict\n)RtR"]
     return b"".join(parts) + b"us."
-
-
-def _text(text):
-    data = text.encode("utf-8", "surrogatepass")
-    return b"X" + struct.pack("<I", len(data)) + data
-
-
-def _int(number):
-    return pickle.dumps(number, 2)[2:-1]
 
 
 def zip_of_torch(data_pkl, state, **options):
@@ -100,9 +82,9 @@ def zip_of_torch(data_pkl, state, **options):
 def libai_files(state, card):
     """The files of a LiBai output folder that holds one checkpoint."""
     folder, files = "w/model_0000001/model", {"w/last_checkpoint": b"model_0000001"}
-    parts = [b"\x80\x02}(", _text("protocol_version"), _int(1), _text("data"), b"}("]
+    parts = [b"\x80\x02}(", text_of("protocol_version"), int_of(1), text_of("data"), b"}("]
     for name, array in state.items():
-        parts += [_text(name), b"coneflow\nTensor\n)R}", _text("path"), _text(name), b"sb"]
+        parts += [text_of(name), b"coneflow\nTensor\n)R}", text_of("path"), text_of(name), b"sb"]
         dims = "".join(f"  dim: {size}\n" for size in array.shape)
         files[f"{folder}/{name}/meta"] = f"shape {{\n{dims}}}\ndata_type: kFloat\n".encode()
         files[f"{folder}/{name}/out"] = array.tobytes()
@@ -128,39 +110,6 @@ def write(files, folder):
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(target, "wb") as file:
             file.write(data)
-
-
-def mutate_bytes(rng, data):
-    """Some bytes changed, removed, repeated or replaced by a number of note."""
-    data = bytearray(data)
-    if not data:
-        return rng.randbytes(rng.randrange(64)) if hasattr(rng, "randbytes") else b"\0" * 8
-    place = rng.randrange(len(data))
-    span = min(1 + int(rng.expovariate(0.1)), len(data) - place)
-    kind = rng.randrange(7)
-    if kind == 0:
-        data[place] ^= 1 << rng.randrange(8)
-    elif kind == 1:
-        data[place] = rng.randrange(256)
-    elif kind == 2:
-        del data[place:]
-    elif kind == 3:
-        del data[place : place + span]
-    elif kind == 4:
-        data[place:place] = data[place : place + span] * rng.choice((1, 2, 50))
-    elif kind == 5:
-        form = rng.choice(("<H", "<I", "<Q"))
-        value = rng.choice(NUMBERS) % 2 ** (8 * struct.calcsize(form))
-        data[place : place + struct.calcsize(form)] = struct.pack(form, value)
-    else:
-        other = rng.randrange(len(data))
-        data[place : place + span] = data[other : other + span]
-    return bytes(data)
-
-
-def _some_bytes(rng, files, seeds):
-    path = rng.choice(sorted(files))
-    files[path] = mutate_bytes(rng, files[path])
 
 
 def _torch(rng, files, seeds):
@@ -192,80 +141,12 @@ def _torch(rng, files, seeds):
 
 
 def _torch_pickle(rng, files, seeds):
-    files["w.pth"] = zip_of_torch(_hostile_pickle(rng, torch_pickle(seeds.state)), seeds.state)
+    files["w.pth"] = zip_of_torch(hostile_pickle(rng, torch_pickle(seeds.state)), seeds.state)
 
 
 def _libai_pickle(rng, files, seeds):
     path = next(path for path in files if path.endswith("pickled_data"))
-    files[path] = _hostile_pickle(rng, seeds.files["libai"][path])
-
-
-def _hostile_pickle(rng, valid):
-    kind = rng.randrange(6)
-    if kind == 0:
-        return mutate_bytes(rng, valid)
-    if kind == 1:
-        return b"\x80\x04" + b"".join(_instruction(rng) for _ in range(rng.randrange(1, 60))) + b"."
-    if kind == 2:
-        return _bomb(rng)
-    pieces = _split(valid)
-    for _ in range(rng.choice((1, 1, 2, 5))):
-        place, how = rng.randrange(len(pieces)), rng.randrange(4)
-        if how == 0:
-            pieces[place] = _instruction(rng)
-        elif how == 1:
-            pieces.insert(place, _instruction(rng))
-        elif how == 2:
-            del pieces[place]
-            pieces = pieces or [b"."]
-        else:
-            pieces[place] = pieces[rng.randrange(len(pieces))]
-    return b"".join(pieces)
-
-
-def _split(data):
-    """A pickle's instructions, one a piece."""
-    starts = [position for _, _, position in pickletools.genops(data)] + [len(data)]
-    return [data[a:b] for a, b in zip(starts, starts[1:])]
-
-
-def _instruction(rng):
-    """One pickle instruction of any kind, with an argument of its own or of none."""
-    code = rng.choice(pickletools.opcodes)
-    byte, argument = code.code.encode("latin1"), code.arg
-    if argument is None:
-        return byte
-    module, name = rng.choice(NAMES).split(" ")
-    if code.name in ("GLOBAL", "INST"):
-        return byte + f"{module}\n{name}\n".encode()
-    number, text = rng.choice(NUMBERS), rng.choice((*TEXTS, name)).encode("utf-8", "surrogatepass")
-    if argument.n >= 0:
-        return byte + (number % 256 ** min(argument.n, 8)).to_bytes(argument.n, "little")
-    if argument.n == pickletools.UP_TO_NEWLINE:
-        return byte + rng.choice((str(number).encode(), text, b"'" + text + b"'", b"1" * 5000)) + b"\n"
-    width = {"1": 1, "4": 4, "8": 8}.get(argument.name[-1], 4)
-    size = len(text) if rng.random() < 0.7 else number
-    return byte + (size % 256**width).to_bytes(width, "little") + text
-
-
-def _bomb(rng):
-    """Little that stands for much: each level twice the one below, or nested very deep."""
-    levels, kind = rng.choice((20, 60, 5000)), rng.randrange(5)
-    pair, close = b"h\0h\0\x86q\0", (b"}h\0Ns.", b"N.", b"}" + _text("model") + b"h\0s.", b"h\0.")
-    start = b"\x80\x02" + b")q\0"
-    if kind == 0:
-        return start + pair * levels + rng.choice(close)
-    if kind == 1:  # as a name, an argument, a key of a storage
-        return start + pair * levels + rng.choice((
-            b"h\0h\0\x93.", b"ctorch\ndevice\nh\0R.", b"h\0Q.", b"ctorch\nSize\nh\0R.",
-            b"(" + _text("storage") + b"ctorch\nFloatStorage\nh\0" + _text("cpu") + b"K\1tQ.",
-            b"ccollections\nOrderedDict\n(((h\0NtltR.", b"cargparse\nNamespace\n)Rh\0b.",
-        ))  # fmt: skip
-    if kind == 2:
-        return b"\x80\x02" + b"]" * levels + b"a" * (levels - 1) + b"."
-    if kind == 3:  # contains itself
-        return b"\x80\x02}q\0" + _text("model") + b"h\0s" + _text("data") + b"h\0s" + rng.choice((b".", b"h\0Q."))
-    return b"\x80\x02}" + b"".join(_text(f"n{i}") + b"}s" for i in range(levels)) + b"."
+    files[path] = hostile_pickle(rng, seeds.files["libai"][path])
 
 
 def _safetensors(rng, files, seeds, path="w.safetensors"):
@@ -365,7 +246,8 @@ def _libai(rng, files, seeds):
     elif ends == "last_checkpoint":
         files[path] = rng.choice((*TEXTS, "model_x", "model_0000001\n")).encode("utf-8", "surrogatepass")
     elif kind == 4:
-        dims = "".join(f"dim: {rng.choice((*NUMBERS, '9' * 5000))} " for _ in range(rng.choice((0, 1, 3, 40))))
+        sizes = [rng.choice((*NUMBERS, "9" * 5000)) for _ in range(rng.choice((0, 1, 3, 40)))]
+        dims = "".join(f"dim: {size} " for size in sizes)
         files[path] = f"shape {{ {dims} }} data_type: {rng.choice(('kFloat', 'kBool', 'kX'))}".encode()
     elif rng.random() < 0.2:
         del files[path]

@@ -221,6 +221,7 @@ PRETRAINING = [
         "dataloader.train.dataset=[] must be a list of one call or more: [LazyCall(...)(...)] in "
         "the configuration file",
     ),
+    ("data.on_error=ignore", "data.on_error=ignore must be raise or skip"),
     # Weights
     (
         "train.load_weight=/x",
@@ -244,7 +245,7 @@ PRETRAINING = [
     ("--evalonly", "unrecognized arguments: --evalonly: see bash tools/train.sh --help"),
     (
         "=3",
-        "unknown key : the configuration has no ''; there are: dataloader, finetune, graph, "
+        "unknown key : the configuration has no ''; there are: data, dataloader, finetune, graph, "
         "model, optim, train, vit",
     ),
 ]

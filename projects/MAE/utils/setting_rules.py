@@ -96,12 +96,14 @@ SHARE = number(least=0, most=1)  # probabilities, too
 PERIOD = null_or(whole(0), "for never")
 EPOCHS = null_or(number(least=0), "to count iterations")
 SEED = whole(0)
+ON_ERROR = choice("raise", "skip")
 
 RULES = {
     "model": CALL,
     "optim": CALL,
     "dataloader.train": CALL,
     "dataloader.test": CALLS_OR_NONE,
+    "data.on_error": ON_ERROR,
     "graph.enabled": FLAG,
     "finetune.enable": FLAG,
     "finetune.weight_style": choice("oneflow", "pytorch"),
@@ -155,7 +157,7 @@ RULES = {
     "vit.*.finetune.drop_path": number(least=0, below=1),
 }
 # A configuration may leave these out where it has the node above them.
-OPTIONAL = ("finetune.", "vit.", "dataloader.test")
+OPTIONAL = ("data.", "finetune.", "vit.", "dataloader.test")
 
 _SIZES = {
     "img_size": whole(1),
@@ -166,7 +168,13 @@ _SIZES = {
     "num_heads": whole(1),
     "mlp_ratio": number(above=0),
 }
-_DATASET = {"root": PATH_OR_NONE, "train": FLAG, "seed": SEED, "transform": CALL}
+_DATASET = {
+    "root": PATH_OR_NONE,
+    "train": FLAG,
+    "seed": SEED,
+    "on_error": ON_ERROR,
+    "transform": CALL,
+}
 # Arguments of what the project's configurations call, by its name.
 ARGUMENTS = {
     "MaskedAutoencoderViT": {

@@ -21,7 +21,7 @@ def check_each(cfg):
     if "vit" in cfg:
         _check_size(cfg.vit)
     # What others refer to comes first, so that an error names the place to mend.
-    first = ("vit", "train", "model")
+    first = ("vit", "train", "model", "data")
     for key, name, value in settings(cfg, order=lambda part: part not in first):
         rule = rule_of(name)
         if rule and not rule.fits(value):

@@ -33,8 +33,10 @@ def check_paths(cfg, eval_only):
         loaders += [(f"dataloader.test.{i}", x) for i, x in enumerate(cfg.dataloader.test)]
     for key, loader in loaders:
         for key, dataset in _datasets(key, loader):
-            if "root" in dataset and name_of_call(dataset).endswith("Dataset"):
-                find_split(dataset.root, dataset.get("train", True), f"{key}.root")
+            name = name_of_call(dataset)
+            if "root" in dataset and name in ("PretrainingDataset", "ClassificationDataset"):
+                labelled = name == "ClassificationDataset"
+                find_split(dataset.root, dataset.get("train", True), f"{key}.root", labelled)
 
 
 def check_mixup(cfg):

@@ -137,7 +137,8 @@ def known_heads(state):
         ("num_heads", "cls_token", "blocks.", KNOWN_HEADS),
         ("decoder_num_heads", "mask_token", "decoder_blocks.", KNOWN_DECODER_HEADS),
     ):
-        size = (state[token].shape[-1], _depth(state, blocks)) if token in state and state[token].ndim else None
+        is_there = token in state and state[token].ndim
+        size = (state[token].shape[-1], _depth(state, blocks)) if is_there else None
         if size in table:
             found[key] = table[size]
     return found
