@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from projects.MAE.errors import UserError
+from projects.MAE.errors import UserError, report
 from projects.MAE.utils.libai_folder import read_card, read_weights
 from projects.MAE.utils.vit_sizes import sizes_of
 from projects.MAE.utils.weight_files import read_weight_file
@@ -125,3 +125,9 @@ def test_one_folder_behind_many_tensors(tmp_path, seeds):
     )
     with pytest.raises(UserError, match="stands for several tensors"):
         read_weights(str(tmp_path / "w/model_0000001"))
+
+
+def test_a_name_that_would_speak_to_the_terminal(capsys):
+    report(UserError("w.pth: the tensor \x1b[2Jname\nerror: " + "x" * 10_000))
+    said = capsys.readouterr().err
+    assert "\x1b" not in said and said.count("\n") == 1 and len(said) < 2100

@@ -3,6 +3,8 @@ import os
 import sys
 import traceback
 
+LONGEST = 2000  # characters of a message
+
 
 class UserError(Exception):
     """A mistake that the user can mend: one clear line naming key, value and the way out.
@@ -24,4 +26,6 @@ def report(error):
     """Print a `UserError` as one line; where it was found, too, if MAE_TRACEBACK=1 asks for it."""
     if os.environ.get("MAE_TRACEBACK", "0") not in ("", "0"):
         traceback.print_exception(type(error), error, error.__traceback__)
-    print("error: " + " ".join(str(error).split("\n")), file=sys.stderr, flush=True)
+    # A name in a stranger's file may hold what a terminal takes for commands, and be of any length.
+    line = "".join(c if c.isprintable() else " " for c in str(error)[:LONGEST])
+    print(f"error: {line}", file=sys.stderr, flush=True)
