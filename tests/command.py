@@ -34,7 +34,7 @@ def environment():
 
 def train_command(config, *arguments, ranks=1, file="projects/MAE/train_net.py"):
     """`bash tools/train.sh FILE CONFIG RANKS ...` as a list."""
-    command = ["bash", ROOT / "tools/train.sh", file, f"{CONFIGS}/{config}", ranks, *arguments]
+    command = ["bash", ROOT / "tools/train.sh", file, os.path.join(CONFIGS, config), ranks, *arguments]
     return [str(part) for part in command]
 
 

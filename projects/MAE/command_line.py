@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from projects.MAE.errors import UserError
+from projects.MAE.errors import UserError, report
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # what a shell reports for SIGINT and SIGPIPE
 
@@ -133,7 +133,7 @@ def run_command(run, argv=None):
         run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        report(error)
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -1,4 +1,9 @@
 """The one exception that stands for a mistake of the user, not of the program."""
+import os
+import sys
+import traceback
+
+LONGEST = 2000  # characters of a message
 
 
 class UserError(Exception):
@@ -16,3 +21,12 @@ class UserError(Exception):
     def __init__(self, message, local=False, told=False):
         super().__init__(message)
         self.local, self.told = local, told
+
+
+def report(error):
+    """Print a `UserError` as one line; where it was found, too, if MAE_TRACEBACK=1 asks for it."""
+    if os.environ.get("MAE_TRACEBACK", "0") not in ("", "0"):
+        traceback.print_exception(type(error), error, error.__traceback__)
+    # A name in a stranger's file may hold what a terminal takes for commands, and be of any length.
+    line = "".join(c if c.isprintable() else " " for c in str(error)[:LONGEST])
+    print(f"error: {line}", file=sys.stderr, flush=True)

@@ -32,6 +32,7 @@ def parse_arguments(argv):
     from libai.config import default_argument_parser
 
     parser = default_argument_parser()
+    parser.error = _refuse  # argparse would print its usage once a rank and exit with status 2
     parser.add_argument(
         "--knn",
         action="store_true",
@@ -40,6 +41,12 @@ def parse_arguments(argv):
     overrides = [a for a in argv if "=" in a and not a.startswith("-")]
     options = [a for a in argv if a not in overrides]
     return parser.parse_args(options + overrides)
+
+
+def _refuse(message):
+    from projects.MAE.errors import UserError
+
+    raise UserError(f"{message}: see bash tools/train.sh --help")
 
 
 def choose_device(name):
@@ -65,34 +72,21 @@ def choose_device(name):
     return "cuda"
 
 
-def prepare(args):
-    """Load, check and complete the configuration; set up devices, ranks and the log."""
-    import oneflow as flow
-    from libai.config import LazyConfig
-    from libai.utils import distributed as dist
+def configure(args, world_size):
+    """Load, check and complete the configuration, without starting anything.
 
+    Returns:
+        The configuration and the device, "cuda" or "cpu".
+
+    Raises:
+        UserError: the first setting that can be known to be wrong.
+    """
     from projects.MAE.errors import UserError
     from projects.MAE.knn import check_knn
-    from projects.MAE.utils import native
-    from projects.MAE.trainer import run_card
-    from projects.MAE.utils.agreement import check_agreement, only_on_rank_0
-    from projects.MAE.utils.checkpoint import open_output_folder
-    from projects.MAE.utils.compat import compute_on_one_thread, hide_user_errors, use_device
-    from projects.MAE.utils.config import kind_of_model, load_config
-    from projects.MAE.utils.disk import check_writable
-    from projects.MAE.utils.layout import (
-        check_rdma,
-        check_zero,
-        set_batch_sizes,
-        set_layout,
-    )
-    from projects.MAE.utils.libai_folder import iteration_of
-    from projects.MAE.utils.log import start_log
-    from projects.MAE.utils.settings import check_settings
+    from projects.MAE.utils.config import load_config
+    from projects.MAE.utils.layout import check_layout, check_rdma, check_zero, set_batch_sizes
+    from projects.MAE.utils.settings import check_mixup, check_paths, check_settings
 
-    # Ranks find a mistake together: OneFlow ends one that is late, and finds rank 0 gone, with a
-    # stack trace.
-    dist.synchronize()
     cfg = load_config(args.config_file, args.opts)
     cfg.train.resume = args.resume
     if args.fast_dev_run:
@@ -101,18 +95,48 @@ def prepare(args):
         cfg.train.evaluation.eval_iter = 2
         # Beside a run, not over it.
         cfg.train.output_dir = os.path.join(cfg.train.output_dir, "fast_dev_run")
+    only_looks = args.eval_only or args.knn
+    check_settings(cfg, only_looks, may_be_random=args.knn)
     if args.knn:
         if args.eval_only:
             raise UserError("--knn and --eval-only are two things: give one of them")
         check_knn(cfg)
-    only_looks = args.eval_only or args.knn
-    check_settings(cfg, only_looks)
+    check_paths(cfg, train=not args.eval_only, test=only_looks)
     device = choose_device(cfg.train.device)
+    check_zero(cfg, device)
+    check_rdma(cfg.train.rdma_enabled)
+    check_layout(cfg, world_size)
+    set_batch_sizes(cfg)
+    if not only_looks:
+        check_mixup(cfg)
+    return cfg, device
+
+
+def prepare(args):
+    """Load, check and complete the configuration; set up devices, ranks and the log."""
+    import oneflow as flow
+    from libai.config import LazyConfig
+    from libai.utils import distributed as dist
+
+    from projects.MAE.trainer import run_card
+    from projects.MAE.utils import native
+    from projects.MAE.utils.agreement import check_agreement, only_on_rank_0, together
+    from projects.MAE.utils.checkpoint import open_output_folder
+    from projects.MAE.utils.compat import (
+        compute_on_one_thread,
+        hide_user_errors,
+        setup_dist_util,
+        use_device,
+    )
+    from projects.MAE.utils.config import kind_of_model
+    from projects.MAE.utils.disk import check_writable
+    from projects.MAE.utils.libai_folder import iteration_of
+    from projects.MAE.utils.log import start_log
+
+    cfg, device = together(lambda: configure(args, dist.get_world_size()))
     check_agreement(
         f"train.device={cfg.train.device}", device, "set train.device=cpu to go without GPUs"
     )
-    check_zero(cfg, device)
-    check_rdma(cfg.train.rdma_enabled)
     if cfg.train.rdma_enabled:
         flow.env.init_rdma()
     if device == "cpu":
@@ -123,11 +147,10 @@ def prepare(args):
         )
         compute_on_one_thread()
     use_device(device, cfg.train.dist)
-    set_layout(cfg, dist.get_world_size())
-    set_batch_sizes(cfg)
+    setup_dist_util(cfg.train.dist)
 
     output_dir = cfg.train.output_dir
-    if only_looks:
+    if args.eval_only or args.knn:
         only_on_rank_0(lambda: check_writable("train.output_dir", output_dir))
     else:
         in_graph = cfg.graph.enabled and kind_of_model(cfg) != "LinearProbe"
@@ -281,6 +304,36 @@ def main(argv):
     trainer_of(cfg)(cfg).train()
 
 
+def run(argv):
+    """`main`, with every exception told in the way that is its own; returns the exit status."""
+    from projects.MAE.errors import UserError, report
+    from projects.MAE.utils.rendezvous import meet
+
+    try:
+        meet()
+        main(argv)
+        return 0
+    except UserError as error:
+        # Every rank finds the same mistake in a configuration: one of them says so.
+        if int(os.environ.get("RANK", 0)) < 1 or error.local:  # OneFlow sets -1 without a launcher
+            report(error)
+        if error.told:
+            from projects.MAE.utils.agreement import leave_late
+
+            leave_late()
+        return 1
+    except FloatingPointError as error:  # every rank's, see StepWatch
+        from projects.MAE.utils.agreement import leave_late
+
+        if int(os.environ.get("RANK", 0)) < 1:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        leave_late()
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
 if __name__ == "__main__":
     end_with_parent()
     from projects.MAE.interruption import end_at_once
@@ -289,28 +342,6 @@ if __name__ == "__main__":
     from projects.MAE.utils.noise import hide_known_noise
 
     hide_known_noise()
-    from projects.MAE.errors import UserError
-    from projects.MAE.utils.rendezvous import meet
-
-    try:
-        meet()
-        main(sys.argv[1:])
-    except UserError as error:
-        # Every rank finds the same mistake in a configuration: one of them says so.
-        if int(os.environ.get("RANK", 0)) == 0 or error.local:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        if error.told:
-            from projects.MAE.utils.agreement import leave_late
-
-            leave_late()
-        leave(1)
-    except FloatingPointError as error:  # every rank's, see StepWatch
-        from projects.MAE.utils.agreement import leave_late
-
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        leave_late()
-        leave(1)
-    except Exception:
-        traceback.print_exc()
-        leave(1)
+    status = run(sys.argv[1:])
+    if status:
+        leave(status)

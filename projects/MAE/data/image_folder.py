@@ -39,9 +39,7 @@ class ImageFolder:
         default_key = "dataloader.train.dataset.0.root" if train else "dataloader.test.0.dataset.root"
         self.config_key = config_key or default_key
         self.labelled = labelled
-        root = _existing_root(root, self.config_key)
-        find = _labelled_folder if labelled else _unlabelled_folder
-        self.root = find(root, "train" if train else "val", self.config_key)
+        self.root = find_split(root, train, self.config_key, labelled)
         self._index = self._load_index(tuple(extensions))
         self.classes = self._index.classes
         self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
@@ -126,6 +124,13 @@ class ImageFolder:
                 f"{self.config_key}: the class folder {empty} holds no image "
                 f"({', '.join(extensions)}): put images there or remove it"
             )
+
+
+def find_split(root, train, key, labelled):
+    """The folder of a split's images; raises a UserError, which names `key`, without one."""
+    root = _existing_root(root, key)
+    find = _labelled_folder if labelled else _unlabelled_folder
+    return find(root, "train" if train else "val", key)
 
 
 def _existing_root(root, key):

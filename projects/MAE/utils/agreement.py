@@ -8,6 +8,8 @@ import oneflow as flow
 from projects.MAE.errors import UserError
 
 LENGTH = 32  # bytes of a value that are compared
+# OneFlow aborts a rank that has not read an answer when another is gone, and one that finds another
+# gone later on: all wait until all have read it, and then leave at about the same time.
 GRACE_SECONDS = 1
 
 
@@ -67,6 +69,32 @@ def only_on_rank_0(function):
     if what == "error":
         raise UserError(value, told=True)
     return value
+
+
+def together(check):
+    """The result of check() on every rank, once all have done it.
+
+    Where it raises a UserError on any rank, every rank raises one, and the first that found a mistake
+    says so.
+    """
+    if flow.env.get_world_size() == 1:
+        return check()
+    result, problem = None, None
+    try:
+        result = check()
+    except UserError as error:
+        problem = error
+    found = all_values("" if problem is None else "wrong")
+    first = next((rank for rank, value in enumerate(found) if value), None)
+    if first is None:
+        return result
+    rank = flow.env.get_rank()
+    if rank == 0 and problem is None:
+        raise UserError(f"rank {first} found a mistake: see its own message", told=True)
+    if problem is None:
+        raise UserError("another rank found a mistake", told=True)  # only rank 0 would say so
+    problem.local, problem.told = rank == first, True
+    raise problem
 
 
 def all_values(value):

@@ -1,4 +1,5 @@
 """Workarounds for LiBai and OneFlow, each with its symptom and what makes it removable."""
+import builtins
 import contextlib
 import inspect
 import logging
@@ -150,6 +151,20 @@ def take_one_batch_a_step(graph_trainer):
     LiBai leaves accumulation to the loader.
     """
     graph_trainer.grad_acc_steps = 1
+
+
+@contextlib.contextmanager
+def keeps_import():
+    """Python's own `import` is back when the block ends.
+
+    Symptom: LiBai replaces `builtins.__import__` while it loads a configuration, and leaves it replaced
+    where that fails. Needed with every LiBai so far.
+    """
+    original = builtins.__import__
+    try:
+        yield
+    finally:
+        builtins.__import__ = original
 
 
 def hide_user_errors():

@@ -2,15 +2,19 @@
 import difflib
 import inspect
 import os
+import traceback
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from libai.config import LazyConfig
-from libai.config.lazy import locate
+from libai.config.lazy import _CFG_PACKAGE_NAME
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from projects.MAE.errors import UserError
+from projects.MAE.utils.compat import keeps_import
+from projects.MAE.utils.setting_rules import is_call
+from projects.MAE.utils.setting_walk import check_groups, target_of
 
 
 def load_config(path, overrides=()):
@@ -22,14 +26,13 @@ def load_config(path, overrides=()):
             everything else is a string.
 
     Returns:
-        The configuration, not yet checked.
+        The configuration, with all groups of settings; values are not yet checked.
 
     Raises:
-        UserError: no such file, an override without '=', or one of a key that doesn't exist.
+        UserError: no such file, or one that can't be read or fails; an override without '=', or one of
+            a key that doesn't exist.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"--config-file {path}: no such file")
-    cfg = LazyConfig.load(path)
+    cfg = _load_file(path)
     for override in overrides:
         if "=" not in override or override.startswith("-"):
             raise UserError(f"argument {override!r} is neither an option nor key=value; see --help")
@@ -39,6 +42,7 @@ def load_config(path, overrides=()):
             OmegaConf.update(cfg, key, _parse_value(override, text), merge=True)
         except (OmegaConfBaseException, IndexError, ValueError, TypeError) as error:
             raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
+    check_groups(cfg)
     return cfg
 
 
@@ -46,6 +50,43 @@ def kind_of_model(cfg):
     """The class name of a configuration's model."""
     target = cfg.model["_target_"]
     return target.rsplit(".", 1)[-1] if isinstance(target, str) else target.__name__
+
+
+def _load_file(path):
+    if not os.path.isfile(path):
+        what = "is a folder, not a file" if os.path.isdir(path) else "no such file"
+        raise UserError(f"--config-file {path}: {what}")
+    if not path.endswith((".py", ".yaml", ".yml")):
+        raise UserError(f"--config-file {path} must be a Python file, NAME.py")
+    try:
+        with keeps_import():
+            cfg = LazyConfig.load(path)
+    except UserError:
+        raise
+    except Exception as error:  # it runs as a program, so anything may go wrong in it
+        raise UserError(_what_failed(path, error)) from error
+    if not isinstance(cfg, DictConfig):
+        raise UserError(f"--config-file {path} holds no settings: see projects/MAE/configs")
+    return cfg
+
+
+def _what_failed(path, error):
+    """One line for an error in a configuration file, with the file and the line it is in."""
+    if isinstance(error, SyntaxError) and isinstance(error.__cause__, SyntaxError):
+        error = error.__cause__  # LiBai's names the file only
+        file, line = error.filename, error.lineno
+        file = path if file in (None, "<unknown>") else file
+    else:
+        file, line = path, None
+        for frame, number in traceback.walk_tb(error.__traceback__):
+            if frame.f_globals.get("__package__", "").startswith(_CFG_PACKAGE_NAME):
+                file, line = frame.f_code.co_filename, number
+    if isinstance(error, SyntaxError) and error.filename not in (None, "<unknown>", file):
+        reason = f"{error.msg} ({error.filename}, line {error.lineno})"  # in a module it imports
+    else:
+        reason = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    where = f"{file}, line {line}" if line else file
+    return f"--config-file {where}: {type(error).__name__}: {reason}"
 
 
 def _parse_value(override, text):
@@ -59,7 +100,7 @@ def _check_key(cfg, key):
     """Raise a UserError unless key exists in cfg or is an argument of the call it belongs to."""
     node, done = cfg, []
     for part in key.split("."):
-        known = _known_keys(node)
+        known = _known_keys(node, ".".join(done))
         if part not in known:
             near = difflib.get_close_matches(part, known, n=1)
             where = ".".join(done) or "the configuration"
@@ -75,14 +116,13 @@ def _child(node, part):
     return node.get(part) if isinstance(node, DictConfig) else None
 
 
-def _known_keys(node):
+def _known_keys(node, place):
     if isinstance(node, ListConfig):
         return [str(i) for i in range(len(node))]
     if not isinstance(node, DictConfig):
         return []
     known = [str(k) for k in node.keys() if k != "_target_"]
-    target = node.get("_target_")
-    if target is not None:
-        target = locate(target) if isinstance(target, str) else target
-        known += [n for n in inspect.signature(target).parameters if n not in known + ["self"]]
+    if is_call(node):
+        parameters = inspect.signature(target_of(place, node)).parameters
+        known += [name for name in parameters if name not in known + ["self"]]
     return known

@@ -11,6 +11,7 @@ from projects.MAE.utils.layout import (
     set_batch_sizes,
 )
 from projects.MAE.utils.memory import GIB, Layout, LayoutMemory, Settings
+from projects.MAE.utils.setting_walk import check_each
 from projects.MAE.utils.settings import check_settings
 
 SIZES = ("base", "large", "huge")
@@ -26,6 +27,7 @@ def load(args, size=None):
     """
     overrides = args.overrides + ([f"vit.size={size}"] if size else [])
     cfg = load_config(args.config, overrides)
+    check_each(cfg)
     if "finetune" in cfg:
         cfg.finetune.enable = False  # weights need not be there to plan
     if not cfg.graph.enabled:

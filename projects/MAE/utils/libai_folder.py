@@ -1,5 +1,4 @@
 """Reads LiBai's checkpoint folders, without OneFlow and without running anything they hold."""
-import collections
 import json
 import math
 import os
@@ -8,10 +7,13 @@ import re
 import numpy as np
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.restricted_pickle import Built, read_pickle
+from projects.MAE.utils.card_types import check_card_types
+from projects.MAE.utils.restricted_pickle import Built, ordered_dict, read_pickle
 
 # The card lies inside the part "model": LiBai reads every entry of a checkpoint folder as a part.
 CARD = os.path.join("model", "model_card.json")
+LONGEST_META = 10_000  # characters
+MOST_AXES = 32  # NumPy's
 # OneFlow's names of number types, in the file `meta` beside a tensor.
 DTYPES = {
     "kFloat": "f4",
@@ -107,6 +109,7 @@ def read_card(checkpoint):
         content = None
     if not isinstance(content, dict):
         raise UserError(f"{card}: damaged, it is no JSON dictionary")
+    check_card_types(content, card)
     return content
 
 
@@ -122,10 +125,13 @@ def read_weights(checkpoint):
     state = read_part(os.path.join(checkpoint, "model"))
     if not isinstance(state, dict):
         raise UserError(f"{checkpoint}: its model is no dictionary of tensors")
-    weights = {}
+    weights, folders = {}, set()
     for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise UserError(f"{checkpoint}: {name} in its model is no tensor")
+        if tensor.folder in folders:
+            raise UserError(f"{checkpoint}: refused: {tensor.folder} stands for several tensors")
+        folders.add(tensor.folder)
         weights[name] = tensor.read(name).astype(np.float32, copy=False)
     return weights
 
@@ -144,7 +150,7 @@ def read_part(folder):
         return Built(value, value.take)
 
     known = {
-        "collections.OrderedDict": lambda *items: collections.OrderedDict(*items),
+        "collections.OrderedDict": ordered_dict,
         "oneflow.Tensor": tensor,
         "oneflow.nn.Parameter": tensor,
         **OMEGACONF,
@@ -197,16 +203,24 @@ def _unwrapped(item):
     return item.value if isinstance(item, _Node) else item
 
 
+def _taken(container):
+    """What a container held. It is empty then: a pickle that names it often would fill memory."""
+    content = container.copy()
+    container.clear()
+    return content
+
+
 def _omegaconf_list():
     values = []
-    return Built(values, lambda state: values.extend(map(_unwrapped, state["_content"])))
+    return Built(values, lambda state: values.extend(map(_unwrapped, _taken(state["_content"]))))
 
 
 def _omegaconf_dict():
     values = {}
 
     def take(state):
-        values.update((key, _unwrapped(item)) for key, item in state["_content"].items())
+        content = _taken(state["_content"])
+        values.update((key, _unwrapped(item)) for key, item in content.items())
 
     return Built(values, take)
 
@@ -216,8 +230,8 @@ OMEGACONF = {
     "omegaconf.dictconfig.DictConfig": _omegaconf_dict,
     "omegaconf.listconfig.ListConfig": _omegaconf_list,
     "omegaconf.nodes.AnyNode": _omegaconf_node,
-    "omegaconf.base.ContainerMetadata": dict,
-    "omegaconf.base.Metadata": dict,
+    "omegaconf.base.ContainerMetadata": lambda *unused: {},
+    "omegaconf.base.Metadata": lambda *unused: {},
     "collections.defaultdict": lambda *unused: {},
     "typing.Any": None,
     "builtins.dict": None,
@@ -236,6 +250,8 @@ class Tensor:
     def take(self, state):
         """{"path": subfolder}"""
         name = state["path"]
+        if not isinstance(name, str) or not name.isprintable():
+            raise ValueError("a tensor without a folder")
         if os.path.basename(name) != name or name in ("", ".", ".."):
             raise UserError(f"{self.folder}: refused: a tensor outside the folder ({name})")
         self.folder = os.path.join(self.folder, name)
@@ -249,16 +265,20 @@ class Tensor:
         """Type and shape of the tensor; a UserError unless its file has their size."""
         data = os.path.join(self.folder, "out")
         try:
-            with open(os.path.join(self.folder, "meta")) as file:
-                meta = file.read()
+            with open(os.path.join(self.folder, "meta"), errors="replace") as file:
+                meta = file.read(LONGEST_META)
             size = os.path.getsize(data)
         except FileNotFoundError as error:
             raise UserError(f"{error.filename}: missing, it is part of {name}") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.folder}: {name} can't be read: {error}") from None
         kind = re.search(r"data_type:\s*(\w+)", meta)
         if not kind or kind.group(1) not in DTYPES:
             raise UserError(f"{self.folder}: {name} has an unknown type of numbers")
         dtype = np.dtype(DTYPES[kind.group(1)])
-        shape = tuple(int(n) for n in re.findall(r"dim:\s*(\d+)", meta))
+        shape = tuple(int(n) for n in re.findall(r"dim:\s*(\d{1,19})(?!\d)", meta))
+        if len(shape) > MOST_AXES:
+            raise UserError(f"{self.folder}: {name} has {len(shape)} axes; the checkpoint is damaged")
         if size != math.prod(shape) * dtype.itemsize:
             raise UserError(
                 f"{data}: {name} of shape {shape} needs {math.prod(shape) * dtype.itemsize} bytes, "

@@ -130,6 +130,8 @@ def _check_size(checkpoint, path, expected):
         found = os.stat(full)
     except OSError as error:
         raise UserError(f"{full}: {error.strerror}") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{checkpoint}: its manifest names a file that can't be ({path!r})") from None
     if not stat.S_ISREG(found.st_mode):
         raise UserError(f"{full}: no file of a checkpoint")
     if found.st_size != expected:

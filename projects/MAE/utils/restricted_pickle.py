@@ -4,7 +4,10 @@ A pickle is a program whose instructions may call any function. This interpreter
 instructions that build plain data, and calls nothing but the few functions its caller lists:
 everything else a pickle names is refused before it could matter.
 """
+import argparse
+import collections
 import pickletools
+from itertools import chain
 
 from projects.MAE.errors import UserError
 
@@ -18,6 +21,10 @@ EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 MARK = object()
+DEEPEST = 100  # levels of containers
+# A container may stand in several places. This many values a byte of the pickle are believed; more
+# are an attack on whoever walks through them: 60 pairs, each of the one before, are 2**60 values.
+SHARED = 10
 
 
 class Name:
@@ -58,9 +65,54 @@ def read_pickle(data, source, known, persistent=None):
         UserError: the pickle names anything else, or is damaged.
     """
     try:
-        return _Machine(source, known, persistent).run(data)
+        value = _Machine(source, known, persistent).run(data)
+        check_extent(value, SHARED * len(data))
+        return value
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{source}: its list of contents is damaged ({error})") from None
+
+
+def check_extent(value, most):
+    """Raise a ValueError where containers are nested too deep, in themselves, or hold too much.
+
+    Args:
+        value: of dicts, lists, tuples, namespaces and others.
+        most: values that may be found by walking through it.
+    """
+    done = {}  # id of a container: (values in it, levels)
+
+    def extent(part, depth):
+        if depth > DEEPEST:
+            raise ValueError("nested too deep")
+        if isinstance(part, argparse.Namespace):
+            part = vars(part)
+        if not isinstance(part, (dict, list, tuple)):
+            return 1, 0
+        if id(part) not in done:
+            items = part.values() if isinstance(part, dict) else part
+            below = [extent(item, depth + 1) for item in items]
+            done[id(part)] = 1 + sum(n for n, _ in below), 1 + max((n for _, n in below), default=0)
+        count, levels = done[id(part)]
+        if depth + levels > DEEPEST or count > most:
+            raise ValueError("nested too deep" if count <= most else "it repeats itself too often")
+        return count, levels
+
+    extent(value, 0)
+
+
+def plain_key(key):
+    """A dictionary's key; a ValueError for others than text, numbers and None.
+
+    Hashing a tuple of tuples of ... can take for ever.
+    """
+    if key is not None and not isinstance(key, (str, bytes, int, float)):
+        raise ValueError(f"a dictionary has a {type(key).__name__} for a key")
+    return key
+
+
+def ordered_dict(*pairs):
+    """collections.OrderedDict of no argument, or of a list of pairs."""
+    return collections.OrderedDict((plain_key(key), value) for key, value in chain(*pairs))
 
 
 class _Machine:
@@ -95,13 +147,13 @@ class _Machine:
             stack.append(tuple(self.pop_to_mark()))
         elif code in ("LIST", "DICT"):
             items = self.pop_to_mark()
-            stack.append(items if code == "LIST" else dict(zip(items[::2], items[1::2])))
+            stack.append(items if code == "LIST" else _pairs(items))
         elif code in ("APPEND", "APPENDS"):
             items = self.pop(1) if code == "APPEND" else self.pop_to_mark()
             self.container(list).extend(items)
         elif code in ("SETITEM", "SETITEMS"):
             items = self.pop(2) if code == "SETITEM" else self.pop_to_mark()
-            self.container(dict).update(zip(items[::2], items[1::2]))
+            self.container(dict).update(_pairs(items))
         elif code in ("PUT", "BINPUT", "LONG_BINPUT"):
             self.memo[argument] = stack[-1]
         elif code == "MEMOIZE":
@@ -144,6 +196,8 @@ class _Machine:
         return self.stack[-1]
 
     def named(self, module, name):
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a name that is no text")
         found = Name(module, name)
         if str(found) not in self.known:
             raise UserError(
@@ -155,9 +209,14 @@ class _Machine:
     def call(self, name, arguments):
         function = self.known[str(name)] if isinstance(name, Name) else None
         if function is None or not isinstance(arguments, tuple):
-            raise UserError(f"{self.source}: refused: it calls {name}")
+            what = name if isinstance(name, Name) else f"a {type(name).__name__}"
+            raise UserError(f"{self.source}: refused: it calls {what}")
         made = function(*arguments)
         if isinstance(made, Built):
             self.states[id(made.value)] = made  # keeps the value, so that its id stays its own
             made = made.value
         self.stack.append(made)
+
+
+def _pairs(items):
+    return {plain_key(key): value for key, value in zip(items[::2], items[1::2])}

@@ -1,6 +1,5 @@
 """Reads PyTorch's zip files (torch.save since 1.6) without PyTorch and without running them."""
 import argparse
-import collections
 import math
 import os
 import struct
@@ -9,7 +8,7 @@ import zipfile
 import numpy as np
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.restricted_pickle import Built, Name, read_pickle
+from projects.MAE.utils.restricted_pickle import Built, Name, ordered_dict, plain_key, read_pickle
 
 STORAGES = {
     "DoubleStorage": "f8",
@@ -24,6 +23,8 @@ STORAGES = {
     "BoolStorage": "?",
 }
 DTYPES = ("float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool").split()
+MOST_AXES = 32  # NumPy's
+MOST_SHARED = 4  # bytes of tensors a byte of the file
 ZIP_START = b"PK\x03\x04"
 # The first object of torch.save before 1.6: a number of ten bytes, after the pickle's first two.
 OLD_START = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
@@ -46,7 +47,7 @@ def read_torch_file(path):
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename: info for info in archive.infolist()}
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise UserError(
             f"{path}: damaged or truncated ({error}); copy or download it again"
         ) from None
@@ -87,18 +88,19 @@ class _TorchZip:
         self.path, self.members, self.root = path, members, root
         self.length = os.path.getsize(path)
         self.storages = {}
+        self.numbers = 0  # bytes of all tensors
 
     def read(self):
         order = self.root + "byteorder"
         if order in self.members and bytes(self.map(order)) != b"little":
             raise UserError(f"{self.path}: written on a big-endian machine; write it on another")
         known = {
-            "collections.OrderedDict": lambda *items: collections.OrderedDict(*items),
+            "collections.OrderedDict": ordered_dict,
             "argparse.Namespace": _namespace,
             "torch._utils._rebuild_tensor_v2": self.tensor,
             "torch._utils._rebuild_parameter": lambda data, *unused: data,
-            "torch.Size": tuple,
-            "torch.device": lambda *parts: ":".join(str(part) for part in parts),
+            "torch.Size": lambda sizes: tuple(sizes),
+            "torch.device": _device,
             "numpy.dtype": _number_dtype,
             "numpy.core.multiarray.scalar": _number,
             "_codecs.encode": _latin1_bytes,
@@ -112,6 +114,8 @@ class _TorchZip:
         info = self.members.get(name)
         if info is None:
             raise UserError(f"{self.path}: damaged, the part {name} is missing")
+        if not 0 <= info.header_offset < self.length:
+            raise UserError(f"{self.path}: damaged at the part {name}")
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise UserError(f"{self.path}: {name} is compressed, which torch.save never does")
         with open(self.path, "rb") as file:
@@ -130,7 +134,10 @@ class _TorchZip:
         """("storage", Name of its class, key, device, count) -> _Storage."""
         _, kind, key, _, count = identifier
         if not isinstance(kind, Name) or kind.name not in STORAGES:
-            raise UserError(f"{self.path}: tensors of the kind {kind} are not known")
+            what = kind if isinstance(kind, Name) else f"of a {type(kind).__name__}"
+            raise UserError(f"{self.path}: tensors of the kind {what} are not known")
+        if not isinstance(key, str) or not isinstance(count, int):
+            raise ValueError("a storage without a key or a length")
         if (kind.name, key) not in self.storages:
             dtype = STORAGES[kind.name]
             is_bfloat16 = dtype == "bfloat16"
@@ -146,10 +153,10 @@ class _TorchZip:
 
     def tensor(self, storage, offset, size, stride, *unused):
         """An array of shape `size` that views a storage; sizes are checked, never believed."""
-        if not isinstance(storage, _Storage) or len(size) != len(stride):
-            raise ValueError("a tensor without storage")
-        if not all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride)):
-            raise ValueError("a negative size")
+        if not isinstance(storage, _Storage) or len(size) != len(stride) or len(size) > MOST_AXES:
+            raise ValueError("a tensor without storage, or of no shape")
+        if not all(isinstance(n, int) and 0 <= n < 2**63 for n in (offset, *size, *stride)):
+            raise ValueError("a size below 0, or too large")
         count, flat = math.prod(size), storage.array
         last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else 0
         if count > len(flat) or (count and last >= len(flat)):
@@ -159,6 +166,10 @@ class _TorchZip:
             )
         if not count:
             flat, stride, offset = np.zeros(0, flat.dtype), [0] * len(size), 0
+        # Those that share a storage are copied when they become float32.
+        self.numbers += count * flat.itemsize
+        if self.numbers > MOST_SHARED * self.length:
+            raise UserError(f"{self.path}: refused: its tensors share {len(flat)} numbers too often")
         strides = [step * flat.itemsize for step in stride]
         view = np.lib.stride_tricks.as_strided(flat[offset:], size, strides, writeable=False)
         if storage.is_bfloat16:  # the upper half of a float32
@@ -168,17 +179,27 @@ class _TorchZip:
 
 def _namespace(*unused):
     value = argparse.Namespace()
-    return Built(value, lambda state: vars(value).update(state))
+
+    def take(state):
+        vars(value).update({str(plain_key(key)): item for key, item in dict.items(state)})
+
+    return Built(value, take)
+
+
+def _device(*parts):
+    return ":".join(str(plain_key(part)) for part in parts)
 
 
 def _number_dtype(code, *unused):
-    dtype = np.dtype(str(code))
+    dtype = np.dtype(str(plain_key(code)))
     if dtype.kind not in "biuf":
         raise ValueError(f"a NumPy number of type {dtype}")
     return dtype
 
 
 def _number(dtype, data):
+    if not isinstance(dtype, np.dtype):
+        raise ValueError("a NumPy number without a type")
     return np.frombuffer(data, dtype.newbyteorder("<"), count=1)[0].item()
 
 

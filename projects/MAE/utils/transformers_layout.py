@@ -8,6 +8,7 @@ import re
 import numpy as np
 
 from projects.MAE.errors import UserError
+from projects.MAE.utils.card_types import check_card_types
 
 BLOCK_PARTS = {
     "norm1": "layernorm_before",
@@ -81,6 +82,8 @@ def from_transformers(state, source):
         if set(parts) != set(QKV) or len(shapes) != 1:
             missing = sorted(set(QKV) - set(parts))
             raise UserError(f"{source}: {name}: {missing or shapes} of query, key and value differ")
+        if shapes == {()}:
+            raise UserError(f"{source}: {name}: query, key and value are single numbers")
         result[name] = np.concatenate([parts[part] for part in QKV])
     return result
 
@@ -135,7 +138,10 @@ def read_config(config, source):
     if kind == "vit_mae":
         facts["decoder_num_heads"] = config.get("decoder_num_attention_heads", 16)
         facts["norm_pix_loss"] = config.get("norm_pix_loss", False)
+    check_card_types(facts, f"{source}: config.json")
     labels = config.get("id2label", {})
+    if not isinstance(labels, dict) or not all(isinstance(x, str) for x in labels.values()):
+        raise UserError(f"{source}: config.json: id2label must give each class a name")
     names = [labels[str(i)] for i in range(len(labels)) if str(i) in labels]
     if names and names != [f"LABEL_{i}" for i in range(len(names))]:
         facts["classes"] = names

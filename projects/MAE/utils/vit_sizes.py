@@ -43,6 +43,8 @@ def check_names(state, source):
             f"{source}: a linear probe, whose head stands behind a batch normalisation that no other "
             "layout has: take the weights it was trained on, its encoder is the same"
         )
+    if state["cls_token"].ndim != 3:
+        raise UserError(f"{source}: cls_token has shape {state['cls_token'].shape}")
     for name in state:
         if not NAME.match(name):
             raise UserError(
@@ -66,7 +68,7 @@ def sizes_of(state, source):
         raise UserError(f"{source}: patch_embed.proj.weight has shape {projection.shape}")
     patch_size = projection.shape[-1]
     has_decoder = any(n.startswith(("decoder_", "mask_token")) for n in state)
-    decoder_dim = _need(state, "mask_token", source).shape[-1] if has_decoder else None
+    decoder_dim = _width(state, "mask_token", source, -1) if has_decoder else None
     has_head = any(n.startswith(("head.", "fc_norm.")) for n in state)
     sizes = Sizes(
         parts="full" if has_decoder else "classifier" if has_head else "encoder",
@@ -75,13 +77,13 @@ def sizes_of(state, source):
         in_chans=projection.shape[1],
         embed_dim=embed_dim,
         depth=_depth(state, "blocks."),
-        mlp_width=_need(state, "blocks.0.mlp.fc1.weight", source).shape[0],
-        num_classes=_need(state, "head.weight", source).shape[0] if has_head else None,
+        mlp_width=_width(state, "blocks.0.mlp.fc1.weight", source),
+        num_classes=_width(state, "head.weight", source) if has_head else None,
         global_pool="fc_norm.weight" in state if has_head else None,
         decoder_embed_dim=decoder_dim,
         decoder_depth=_depth(state, "decoder_blocks.") if has_decoder else None,
         decoder_mlp_width=(
-            _need(state, "decoder_blocks.0.mlp.fc1.weight", source).shape[0]
+            _width(state, "decoder_blocks.0.mlp.fc1.weight", source)
             if has_decoder
             else None
         ),
@@ -140,7 +142,8 @@ def known_heads(state):
         ("num_heads", "cls_token", "blocks.", KNOWN_HEADS),
         ("decoder_num_heads", "mask_token", "decoder_blocks.", KNOWN_DECODER_HEADS),
     ):
-        size = (state[token].shape[-1], _depth(state, blocks)) if token in state else None
+        is_there = token in state and state[token].ndim
+        size = (state[token].shape[-1], _depth(state, blocks)) if is_there else None
         if size in table:
             found[key] = table[size]
     return found
@@ -165,6 +168,13 @@ def _block_shapes(name, width, mlp_width):
     }
 
 
+def _width(state, name, source, axis=0):
+    array = _need(state, name, source)
+    if not array.ndim:
+        raise UserError(f"{source}: {name} has no shape")
+    return array.shape[axis]
+
+
 def _need(state, name, source):
     if name not in state:
         raise UserError(f"{source}: the tensor {name} is missing; is the file complete?")
@@ -172,7 +182,8 @@ def _need(state, name, source):
 
 
 def _depth(state, prefix):
-    return 1 + max((int(n.split(".")[1]) for n in state if n.startswith(prefix)), default=0)
+    numbers = {n.split(".")[1] for n in state if n.startswith(prefix)}
+    return len(numbers)  # where one is left out, its tensors are missing
 
 
 def _grid(pos_embed, source):

@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from projects.MAE.errors import UserError
+from projects.MAE.utils.card_types import check_card_types, check_preprocessing
 from projects.MAE.utils.libai_folder import is_checkpoint
 from projects.MAE.utils.torch_file import check_start, read_torch_file
 from projects.MAE.utils.transformers_layout import from_transformers, is_transformers, read_config
@@ -60,27 +61,39 @@ def read_weight_file_told(path):
     else:
         state, facts = _read_file(path)
         told["its training arguments"] = facts
-        told["its model card"] = _read_json(card_path(path))
+        told["its model card"] = read_card_file(card_path(path))
     if is_transformers(state):
         folder = path if os.path.isdir(path) else os.path.dirname(path)
         config = _read_json(os.path.join(folder, "config.json"))
         if config:
             told["its config.json"] = read_config(config, folder)
         processor = _read_json(os.path.join(folder, "preprocessor_config.json"))
-        told["its preprocessor_config.json"] = _colours(processor, "image_mean", "image_std")
+        told["its preprocessor_config.json"] = _colours(processor, "image_mean", "image_std", path)
         state = from_transformers(state, path)
     elif os.path.basename(path) in FOLDER_FILES:  # timm names its files so, too
         config = _read_json(os.path.join(os.path.dirname(path), "config.json"))
-        told["its config.json"] = _colours(config.get("pretrained_cfg", {}), "mean", "std")
+        told["its config.json"] = _colours(config.get("pretrained_cfg"), "mean", "std", path)
     check_names(state, path)
+    check_total(state, path)
     return {name: _float32(array, name, path) for name, array in state.items()}, told
 
 
-def _colours(config, mean, std):
+def _colours(config, mean, std, path):
     """{"preprocessing": {"mean", "std"}} where a JSON object has both under the given keys."""
+    if not isinstance(config, dict):
+        return {}
     if not (isinstance(config.get(mean), list) and isinstance(config.get(std), list)):
         return {}
-    return {"preprocessing": {"mean": tuple(config[mean]), "std": tuple(config[std])}}
+    found = {"mean": tuple(config[mean]), "std": tuple(config[std])}
+    check_preprocessing(found, path)
+    return {"preprocessing": found}
+
+
+def read_card_file(path):
+    """A model card, {} where there is none; a UserError where it is damaged."""
+    card = _read_json(path)
+    check_card_types(card, path)
+    return card
 
 
 def card_path(path):
@@ -88,6 +101,20 @@ def card_path(path):
     if os.path.isdir(path):
         return os.path.join(path, "model_card.json")
     return f"{path}.json"
+
+
+def check_total(state, path):
+    """Raise a UserError where tensors, as float32, need far more than the files that hold them.
+
+    One tensor can stand under many names, and is copied for each when it becomes float32.
+    """
+    if os.path.isdir(path):
+        with os.scandir(path) as entries:
+            size = sum(entry.stat().st_size for entry in entries if entry.is_file())
+    else:
+        size = os.path.getsize(path)
+    if sum(4 * array.size for array in state.values()) > 8 * size:
+        raise UserError(f"{path}: refused: its tensors stand for far more than it holds")
 
 
 def _is_safetensors(path):
@@ -118,9 +145,12 @@ def _read_folder(folder):
     if not name.endswith(".index.json"):
         return _read_file(os.path.join(folder, name))[0]
     state = {}
-    for part in sorted(set(_read_json(os.path.join(folder, name))["weight_map"].values())):
-        if os.path.basename(part) != part:
-            raise UserError(f"{folder}: refused: {name} names a file outside the folder ({part})")
+    parts = _read_json(os.path.join(folder, name)).get("weight_map")
+    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+        raise UserError(f"{folder}: {name} is damaged: its weight_map does not name files")
+    for part in sorted(set(parts.values())):
+        if os.path.basename(part) != part or not part.isprintable():
+            raise UserError(f"{folder}: refused: {name} names a file outside the folder ({part!r})")
         state.update(_read_file(os.path.join(folder, part))[0])
     return state
 
@@ -139,6 +169,8 @@ def _read_file(path):
             facts = _training_facts(saved)
             break
     for name, value in state.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: a tensor has a {type(name).__name__} for a name")
         if not isinstance(value, np.ndarray):
             raise UserError(
                 f"{path}: {name} is no tensor but a {type(value).__name__}; expected a dictionary "
@@ -155,7 +187,7 @@ def _read_safetensors(path):
         raise UserError(f"{path}: reading it needs a package: pip install safetensors") from None
     try:
         return load_file(path)
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path}: damaged, truncated or with numbers of a type NumPy lacks ({error})"
         ) from None
@@ -164,11 +196,11 @@ def _read_safetensors(path):
 def _training_facts(saved):
     """What the authors' training files say beside the weights."""
     facts = {}
-    if isinstance(saved.get("epoch"), int):
+    if type(saved.get("epoch")) is int:
         facts["epoch"] = saved["epoch"]
     if isinstance(saved.get("args"), argparse.Namespace):
-        for key in ("norm_pix_loss", "mask_ratio"):
-            if hasattr(saved["args"], key):
+        for key, kind in (("norm_pix_loss", bool), ("mask_ratio", float)):
+            if isinstance(getattr(saved["args"], key, None), kind):
                 facts[key] = getattr(saved["args"], key)
     return facts
 
@@ -179,7 +211,7 @@ def _read_json(path):
     try:
         with open(path) as file:
             content = json.load(file)
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a JSON object")

@@ -4,12 +4,14 @@ import os
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from projects.MAE.data.preprocessing import (
     described_preprocessing,
     standard_preprocessing,
 )
 from projects.MAE.errors import UserError
+from projects.MAE.utils.card_types import check_card_types
 from projects.MAE.utils.libai_folder import find_checkpoint, is_checkpoint, read_card, read_weights
 from projects.MAE.utils.vit_sizes import known_heads, sizes_of
 from projects.MAE.utils.weight_convert import libai_to_torch
@@ -18,6 +20,9 @@ from projects.MAE.utils.weight_files import read_weight_file_told
 HEADS = ("num_heads", "decoder_num_heads")
 # What else than its sizes a model card may say.
 FACTS = (*HEADS, "norm_pix_loss", "mask_ratio", "classes", "epoch", "iteration", "preprocessing")
+LONGEST_CONFIG = 1 << 20  # characters; a run's has 6,000
+# What reading another thing than a list of transforms raises.
+DAMAGE = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError)
 CONFIG_FACTS = (*HEADS, "norm_pix_loss", "mask_ratio")
 
 WeightSource = collections.namedtuple("WeightSource", "path state sizes facts known_from")
@@ -92,17 +97,29 @@ def run_config(checkpoint, embed_dim):
     Returns:
         The configuration, or None where there is none, or it is of another model.
     """
-    path = os.path.join(os.path.dirname(os.path.abspath(checkpoint)), "config.yaml")
     try:
-        with open(path) as file:
-            content = yaml.safe_load(file)  # builds plain values only
-    except (OSError, yaml.YAMLError):
-        return None  # none, or one with objects in it
-    if not isinstance(content, dict):
-        return None
-    cfg = OmegaConf.create(content)
-    # Another one: the folder was used again.
-    return cfg if OmegaConf.select(cfg, "model.embed_dim") == embed_dim else None
+        with open(_config_of(checkpoint)) as file:
+            content = yaml.load(file.read(LONGEST_CONFIG), _PlainLoader)
+        if not isinstance(content, dict):
+            return None
+        cfg = OmegaConf.create(content)
+        # Another one: the folder was used again.
+        return cfg if OmegaConf.select(cfg, "model.embed_dim") == embed_dim else None
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError):
+        return None  # none, or not the plain values that a run writes
+
+
+def _config_of(checkpoint):
+    return os.path.join(os.path.dirname(os.path.abspath(checkpoint)), "config.yaml")
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Builds plain values only, and none that repeats another: ten lines of such fill any memory."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
 
 
 def _run_facts(checkpoint, weights):
@@ -110,11 +127,16 @@ def _run_facts(checkpoint, weights):
     cfg = run_config(checkpoint, weights["cls_token"].shape[-1])
     if cfg is None:
         return {}
-    facts = {key: OmegaConf.select(cfg, f"model.{key}") for key in CONFIG_FACTS}
-    steps = OmegaConf.select(cfg, "dataloader.test.0.dataset.transform.transforms")
-    if steps is not None:
-        preprocessing = described_preprocessing(OmegaConf.to_container(steps, resolve=True))
-        facts["preprocessing"] = preprocessing and dict(preprocessing._asdict())
+    path = _config_of(checkpoint)
+    try:
+        facts = {key: OmegaConf.select(cfg, f"model.{key}") for key in CONFIG_FACTS}
+        steps = OmegaConf.select(cfg, "dataloader.test.0.dataset.transform.transforms")
+        if steps is not None:
+            preprocessing = described_preprocessing(OmegaConf.to_container(steps, resolve=True))
+            facts["preprocessing"] = preprocessing and dict(preprocessing._asdict())
+    except (*DAMAGE, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__})") from None
+    check_card_types(facts, path)
     return {key: value for key, value in facts.items() if value is not None}
 
 

@@ -1,0 +1,270 @@
+"""Broken and hostile weight files, made from a number: the same number, the same file.
+
+A case is a small valid file or folder of the kinds that the project reads, with one or several of
+its bytes, pickle instructions, lengths, shapes or JSON values replaced.
+"""
+import collections
+import io
+import json
+import os
+import random
+import struct
+import warnings
+import zipfile
+
+import numpy as np
+
+from projects.MAE.utils.transformers_layout import make_config, to_transformers
+from projects.MAE.utils.vit_sizes import Sizes, shapes_of
+from projects.MAE.utils.weight_convert import torch_to_libai
+from tests.fuzz_pickles import NUMBERS, TEXTS, hostile_pickle, int_of, mutate_bytes, text_of
+
+KINDS = ("torch", "torch pickle", "safetensors", "transformers", "libai", "libai pickle", "card")
+ENCODER = Sizes("encoder", 8, 4, 3, 8, 1, 16, None, None, None, None, None)
+VALUES = (None, True, 0, -1, 2**70, 1.5, float("nan"), float("inf"), [], {}, "", "text", [[]], {"a": 1})
+
+
+def small_state():
+    """{name: float32 array} of a tiny encoder, in the authors' names."""
+    rng = np.random.default_rng(0)
+    return {name: rng.random(shape, np.float32) for name, shape in shapes_of(ENCODER).items()}
+
+
+class Seeds:
+    """The valid files that cases are made from, as {kind: {path in a folder: bytes}}."""
+
+    def __init__(self):
+        from safetensors.numpy import save
+
+        state = small_state()
+        renamed = to_transformers(state, bare=True)
+        config = json.dumps(make_config(ENCODER, {"num_heads": 2})).encode()
+        card = json.dumps(
+            {"num_heads": 2, "norm_pix_loss": False, "classes": ["a", "b"], "epoch": 3}
+        ).encode()
+        torch_file = zip_of_torch(torch_pickle(state), state)
+        tensors = save(state)
+        libai = libai_files(torch_to_libai(state, 2), card)
+        self.files = {
+            "torch": {"w.pth": torch_file},
+            "torch pickle": {"w.pth": torch_file},
+            "safetensors": {"w.safetensors": tensors},
+            "transformers": {"w/config.json": config, "w/model.safetensors": save(renamed)},
+            "libai": libai,
+            "libai pickle": libai,
+            "card": {"w.safetensors": tensors, "w.safetensors.json": card},
+        }
+        self.state = state
+
+
+def torch_pickle(state):
+    """The pickle of {"model": state} as torch.save writes it (protocol 2)."""
+    parts = [b"\x80\x02}", text_of("model"), b"ccollections\nOrderedDict\n)R("]
+    for key, (name, array) in enumerate(state.items()):
+        parts += [text_of(name), b"ctorch._utils\n_rebuild_tensor_v2\n((", text_of("storage")]
+        parts += [b"ctorch\nFloatStorage\n", text_of(str(key)), text_of("cpu"), int_of(array.size), b"tQ"]
+        parts += [int_of(0), b"(", *map(int_of, array.shape), b"t("]
+        strides = [stride // array.itemsize for stride in array.strides]
+        parts += [*map(int_of, strides), b"t\x89ccollections\nOrderedDict\n)RtR"]
+    return b"".join(parts) + b"us."
+
+
+def zip_of_torch(data_pkl, state, **options):
+    """A zip file as torch.save writes it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", **options) as archive:
+        archive.writestr("w/data.pkl", data_pkl)
+        for key, array in enumerate(state.values()):
+            archive.writestr(f"w/data/{key}", array.tobytes())
+    return file.getvalue()
+
+
+def libai_files(state, card):
+    """The files of a LiBai output folder that holds one checkpoint."""
+    folder, files = "w/model_0000001/model", {"w/last_checkpoint": b"model_0000001"}
+    parts = [b"\x80\x02}(", text_of("protocol_version"), int_of(1), text_of("data"), b"}("]
+    for name, array in state.items():
+        parts += [text_of(name), b"coneflow\nTensor\n)R}", text_of("path"), text_of(name), b"sb"]
+        dims = "".join(f"  dim: {size}\n" for size in array.shape)
+        files[f"{folder}/{name}/meta"] = f"shape {{\n{dims}}}\ndata_type: kFloat\n".encode()
+        files[f"{folder}/{name}/out"] = array.tobytes()
+    files[f"{folder}/pickled_data"] = b"".join(parts) + b"uu."
+    files[f"{folder}/model_card.json"] = card
+    return files
+
+
+def case(number, seeds):
+    """(kind, {path: bytes}) of a case."""
+    rng = random.Random(number)
+    kind = KINDS[number % len(KINDS)]
+    files = dict(seeds.files[kind])
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        MUTATIONS[kind](rng, files, seeds)
+    return kind, files
+
+
+def write(files, folder):
+    """Write a case's files; those whose path no file system takes are left out."""
+    for path, data in files.items():
+        target = os.path.join(folder, path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "wb") as file:
+            file.write(data)
+
+
+def _torch(rng, files, seeds):
+    """The archive: its bytes near the ends, where zip keeps its lists, and its members."""
+    data, kind = files["w.pth"], rng.randrange(6)
+    if kind <= 1:
+        files["w.pth"] = mutate_bytes(rng, data)
+    elif kind == 2:  # the central directory and what points to it
+        edge = max(data.rfind(b"PK\x01\x02") - 200 * rng.randrange(6), 0)
+        files["w.pth"] = data[:edge] + mutate_bytes(rng, data[edge:])
+    elif kind == 3:  # compressed, as a bomb is
+        bomb = {"x": np.zeros(rng.choice((10, 10**6)), np.float32)}
+        options = dict(compression=zipfile.ZIP_DEFLATED)
+        files["w.pth"] = zip_of_torch(torch_pickle(bomb), bomb, **options)
+    elif kind == 4:  # names twice, or of no use
+        file = io.BytesIO(data)
+        try:
+            with zipfile.ZipFile(file, "a") as archive, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for _ in range(rng.choice((1, 3, 300))):
+                    archive.writestr(rng.choice(("w/data.pkl", "w/data/0", "v/data.pkl", "w/x")), b"x")
+        except Exception:  # an archive that an earlier mutation broke stays as it is
+            return
+        files["w.pth"] = file.getvalue()
+    else:  # names, lengths and types in the pickle, without a change of its length
+        at = data.find(rng.choice((b"storage", b"FloatStorage", b"cls_token", b"cpu", b"_rebuild")))
+        if at >= 0:
+            files["w.pth"] = data[:at] + rng.randbytes(2) + data[at + 2 :]
+
+
+def _torch_pickle(rng, files, seeds):
+    files["w.pth"] = zip_of_torch(hostile_pickle(rng, torch_pickle(seeds.state)), seeds.state)
+
+
+def _libai_pickle(rng, files, seeds):
+    path = next(path for path in files if path.endswith("pickled_data"))
+    files[path] = hostile_pickle(rng, seeds.files["libai"][path])
+
+
+def _safetensors(rng, files, seeds, path="w.safetensors"):
+    data = files[path]
+    if rng.random() < 0.3 or len(data) < 8:
+        files[path] = mutate_bytes(rng, data)
+        return
+    (length,) = struct.unpack("<Q", data[:8])
+    try:
+        header = json.loads(data[8 : 8 + length])
+    except (ValueError, RecursionError, OverflowError, MemoryError):
+        files[path] = mutate_bytes(rng, data)
+        return
+    try:
+        text = json.dumps(mutate_json(rng, header)).encode()
+    except RecursionError:  # nested twice
+        text = b"{" * 5000
+    if rng.random() < 0.1:
+        text = text[:-1] + b", " + text[1:]  # every key twice
+    size = len(text) if rng.random() < 0.9 else rng.choice(NUMBERS) % 2**64
+    files[path] = struct.pack("<Q", size) + text + data[8 + length :]
+
+
+def mutate_json(rng, value):
+    """A JSON value with one part replaced by another kind, a number of note, or nested."""
+    containers, waiting = [], [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, (dict, list)) and part:
+            containers.append(part)
+            waiting += part.values() if isinstance(part, dict) else part
+    if not containers:
+        return rng.choice(VALUES)
+    node = rng.choice(containers)
+    key = rng.choice(sorted(node) if isinstance(node, dict) else range(len(node)))
+    kind = rng.randrange(6)
+    if kind == 0:
+        del node[key]
+    elif kind == 1:
+        node[key] = _nested(rng.choice((3, 90, 900)))
+    elif kind == 2:
+        node[key] = rng.choice(NUMBERS)
+    elif kind == 3 and isinstance(node, dict):
+        node[rng.choice(TEXTS)] = node.pop(key)
+    elif kind == 4:
+        node[key] = rng.choice((*TEXTS, "F16", "BF16", "I64", "BOOL", "F8_E4M3", "F64"))
+    else:
+        node[key] = json.loads(json.dumps(rng.choice(VALUES)))
+    return value
+
+
+def _nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def _json_file(rng, files, path):
+    try:
+        text = json.dumps(mutate_json(rng, json.loads(files[path]))).encode()
+    except (ValueError, RecursionError):
+        text = files[path]
+    kind = rng.randrange(10)
+    if kind == 0:
+        text = mutate_bytes(rng, text)
+    elif kind == 1:
+        text = b"[" * 100_000
+    elif kind == 2:
+        text = b'{"num_heads": ' * 5000
+    elif kind == 3:
+        text = json.dumps(rng.choice(VALUES)).encode()
+    files[path] = text
+
+
+def _transformers(rng, files, seeds):
+    kind = rng.randrange(4)
+    if kind == 0 and "w/model.safetensors" in files:
+        _safetensors(rng, files, seeds, "w/model.safetensors")
+    elif kind == 1 and "w/model.safetensors" in files:
+        index = {"weight_map": collections.OrderedDict(a="model-1.safetensors", b=rng.choice(TEXTS[1:]))}
+        files["w/model-1.safetensors"] = files.get("w/model.safetensors", b"")
+        text = json.dumps(mutate_json(rng, index) if rng.random() < 0.7 else index)
+        files["w/model.safetensors.index.json"] = text.encode()
+        if rng.random() < 0.8:
+            files.pop("w/model.safetensors")
+    elif "w/model.safetensors" in files:
+        _json_file(rng, files, "w/config.json")
+
+
+def _libai(rng, files, seeds):
+    kind = rng.randrange(5)
+    ends = ("meta", "out", "last_checkpoint", "model_card.json", "meta")[kind]
+    path = rng.choice(sorted(path for path in files if path.endswith(ends)) or sorted(files))
+    if ends == "model_card.json":
+        _json_file(rng, files, path)
+    elif ends == "last_checkpoint":
+        files[path] = rng.choice((*TEXTS, "model_x", "model_0000001\n")).encode("utf-8", "surrogatepass")
+    elif kind == 4:
+        sizes = [rng.choice((*NUMBERS, "9" * 5000)) for _ in range(rng.choice((0, 1, 3, 40)))]
+        dims = "".join(f"dim: {size} " for size in sizes)
+        files[path] = f"shape {{ {dims} }} data_type: {rng.choice(('kFloat', 'kBool', 'kX'))}".encode()
+    elif rng.random() < 0.2:
+        del files[path]
+    else:
+        files[path] = mutate_bytes(rng, files[path])
+
+
+def _card(rng, files, seeds):
+    _json_file(rng, files, "w.safetensors.json")
+
+
+MUTATIONS = {
+    "torch": _torch,
+    "torch pickle": _torch_pickle,
+    "safetensors": _safetensors,
+    "transformers": _transformers,
+    "libai": _libai,
+    "libai pickle": _libai_pickle,
+    "card": _card,
+}
