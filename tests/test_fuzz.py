@@ -1,5 +1,6 @@
 """Broken and hostile weight files: read right or refused in one line, and nothing else happens."""
 import os
+import pickle
 import subprocess
 import sys
 
@@ -84,13 +85,13 @@ def test_nested_too_deep_and_in_itself(tmp_path, data):
 def test_one_storage_behind_many_tensors(tmp_path):
     """Each copy is float16 that becomes float32, so a file of megabytes would fill the memory."""
     state = {f"n{i}": np.zeros(1000, np.float16) for i in range(50)}
-    pickle = fuzz.torch_pickle(state).replace(b"FloatStorage", b"HalfStorage")
+    data = fuzz.torch_pickle(state).replace(b"FloatStorage", b"HalfStorage")
     keys = [text_of(str(i)) for i in range(50)]
     for key in keys[1:]:
-        at = pickle.index(b"HalfStorage\n" + key)
-        pickle = pickle[:at] + b"HalfStorage\n" + keys[0] + pickle[at + len(b"HalfStorage\n" + key) :]
+        at = data.index(b"HalfStorage\n" + key)
+        data = data[:at] + b"HalfStorage\n" + keys[0] + data[at + len(b"HalfStorage\n" + key) :]
     with pytest.raises(UserError, match="share 1000 numbers too often"):
-        read_weight_file(write_torch(tmp_path, pickle, {"n0": state["n0"]}))
+        read_weight_file(write_torch(tmp_path, data, {"n0": state["n0"]}))
 
 
 def test_a_block_of_a_huge_number(seeds):
@@ -118,13 +119,23 @@ def test_damaged_cards(tmp_path, seeds, card):
 
 def test_one_folder_behind_many_tensors(tmp_path, seeds):
     fuzz.write(seeds.files["libai"], tmp_path)
-    pickle = tmp_path / "w/model_0000001/model/pickled_data"
+    data = tmp_path / "w/model_0000001/model/pickled_data"
     path = text_of("path")
-    pickle.write_bytes(
-        pickle.read_bytes().replace(path + text_of("norm.bias"), path + text_of("norm.weight"))
+    data.write_bytes(
+        data.read_bytes().replace(path + text_of("norm.bias"), path + text_of("norm.weight"))
     )
     with pytest.raises(UserError, match="stands for several tensors"):
         read_weights(str(tmp_path / "w/model_0000001"))
+
+
+def test_a_number_for_a_name(tmp_path, seeds):
+    """Python refuses to print a number of so many digits."""
+    fuzz.write(seeds.files["libai"], tmp_path)
+    folder = tmp_path / "w/model_0000001"
+    pairs = {"protocol_version": 1, "data": {10**5000: None}}
+    (folder / "model/pickled_data").write_bytes(pickle.dumps(pairs, 2))
+    with pytest.raises(UserError, match="a int stands for a name"):
+        read_weights(str(folder))
 
 
 def test_a_name_that_would_speak_to_the_terminal(capsys):

@@ -127,7 +127,9 @@ def read_weights(checkpoint):
         raise UserError(f"{checkpoint}: its model is no dictionary of tensors")
     weights, folders = {}, set()
     for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        if not isinstance(name, str):
+            raise UserError(f"{checkpoint}: a {type(name).__name__} stands for a name in its model")
+        if not isinstance(tensor, Tensor):
             raise UserError(f"{checkpoint}: {name} in its model is no tensor")
         if tensor.folder in folders:
             raise UserError(f"{checkpoint}: refused: {tensor.folder} stands for several tensors")
