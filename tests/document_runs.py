@@ -6,7 +6,7 @@ import sys
 
 from projects.MAE.train_net import parse_arguments
 from projects.MAE.utils.config import load_config
-from projects.MAE.utils.layout import check_layout
+from projects.MAE.utils.layout import check_layout, set_batch_sizes
 from tests.command import ROOT, environment
 from tests.documents import words
 
@@ -53,7 +53,8 @@ class Workplace:
     def __init__(self, folder, photographs=None, model=None):
         self.folder = folder
         for name in ("projects", "tools", "benchmarks"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".peer"))
+            left_out = shutil.ignore_patterns("__pycache__", ".peer")
+            shutil.copytree(ROOT / name, folder / name, ignore=left_out)
         _write_interpreter(folder / ".venv" / "bin")
         if model is None:
             (folder / "data").mkdir()
@@ -61,8 +62,7 @@ class Workplace:
                 os.symlink(photographs, folder / "data" / name)
             return
         os.symlink(model.folder / "data", folder / "data")
-        # Links, since a file is replaced and never changed where it is.
-        shutil.copytree(model.folder / "output", folder / "output", symlinks=True, copy_function=_copy)
+        shutil.copytree(model.folder / "output", folder / "output", symlinks=True)
         for path in model.folder.glob("mae_*"):
             shutil.copy(path, folder)
 
@@ -130,25 +130,14 @@ def tiny_run(parts):
 
 
 def check_at_full_size(text):
-    """Raise unless options, keys, ranks and batch of a training command agree, as they stand."""
+    """Raise a `UserError` unless options, keys, ranks and batch of a training command agree."""
     env, parts = words(text)
     has_ranks = len(parts) > 4 and parts[4].isdecimal()
     ranks = int(env.get("NODE", 1)) * (int(parts[4]) if has_ranks else 1)
     args = parse_arguments(["--config-file", parts[3], *parts[5 if has_ranks else 4 :]])
     cfg = load_config(str(ROOT / args.config_file), args.opts)
     check_layout(cfg, ranks)
-    train = cfg.train
-    rows, steps, batch = (
-        train.train_micro_batch_size,
-        train.num_accumulation_steps,
-        train.global_batch_size,
-    )
-    known = [size for size in (rows, steps) if size is not None]
-    if batch is not None:
-        product = train.dist.data_parallel_size * int(len(known) > 0 and known[0] or 1)
-        assert len(known) < 2 and batch % product == 0, f"{text}: the batch sizes contradict each other"
-    else:
-        assert len(known) == 2, f"{text}: a batch size is missing"
+    set_batch_sizes(cfg)
 
 
 def _write_interpreter(folder):
@@ -157,7 +146,3 @@ def _write_interpreter(folder):
         # A link would lose the packages of the environment.
         (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         (folder / name).chmod(0o755)
-
-
-def _copy(source, target):
-    os.link(source, target)

@@ -1,4 +1,4 @@
-"""Takes README.md and docs/*.md apart: commands, Python, links, names of files, settings and messages."""
+"""Takes README.md and docs/*.md apart: commands, links, names of files, settings and messages."""
 import collections
 import re
 import shlex
@@ -11,7 +11,8 @@ Command.__doc__ = """A command as the shell gets it, comments cut off, and the n
 
 # What a command of this project begins with, after variables of the environment.
 OWN = re.compile(
-    r"(?:[A-Z_]+=\S+ )*(?:bash (?:tools|csrc)/|(?:\S*/)?python3? (?:-m |benchmarks/|tools/|-c )|\.venv/bin/)"
+    r"(?:[A-Z_]+=\S+ )*"
+    r"(?:bash (?:tools|csrc)/|(?:\S*/)?python3? (?:-m |benchmarks/|tools/|-c )|\.venv/bin/)"
 )
 TOP_LEVEL = ("README.md", "LICENSE", "setup.py", "constraints.txt")
 FOLDERS = ("projects/", "tests/", "tools/", "benchmarks/", "csrc/", "docs/")

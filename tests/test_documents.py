@@ -1,9 +1,10 @@
-"""README and docs: every command runs, or stands below with the reason why not; names and links are right.
+"""README and docs: every command runs, or stands below with the reason why not; names are right.
 
 Training commands run with a tiny model on one rank; as they stand, with their ranks and sizes, their
 options, keys and layout are checked.
 """
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
+from projects.MAE import plan
 from projects.MAE.utils.config import load_config
 from tests import documents
 from tests.command import ROOT
@@ -26,8 +28,7 @@ NOT_RUN = {
     r"\.venv/bin/python benchmarks/\w+\.py": "takes minutes; tests/benchmarks has them small",
     r"\.venv/bin/tensorboard --logdir output": "a server that never ends",
     r"NODE=2 .*": "needs two machines, see tests/test_two_nodes.py",
-    r".* train\.dist\.tensor_parallel_size=2 train\.dist\.pipeline_parallel_size=2": "needs 8 ranks, "
-    "see tests/test_layouts.py",
+    r".* train\.dist\.tensor_parallel_size=2 .*": "needs 8 ranks, see tests/test_layouts.py",
     r"ss .*": "a program of the system",
 }
 # Python that is not run: how it begins, and why.
@@ -38,8 +39,6 @@ PYTHON_NOT_RUN = {
 }
 # Files that are there after a run only.
 MADE = ("benchmarks/.peer", "benchmarks/results.json", "projects/MAE/configs/mine.py")
-# Options of other programs.
-FOREIGN_OPTIONS = {"--signal", "--requeue"}
 PEERS_FILES = ("tests/models/vit_mae",)  # of transformers
 
 
@@ -219,11 +218,70 @@ def test_quoted_messages_are_what_the_program_says():
         assert quote in text, quote
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_memory_that_layouts_take_is_what_plan_says(checkpointing, capsys):
+    rows = re.findall(r"^\| (\dx\dx\d)( with ZeRO.*?)? \| (.*) \|$", PAGES["docs/layouts.md"], re.M)
+    rows = [(layout, zero, cells.split(" | ")) for layout, zero, cells in rows if " (" in cells]
+    assert len(rows) == 8
+    planned = {}
+    for zero in ("", "train.zero_optimization.enabled=True"):
+        arguments = ["projects/MAE/configs/mae_pretraining.py", "8", "train.device=cuda", "--json"]
+        arguments += [f"train.activation_checkpoint.enabled={checkpointing}"]
+        arguments += [zero, "train.zero_optimization.stage=2"] if zero else []
+        assert plan.main(arguments) == 0
+        for size, model in enumerate(json.loads(capsys.readouterr().out)["models"]):
+            for line in model["layouts"]:
+                layout = f"{line['data']}x{line['tensor']}x{line['pipeline']}"
+                planned[layout, bool(zero), size] = line["total"] / 2**30
+    for layout, zero, cells in rows:
+        for size, cell in enumerate(cells):
+            figures = re.findall(r"\d+\.\d", cell)
+            assert figures or (layout, bool(zero), size) not in planned
+            if figures:
+                stated = float(figures[checkpointing])
+                assert abs(planned[layout, bool(zero), size] - stated) < 0.051, (layout, cell)
+
+
 def test_the_index_names_every_page():
     linked = documents.links(PAGES["docs/README.md"])
     for page in PAGES:
-        assert page == "docs/README.md" or page.replace("docs/", "") in [x.replace("../", "") for x in linked]
+        name = page[len("docs/") :] if page.startswith("docs/") else f"../{page}"
+        assert page == "docs/README.md" or name in linked
 
 
 def test_the_readme_is_short_enough_to_read():
     assert len(PAGES["README.md"].splitlines()) <= 150
+
+
+PAGE = """Text with `bash tools/train.sh FILE` and `train.seed=0`, [a link](data.md#workers).
+
+    bash tools/test.sh
+
+```bash
+# a comment
+NODE=2 python -m projects.MAE.plan CONFIG \\
+    --memory 24  # another
+ls | wc -l
+```
+
+```bash
+#!/bin/bash
+bash tools/train.sh FILE &
+wait $!
+```
+"""
+
+
+def test_a_page_is_taken_apart():
+    found = [(c.line, c.text) for c in documents.commands(PAGE)]
+    assert found == [
+        (7, "NODE=2 python -m projects.MAE.plan CONFIG --memory 24"),
+        (9, "ls | wc -l"),
+        (14, "bash tools/train.sh FILE"),
+    ]
+    assert documents.inline_commands(PAGE) == ["bash tools/train.sh FILE"]
+    assert documents.hidden_commands(PAGE) == ["    bash tools/test.sh"]
+    assert documents.settings(PAGE) == ["train.seed"]
+    assert documents.links(PAGE) == ["data.md#workers"]
+    assert documents.words("A=1 B=2 echo C=3") == ({"A": "1", "B": "2"}, ["echo", "C=3"])
+    assert not any(reason_not_to_run(text) for _, text in found[1:])
