@@ -25,7 +25,7 @@ NOT_RUN = {
     r"bash tools/setup\.sh( \w+)?": "installs gigabytes; CI begins with it, see tests/test_setup.py",
     r"bash tools/test\.sh( .*)?": "these tests are what it runs",
     r"python3 benchmarks/train_step\.py.*": "half an hour, and downloads PyTorch",
-    r"\.venv/bin/python benchmarks/\w+\.py": "takes minutes; tests/benchmarks has them small",
+    r"\.venv/bin/python benchmarks/\w+\.py.*": "takes minutes; tests/benchmarks has them small",
     r"\.venv/bin/tensorboard --logdir output": "a server that never ends",
     r"NODE=2 .*": "needs two machines, see tests/test_two_nodes.py",
     r".* train\.dist\.tensor_parallel_size=2 .*": "needs 8 ranks, see tests/test_layouts.py",
