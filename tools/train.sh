@@ -170,10 +170,11 @@ while [ "${#waiting[@]}" -gt 0 ] && [ "$status" -eq 0 ]; do
   waiting=("${left[@]}")
   [ "${#waiting[@]}" -eq 0 ] || sleep 0.1 || true
 done
+others=
+[ "$ranks" -eq 1 ] || others=": the other ranks are ended, too"
 if [ "$status" -gt 128 ] && [ "$((status - 128))" -ne "$(kill -l "${asked:-EXIT}")" ]; then
   echo "rank $((node_rank * ranks + culprit)) died of signal $((status - 128))" \
-    "($(kill -l "$((status - 128))")): the other ranks are ended, too;" \
-    "--resume goes on from the newest checkpoint" >&3
+    "($(kill -l "$((status - 128))"))${others}; --resume goes on from the newest checkpoint" >&3
 fi
 # The others may have found the same mistake; they wait in vain for one that died.
 [ "$status" -eq 0 ] || [ "$status" -gt 128 ] || wait_for_end 3

@@ -174,7 +174,9 @@ def test_damaged_manifest(folder):
     assert open_output_folder(str(folder), True, CARD_OF_RUN) == "model_0000001"
 
 
-@pytest.mark.parametrize("path", ["/dev/zero", "../../other", "model/../../../x", "model"])
+@pytest.mark.parametrize(
+    "path", ["/dev/zero", "../../other", "model/../../../x", "model", "model/half \ud800"]
+)
 def test_a_manifest_reaches_nothing_outside(folder, path):
     manifest = read_manifest(newest(folder))
     manifest["files"][path] = {"bytes": 0, "sha256": "0" * 64}

@@ -16,7 +16,7 @@ from projects.MAE.utils.libai_folder import check_part
 MANIFEST = os.path.join("model", "manifest.json")
 FORMAT = 1
 CHUNK = 1 << 22
-LARGEST = 1 << 28  # bytes of a manifest; ViT-Huge's is half a megabyte
+LARGEST = 1 << 24  # bytes of a manifest; ViT-Huge's is half a megabyte
 
 
 def describe(files, cfg, classes, iteration, samples_in_epoch):
@@ -130,6 +130,8 @@ def _check_size(checkpoint, path, expected):
         found = os.stat(full)
     except OSError as error:
         raise UserError(f"{full}: {error.strerror}") from None
+    except ValueError:  # half a character of UTF-16, which JSON can write and no file is named by
+        raise UserError(f"{checkpoint}: its manifest names a file that can't be ({path!r})") from None
     except UnicodeEncodeError:
         raise UserError(f"{checkpoint}: its manifest names a file that can't be ({path!r})") from None
     if not stat.S_ISREG(found.st_mode):
