@@ -27,7 +27,7 @@ sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..")
 import numpy as np  # noqa: E402
 
 from projects.MAE.errors import UserError  # noqa: E402
-from projects.MAE.utils import libai_folder, vit_sizes, weight_files  # noqa: E402
+from projects.MAE.utils import libai_folder, manifest, vit_sizes, weight_files, weight_source  # noqa: E402
 from tests import fuzz  # noqa: E402
 
 SECONDS, MEMORY = 10, 256 * 2**20
@@ -73,7 +73,16 @@ def read(kind, folder):
     path = os.path.join(folder, {"torch": "w.pth", "torch pickle": "w.pth"}.get(kind, "w"))
     if kind.startswith("libai"):
         checkpoint = libai_folder.find_checkpoint(path)
+        libai_folder.check_part(os.path.join(checkpoint, "model"))
         return libai_folder.read_weights(checkpoint), libai_folder.read_card(checkpoint)
+    if kind == "manifest":
+        checkpoint = libai_folder.find_checkpoint(path)
+        manifest.check_whole(checkpoint)
+        return libai_folder.read_weights(checkpoint), libai_folder.read_card(checkpoint)
+    if kind == "run":
+        source = weight_source.read_source(path)
+        weight_source.preprocessing_of(source)
+        return source.state, source.facts
     if kind in ("safetensors", "card"):
         path += ".safetensors"
     state, facts = weight_files.read_weight_file(path)

@@ -4,6 +4,8 @@ A case is a small valid file or folder of the kinds that the project reads, with
 its bytes, pickle instructions, lengths, shapes or JSON values replaced.
 """
 import collections
+import copy
+import hashlib
 import io
 import json
 import os
@@ -13,14 +15,29 @@ import warnings
 import zipfile
 
 import numpy as np
+import yaml
 
 from projects.MAE.utils.transformers_layout import make_config, to_transformers
 from projects.MAE.utils.vit_sizes import Sizes, shapes_of
 from projects.MAE.utils.weight_convert import torch_to_libai
 from tests.fuzz_pickles import NUMBERS, TEXTS, hostile_pickle, int_of, mutate_bytes, text_of
 
-KINDS = ("torch", "torch pickle", "safetensors", "transformers", "libai", "libai pickle", "card")
+KINDS = (
+    "torch", "torch pickle", "safetensors", "transformers", "libai", "libai pickle", "card", "manifest",
+    "run",
+)  # fmt: skip
 ENCODER = Sizes("encoder", 8, 4, 3, 8, 1, 16, None, None, None, None, None)
+MODEL = "w/model_0000001/model"
+# What is read of a run's config.yaml.
+STEPS = [
+    {"_target_": "projects.MAE.data.transforms.Resize", "size": "${model.img_size}", "crop_ratio": 0.875},
+    {"_target_": "projects.MAE.data.transforms.CenterCrop", "size": "${model.img_size}"},
+    {"_target_": "projects.MAE.data.transforms.ToArray"},
+]
+CONFIG = {
+    "model": {"img_size": 8, "embed_dim": 8, "num_heads": 2, "norm_pix_loss": True, "mask_ratio": 0.75},
+    "dataloader": {"test": [{"dataset": {"transform": {"transforms": STEPS}}}]},
+}
 VALUES = (None, True, 0, -1, 2**70, 1.5, float("nan"), float("inf"), [], {}, "", "text", [[]], {"a": 1})
 
 
@@ -53,6 +70,8 @@ class Seeds:
             "libai": libai,
             "libai pickle": libai,
             "card": {"w.safetensors": tensors, "w.safetensors.json": card},
+            "manifest": {**libai, **manifest_of(libai)},
+            "run": {**libai, "w/config.yaml": yaml.safe_dump(CONFIG).encode()},
         }
         self.state = state
 
@@ -81,7 +100,7 @@ def zip_of_torch(data_pkl, state, **options):
 
 def libai_files(state, card):
     """The files of a LiBai output folder that holds one checkpoint."""
-    folder, files = "w/model_0000001/model", {"w/last_checkpoint": b"model_0000001"}
+    folder, files = MODEL, {"w/last_checkpoint": b"model_0000001"}
     parts = [b"\x80\x02}(", text_of("protocol_version"), int_of(1), text_of("data"), b"}("]
     for name, array in state.items():
         parts += [text_of(name), b"coneflow\nTensor\n)R}", text_of("path"), text_of(name), b"sb"]
@@ -91,6 +110,17 @@ def libai_files(state, card):
     files[f"{folder}/pickled_data"] = b"".join(parts) + b"uu."
     files[f"{folder}/model_card.json"] = card
     return files
+
+
+def manifest_of(files):
+    """The manifest of the checkpoint in `libai_files`."""
+    checkpoint = MODEL[: -len("model")]
+    entries = {
+        path[len(checkpoint) :]: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for path, data in files.items()
+        if path.startswith(checkpoint)
+    }
+    return {f"{MODEL}/manifest.json": json.dumps({"format": 1, "files": entries}).encode()}
 
 
 def case(number, seeds):
@@ -259,6 +289,33 @@ def _card(rng, files, seeds):
     _json_file(rng, files, "w.safetensors.json")
 
 
+def _manifest(rng, files, seeds):
+    if rng.random() < 0.8:
+        _json_file(rng, files, f"{MODEL}/manifest.json")
+    else:
+        _libai(rng, files, seeds)
+
+
+def _run(rng, files, seeds):
+    """config.yaml: values, references to others, aliases, and bytes."""
+    path, kind = "w/config.yaml", rng.randrange(8)
+    text = files[path]
+    if kind <= 4:
+        try:  # JSON is YAML, too
+            text = json.dumps(mutate_json(rng, copy.deepcopy(CONFIG))).encode()
+        except RecursionError:  # nested too deep for Python to write
+            text = b"[" * 5000
+    elif kind == 5:
+        text = mutate_bytes(rng, text)
+    elif kind == 6:
+        value = rng.choice((b"${model}", b"${model.num_heads}", b"${oc.env:HOME}", b"${", b"&a [*a]", b"???"))
+        text = text.replace(rng.choice((b"0.75", b"${model.img_size}", b"2\n", b"true")), value + b" ")
+    else:
+        bomb = b"".join(b"x%d: &x%d [%s]\n" % (i, i, b",".join([b"*x%d" % (i - 1)] * 9)) for i in range(1, 9))
+        text = b"x0: &x0 [lol]\n" + bomb + text
+    files[path] = text
+
+
 MUTATIONS = {
     "torch": _torch,
     "torch pickle": _torch_pickle,
@@ -267,4 +324,6 @@ MUTATIONS = {
     "libai": _libai,
     "libai pickle": _libai_pickle,
     "card": _card,
+    "manifest": _manifest,
+    "run": _run,
 }
