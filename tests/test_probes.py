@@ -19,6 +19,7 @@ from projects.MAE.modeling.vit import VisionTransformer
 from projects.MAE.utils.config import load_config
 from projects.MAE.utils.libai_folder import find_checkpoint, read_card, read_weights
 from projects.MAE.utils.pretrained import load_pretrained
+from projects.MAE.utils.settings import check_settings
 from tests.command import CONFIGS, ROOT, TINY, must_train, pretrain, train
 from tests.runs import assert_same_weights, losses, metrics
 
@@ -202,8 +203,10 @@ def test_knn_before_pretraining(digits, neighbours, tmp_path):
     ],
 )
 def test_settings_of_knn_are_checked_first(config, setting, message):
+    cfg = load_config(str(ROOT / CONFIGS / config), [setting])
     with pytest.raises(UserError, match=message):
-        check_knn(load_config(str(ROOT / CONFIGS / config), [setting]))
+        check_settings(cfg, eval_only=True, may_be_random=True)
+        check_knn(cfg)
 
 
 def test_a_probe_is_no_plain_vit_to_convert(probed, tmp_path):
