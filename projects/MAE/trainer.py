@@ -156,7 +156,8 @@ class MAETrainer(DefaultTrainer):
             pictures.append(
                 ReconstructionHook(
                     every(wanted.period, wanted.after_n_epoch),
-                    picture_dataset(self.cfg),
+                    # Those of evaluation, where there is one: no folder is listed twice.
+                    self.test_loader[0].dataset if evaluations else picture_dataset(self.cfg),
                     wanted.num_images,
                     train.output_dir,
                 )

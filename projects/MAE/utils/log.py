@@ -52,6 +52,7 @@ def start_log(output_dir, rank):
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
+    os.makedirs(output_dir, exist_ok=True)  # rank 0 has made its own; another machine may share none
     name = "log.txt" if rank == 0 else f"log.txt.rank{rank}"
     handlers = [logging.FileHandler(os.path.join(output_dir, name))]
     if rank == 0:
