@@ -214,6 +214,7 @@ base = LazyConfig.load("{ROOT / CONFIGS / 'mae_finetune.py'}")
 dataloader, finetune, graph, model = base.dataloader, base.finetune, base.graph, base.model
 optim, train, vit = base.optim, base.train, base.vit
 optim._target_ = SGD
+del optim["betas"]
 del base
 """
     )
