@@ -67,7 +67,10 @@ WARMUP = 2  # OneFlow compiles its graph in the first step
 
 
 def our_side(work, batch, args, folder):
-    """Start this project's ranks as a user does."""
+    """Start this project's ranks as a user does, with folders of images that are looked for alone."""
+    data = os.path.join(folder, "data")
+    for split in ("train", "val"):
+        os.makedirs(os.path.join(data, split, "class"), exist_ok=True)
     command = [
         "bash",
         os.path.join(machine.ROOT, "tools/train.sh"),
@@ -79,6 +82,9 @@ def our_side(work, batch, args, folder):
         "train.train_micro_batch_size=null",
         "train.num_accumulation_steps=1",
         f"train.output_dir={folder}/output",
+        f"dataloader.train.dataset.0.root={data}",
+        "train.visualize.after_n_epoch=null",
+        "train.tensorboard=False",
         *work["settings"],
         *args.settings,
     ]

@@ -46,8 +46,6 @@ set_cpu_environment() {
     "MKL_NUM_THREADS=${MKL_NUM_THREADS:-$threads}"
   )
   prefix=$("$python" -c 'import sys; print(sys.prefix)')
-  # Large pages for large blocks: 2 MB at a time instead of 4 KB, where the kernel and glibc can.
-  cpu_environment+=("GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}")
   # The native kernels' companion, see csrc/rest.c.
   if [ "${MAE_NATIVE:-}" != 0 ] && [ -f "$prefix/lib/libmae_rest.so" ]; then
     LD_PRELOAD=$prefix/lib/libmae_rest.so${LD_PRELOAD:+:$LD_PRELOAD}
