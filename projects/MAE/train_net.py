@@ -118,7 +118,6 @@ def prepare(args):
     from libai.config import LazyConfig
     from libai.utils import distributed as dist
 
-    from projects.MAE.trainer import run_card
     from projects.MAE.utils import native
     from projects.MAE.utils.agreement import check_agreement, only_on_rank_0, together
     from projects.MAE.utils.checkpoint import open_output_folder
@@ -132,6 +131,7 @@ def prepare(args):
     from projects.MAE.utils.disk import check_writable
     from projects.MAE.utils.libai_folder import iteration_of
     from projects.MAE.utils.log import start_log
+    from projects.MAE.utils.run_card import run_card
 
     cfg, device = together(lambda: configure(args, dist.get_world_size()))
     check_agreement(

@@ -10,10 +10,8 @@ from libai.engine import DefaultTrainer
 from libai.engine.trainer import EagerTrainer
 from libai.scheduler import build_lr_scheduler
 from libai.utils import distributed as dist
-from omegaconf import OmegaConf
 
 from projects.MAE.data.datasets import check_same_classes
-from projects.MAE.data.preprocessing import described_preprocessing
 from projects.MAE.data.skipped import SkippedImagesReport
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation import evaluate
@@ -24,10 +22,10 @@ from projects.MAE.progress import Progress, StepClock, watched
 from projects.MAE.step_watch import FiniteWeights, Schedule, Stopped, StepWatch, StopHook
 from projects.MAE.utils.compat import split_batch, take_one_batch_a_step
 from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run
-from projects.MAE.utils.config import kind_of_model
 from projects.MAE.utils.environment import save_environment
 from projects.MAE.utils.libai_folder import read_card
 from projects.MAE.utils.pretrained import load_pretrained
+from projects.MAE.utils.run_card import model_card
 from projects.MAE.utils.writers import build_writers
 
 logger = logging.getLogger("libai." + __name__)
@@ -327,24 +325,6 @@ def check_classes(cfg, dataset, test_loaders):
         )
     if found < wanted:
         logger.warning(f"model.num_classes={wanted}, but the data has {found} class folders only")
-
-
-def run_card(cfg):
-    """What a checkpoint says of its model and run without the data: kind, sizes, batch and seed."""
-    sizes = {k: v for k, v in cfg.model.items() if isinstance(v, (int, float, bool, str))}
-    run = {"global_batch_size": cfg.train.global_batch_size, "seed": cfg.train.seed}
-    return {"model": kind_of_model(cfg), **sizes, **run}
-
-
-def model_card(cfg, dataset):
-    """`run_card`, with what is known of the data: the number of training images, the names of their
-    classes, and how evaluation prepares images."""
-    card = {**run_card(cfg), "images": len(dataset), "classes": list(dataset.classes)}
-    steps = OmegaConf.select(cfg, "dataloader.test.0.dataset.transform.transforms") or []
-    preprocessing = described_preprocessing([dict(step) for step in steps])
-    if preprocessing:
-        card["preprocessing"] = preprocessing._asdict()
-    return card
 
 
 def log_report(report, path):
