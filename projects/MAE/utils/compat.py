@@ -7,7 +7,7 @@ import sys
 
 import oneflow as flow
 from libai.utils import distributed as dist
-from oneflow.framework import config_util
+from oneflow.framework import config_util, session_context
 
 from projects.MAE.errors import UserError
 
@@ -41,8 +41,10 @@ def compute_on_one_thread():
     Symptom without it: OneFlow 0.9 deals a graph's CPU operators out to as many threads as there
     are processors, each with a team of BLAS threads of its own, so that teams wait for one another
     and every thread has its own work space. Operators that follow one another gain nothing by it.
-    To be called before the first graph is compiled.
+    To be called before the first graph is compiled. A session that has not begun would set the
+    number of processors when it does.
     """
+    session_context.GetDefaultSession().TryInit()
     config_util._set_resource_attr("cpu_device_num", 1, int)
 
 
