@@ -5,7 +5,7 @@
 
 namespace mae {
 
-// Row-major c = op(a) op(b), with the BLAS that answers first: a preloaded one, else OneFlow's.
+// As gemm, with nothing of c kept.
 void plain_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
                 const float* a, int64_t a_stride, const float* b, int64_t b_stride, float* c,
                 int64_t c_stride);

@@ -168,9 +168,8 @@ def prepare(args):
         f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads a rank"
     )
     if device == "cpu":
-        logger.info(
-            f"CPU kernels: {f'native, {instruction_set}' if instruction_set else 'of OneFlow'}"
-        )
+        kernels = f"native, {instruction_set}" if instruction_set else "of OneFlow"
+        logger.info(f"CPU kernels: {kernels}; matrix products: {native.matrix_products()}")
     if util.pipeline_parallel_size > 1:
         logger.info(f"Stage of each block: {list(cfg.train.dist.custom_pipeline_stage_id)}")
     if device == "cpu" and cfg.train.amp.enabled:
