@@ -444,6 +444,33 @@ void narrow_grad(int64_t outer, int64_t middle, int64_t inner, int64_t start, in
   });
 }
 
+void take_samples(int64_t count, int64_t size, const int64_t* chosen, const float* scale,
+                  const float* x, float* y) {
+  parallel_for(count, count * size, [=](int64_t j) {
+    const float* in = x + chosen[j] * size;
+    float* out = y + j * size;
+    const float factor = scale ? scale[chosen[j]] : 1.0f;
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) out[i] = factor * in[i];
+  });
+}
+
+void add_samples(int64_t samples, int64_t size, const int64_t* place, const float* scale,
+                 const float* base, const float* x, float* y) {
+  parallel_for(samples, samples * size, [=](int64_t s) {
+    const float* in = base + s * size;
+    float* out = y + s * size;
+    if (place[s] < 0) {
+      std::memcpy(out, in, size * sizeof(float));
+      return;
+    }
+    const float* part = x + place[s] * size;
+    const float factor = scale ? scale[s] : 1.0f;
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) out[i] = in[i] + factor * part[i];
+  });
+}
+
 }  // namespace
 
 extern const Kernels MAE_JOIN(kernels_, MAE_ISA);
@@ -471,6 +498,8 @@ const Kernels MAE_JOIN(kernels_, MAE_ISA) = {
     copy_strided,
     narrow,
     narrow_grad,
+    take_samples,
+    add_samples,
 };
 
 }  // namespace mae

@@ -22,7 +22,8 @@ void affine(const LinearSize& s, const float* x, const float* weight, const floa
 void affine_grad(const LinearSize& s, const float* x, const float* weight, const float* dy,
                  float* dx, float* dweight, float* dbias);
 
-// Memory of `count` floats, one of three, that the kernels of this thread use in turn.
+// Memory of `count` floats, one of kScratches, that the kernels of this thread use in turn.
+constexpr int kScratches = 6;
 float* scratch(int which, int64_t count);
 
 op::OpRegistry new_operator(const char* name);

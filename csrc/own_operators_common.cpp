@@ -32,7 +32,7 @@ void affine_grad(const LinearSize& s, const float* x, const float* weight, const
 }
 
 float* scratch(int which, int64_t count) {
-  thread_local std::vector<float> memory[3];
+  thread_local std::vector<float> memory[kScratches];
   if (static_cast<int64_t>(memory[which].size()) < count) memory[which].resize(count);
   return memory[which].data();
 }

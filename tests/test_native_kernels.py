@@ -155,7 +155,7 @@ class Layer:
         self.weight, self.bias = weight, bias
 
 
-def plain_branch(kind, head_size, residual):
+def plain_branch(kind, head_size, scale):
     """The same branch from single operators, as a function of x and the parameters."""
 
     def function(x, gamma, beta, weight1, bias1, weight2, bias2):
@@ -165,15 +165,15 @@ def plain_branch(kind, head_size, residual):
         hidden = linear(normed, weight1, bias1)  # OneFlow's own takes no empty x
         inner = attention(hidden, head_size) if kind == "attention" else flow._C.gelu(hidden)
         y = linear(inner, weight2, bias2)
-        return y + x if residual else y
+        return x + (y if scale is None else y * scale.unsqueeze(-1))
 
     return function
 
 
-@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("scale", [None, "all", "some", "none"])
 @pytest.mark.parametrize("kind", ["attention", "mlp"])
 @pytest.mark.parametrize("size", [(0, 3, 4), (1, 1, 4), (3, 7, 12), (5, 33, 20)])
-def test_branches_are_their_parts(size, kind, residual):
+def test_branches_are_their_parts(size, kind, scale):
     n, length, width = size
     heads, head_size = 2, 3
     inner = heads * head_size if kind == "attention" else 4 * width
@@ -181,15 +181,18 @@ def test_branches_are_their_parts(size, kind, residual):
     shapes = [(width,), (width,), (width, 3 * inner if kind == "attention" else inner)]
     shapes += [shapes[2][1:], (inner, width), (width,)]
     parameters = [random(*shape, seed=i) for i, shape in enumerate(shapes, 1)]
+    if scale is not None:  # the samples that are kept
+        kept = {"all": [1] * n, "some": [i % 2 for i in range(n)], "none": [0] * n}[scale]
+        scale = flow.tensor(kept, dtype=flow.float32).reshape(n, 1) * 1.25
 
     def branch(x, gamma, beta, weight1, bias1, weight2, bias2):
         layers = Layer(gamma, beta), Layer(weight1, bias1), Layer(weight2, bias2)
         if kind == "attention":
-            return attention_branch(x, *layers, head_size, residual)
-        return mlp_branch(x, *layers, residual)
+            return attention_branch(x, *layers, head_size, scale)
+        return mlp_branch(x, *layers, scale)
 
     found = run(branch, x, *parameters)
-    expected = run(plain_branch(kind, head_size, residual), x, *parameters)
+    expected = run(plain_branch(kind, head_size, scale), x, *parameters)
     for actual, wanted in zip(found, expected):
         close(actual, wanted, 2e-5 * max(1, abs(wanted).max(initial=0)))
 
