@@ -160,7 +160,7 @@ def prepare(args):
         )
         cfg.train.start_iter = iteration_of(name) if name else 0
     hide_user_errors()
-    logger = start_log(output_dir, dist.get_rank())
+    logger = together(lambda: start_log(output_dir, dist.get_rank()))
     util = dist.get_dist_util()
     logger.info(
         f"{dist.get_world_size()} {device} ranks: data {util.data_parallel_size} x tensor "
@@ -295,8 +295,11 @@ def main(argv):
         if dist.is_main_process():
             import json
 
-            with open(os.path.join(cfg.train.output_dir, "evaluation.json"), "w") as file:
-                json.dump(results, file)
+            from projects.MAE.utils.disk import told
+
+            with told("train.output_dir", cfg.train.output_dir):
+                with open(os.path.join(cfg.train.output_dir, "evaluation.json"), "w") as file:
+                    json.dump(results, file)
         return
     if args.knn:
         probe_neighbours(cfg)
