@@ -10,10 +10,10 @@ import traceback
 sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "../..")))
 
 
-def end_with_parent():
-    """Ask Linux to stop this process when its launcher dies, so that none is left over."""
+def end_with_parent(number=signal.SIGKILL):
+    """Ask Linux for a signal to this process when its launcher dies, so that none is left over."""
     PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
 
 
 def leave(status):
@@ -338,9 +338,9 @@ def run(argv):
 
 
 if __name__ == "__main__":
-    end_with_parent()
-    from projects.MAE.interruption import end_at_once
+    from projects.MAE.interruption import end_at_once, signal_of_launchers_end
 
+    end_with_parent(signal_of_launchers_end())
     end_at_once()
     from projects.MAE.utils.noise import hide_known_noise
 
