@@ -3,6 +3,7 @@
 The lock is on the file `run.lock`, not the file itself: one that a killed run has left holds nothing.
 """
 import atexit
+import contextlib
 import errno
 import fcntl
 import logging
@@ -71,7 +72,8 @@ class FolderLock:
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise
-            os.remove(self.path)
+            with contextlib.suppress(FileNotFoundError):  # another run may be as far
+                os.remove(self.path)
             self._close()
             logger.warning(
                 f"{self.path} can't be locked on this file system ({error.strerror}): nothing keeps a "
