@@ -103,7 +103,10 @@ def test_eval_only_gives_the_numbers_of_the_run(image_folder, probed, tmp_path, 
     probe(image_folder, tmp_path, *arguments, ranks=2 if key == "finetune.path" else 1)
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     last = [line for line in metrics(folder) if "Acc@1" in line][-1]
-    assert evaluation == {"Acc@1": last["Acc@1"], "Acc@5": last["Acc@5"]}
+    assert evaluation == {
+        **{"Acc@1": last["Acc@1"], "Acc@5": last["Acc@5"], "images": 9, "iteration": 4},
+        **{"weights": find_checkpoint(folder), "data": str(image_folder / "val")},
+    }
 
 
 def test_a_probes_head_is_not_finetuned_without_its_norm(probed):

@@ -61,7 +61,14 @@ def test_a_stopped_run_is_gone_on_with_finetuned_and_evaluated(stopped):
     assert list(commands_of(f"{stopped}_finetune"))[0] == "Classify images of your own"
     run(found["Evaluate it"], "train.test_micro_batch_size=4")
     evaluated = json.loads((stopped / "evaluation" / "evaluation.json").read_text())
-    assert evaluated["reconstruction_loss"] > 0
+    assert evaluated["reconstruction_loss"] > 0 and evaluated["images"] == 9
+    run(found["Judge its features by nearest neighbours"], "model.num_classes=3", "train.knn.k=5")
+    # The report that the run has made shows what was found out since.
+    text = (stopped / "report.html").read_text()
+    assert f"reconstruction loss {evaluated['reconstruction_loss']:.4f}" in text
+    nearest = json.loads((stopped / "knn" / "knn.json").read_text())
+    assert nearest["weights"] == f"{stopped}/model_0000003" and nearest["iteration"] == 4
+    assert f"top-1 accuracy {nearest['Acc@1']:.2f} %" in text
 
 
 def test_settings_of_the_run_come_along(tmp_path):

@@ -28,6 +28,11 @@ def next_commands(run):
                 path = f"finetune.path={folder}"
                 output = f"train.output_dir={folder}_{suffix}"
                 found.append((what, [*TRAIN, sibling, *ranks, path, output, *classifier]))
+        probe = _sibling(config, "linprobe")
+        if probe:
+            where = [f"finetune.path={folder}", f"train.output_dir={folder}/knn"]
+            nearest = [*TRAIN, probe, *ranks, "--knn", *where, *classifier]
+            found.append(("Judge its features by nearest neighbours", nearest))
         picture = f"{folder}/reconstruction.png"
         found.append(("Look at reconstructions", _module("visualize", folder, "--out", picture)))
     elif run.kind == "finetuning":
