@@ -104,10 +104,11 @@ def test_where_the_configuration_is_not_known_its_name_is_left_open(tmp_path):
     assert "train_net.py FINETUNE_CONFIG finetune.path=" in found["Finetune a classifier"]
 
 
-def test_other_commands_take_their_arguments(tmp_path):
+@pytest.mark.parametrize("model", ["vit.VisionTransformer", "linear_probe.LinearProbe"])
+def test_other_commands_take_their_arguments(tmp_path, model):
     folder = make_run(tmp_path / "my run")
     make_checkpoint(folder, "model_best")
-    (folder / "config.yaml").write_text("model: {_target_: projects.MAE.modeling.vit.VisionTransformer}\n")
+    (folder / "config.yaml").write_text(f"model: {{_target_: projects.MAE.modeling.{model}}}\n")
     found = {what: shlex.split(command) for what, command in commands_of(folder).items()}
     features = found["Features of images of your own"]
     assert features[:3] == ["python", "-m", "projects.MAE.extract_features"]

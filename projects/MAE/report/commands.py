@@ -35,7 +35,7 @@ def next_commands(run):
             found.append(("Judge its features by nearest neighbours", nearest))
         picture = f"{folder}/reconstruction.png"
         found.append(("Look at reconstructions", _module("visualize", folder, "--out", picture)))
-    elif run.kind == "finetuning":
+    elif run.kind in ("finetuning", "linear probing"):
         found.append(("Classify images of your own", _module("predict", folder, "IMAGE")))
     found.append(("Evaluate it", _evaluation(config, ranks, folder, shared)))
     out = f"{folder}/features.npz"
