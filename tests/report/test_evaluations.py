@@ -14,7 +14,7 @@ KNN.update(temperature=0.07, data="digits/val", weights="initial weights")
 
 
 def accuracies(first, weights, data="digits/val", **more):
-    return {"Acc@1": first, "images": 360, "weights": str(weights), "data": data, **more}
+    return {"Acc@1": first, **{"images": 360, "weights": str(weights), "data": data, **more}}
 
 
 def texts(*folders):
@@ -64,9 +64,12 @@ def test_figures_that_can_not_be_compared_stand_in_rows_of_their_own(tmp_path):
     make_evaluation(first, "knn.json", **KNN)
     make_evaluation(second, "knn.json", **{**KNN, "k": 5})
     text = texts(first, second)
-    assert "top-1 accuracy, evaluation, one/val|90.00 %|–|" in text
-    assert "top-1 accuracy, evaluation, other/val|–|80.00 %|" in text
-    assert "top-1 accuracy, k-NN, digits/val, k=5, temperature 0.07|–|92.50 %|" in text
+    assert "top-1 accuracy, evaluation, one/val, 360 images|90.00 %|–|" in text
+    assert "top-1 accuracy, evaluation, other/val, 360 images|–|80.00 %|" in text
+    images = "360, among 1,437 images"
+    assert f"top-1 accuracy, k-NN, digits/val, {images}, k=5, temperature 0.07|–|92.50 %|" in text
+    make_evaluation(second, **accuracies(80, "", data="one/val", images=40))
+    assert "top-1 accuracy, evaluation, one/val, 40 images|–|80.00 %|" in texts(first, second)
 
 
 def test_a_folder_that_holds_an_evaluation_alone(tmp_path):

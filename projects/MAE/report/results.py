@@ -70,12 +70,14 @@ def _facts(run):
 def _evaluation_rows(runs):
     """Rows of a comparison: a name, and of each run what its evaluations gave.
 
-    What was evaluated on other data, or with another k, stands in another row, and the rows say so.
+    What was evaluated on other or fewer images, or with another k, stands in another row, and the
+    rows say so.
     """
-    cells = {}  # {(kind, metric): {(data, *settings): {run: [(text, weights), ...]}}}
+    cells = {}  # {(kind, metric): {(data, images, *settings): {run: [(text, weights), ...]}}}
     for number, run in enumerate(runs):
         for found in run.evaluated:
-            how = (found.about.get("data", "unknown data"), *_settings(found))
+            data = found.about.get("data", "unknown data")
+            how = (data, f"{_images(found.about)} images", *_settings(found))
             for metric, value in found.metrics.items():
                 row = cells.setdefault((found.kind, metric), {}).setdefault(how, {})
                 row.setdefault(number, []).append((metric_text(metric, value), _weights(run, found)))
@@ -97,7 +99,7 @@ def _cell(figures):
 
 def _weights(run, found):
     """What to call the weights: a checkpoint of the run itself by its name."""
-    weights = found.about.get("weights", "unknown weights")
+    weights = found.about.get("weights") or "unknown weights"
     inside = os.path.relpath(weights, run.folder)
     return weights if inside.startswith(os.pardir) else inside
 
