@@ -32,6 +32,11 @@ TINY = [
 ]
 TINY_DECODER = ["model.decoder_embed_dim=32", "model.decoder_depth=1", "model.decoder_num_heads=4"]
 OF_PHOTOGRAPHS = ["model.img_size=32", "model.patch_size=8"]
+# What makes other programs small that would take minutes; added to exactly these commands.
+SMALL = {
+    ".venv/bin/python benchmarks/fuzz_weights.py": ["--cases", "300"],
+    ".venv/bin/python benchmarks/index.py": ["--files", "1000", "--batches", "20"],
+}
 CLASSES = 3  # that the folder has which stands in for ImageNet
 # The weights that the authors give out, made of the tiny runs: name, source, layout.
 AUTHORS_WEIGHTS = [
@@ -55,6 +60,7 @@ class Workplace:
         for name in ("projects", "tools", "benchmarks"):
             left_out = shutil.ignore_patterns("__pycache__", ".peer")
             shutil.copytree(ROOT / name, folder / name, ignore=left_out)
+        os.symlink(ROOT / "tests", folder / "tests")  # where fuzz_weights.py has its cases from
         _write_interpreter(folder / ".venv" / "bin")
         if model is None:
             (folder / "data").mkdir()
@@ -74,7 +80,8 @@ class Workplace:
             return self._start(tiny_run(parts), env)
         if parts[:2] == ["bash", "tools/quickstart.sh"]:
             return self._start([*parts, "1", *TINY], env)
-        return self._start(["bash", "-c", text.replace("/data/", "data/")], env)
+        text = " ".join([text.replace("/data/", "data/"), *SMALL.get(text, [])])
+        return self._start(["bash", "-c", text], env)
 
     def run_python(self, text):
         """Run Python of a document; returns (exit status, its output)."""
@@ -117,7 +124,8 @@ def settings_of(parts):
 
 
 def tiny_run(parts):
-    """A training command on one rank, with a tiny model and images that are there."""
+    """A training command on as few ranks as its layout has parts, with a tiny model and images that
+    are there."""
     config, rest = parts[3], parts[4:]
     if rest and rest[0].isdecimal():
         rest = rest[1:]
@@ -126,7 +134,9 @@ def tiny_run(parts):
     if "/mae_" in config:
         added += OF_PHOTOGRAPHS
         added += [f"model.num_classes={CLASSES}"] if "pretraining" not in config else []
-    return [*TRAIN, config, "1", *rest, *added]
+    dist = load_config(str(ROOT / config), settings_of(parts)).train.dist
+    ranks = dist.tensor_parallel_size * dist.pipeline_parallel_size
+    return [*TRAIN, config, str(ranks), *rest, *added]
 
 
 def check_at_full_size(text):

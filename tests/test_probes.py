@@ -9,7 +9,7 @@ from libai.config import instantiate
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from projects.MAE import convert_weights
+from projects.MAE import convert_weights, load_encoder, predict, visualize
 from projects.MAE.data.sampler import SampleKey
 from projects.MAE.errors import UserError
 from projects.MAE.knn import check_knn
@@ -20,7 +20,9 @@ from projects.MAE.utils.config import load_config
 from projects.MAE.utils.libai_folder import find_checkpoint, read_card, read_weights
 from projects.MAE.utils.pretrained import load_pretrained
 from projects.MAE.utils.settings import check_settings
+from projects.MAE.utils.weight_writer import write_libai
 from tests.command import CONFIGS, ROOT, TINY, must_train, pretrain, train
+from tests.commands.process import refused, succeed
 from tests.runs import assert_same_weights, losses, metrics
 
 TINY_PROBE = [s for s in TINY if not s.startswith("optim.")] + ["model.global_pool=False"]
@@ -103,7 +105,10 @@ def test_eval_only_gives_the_numbers_of_the_run(image_folder, probed, tmp_path, 
     probe(image_folder, tmp_path, *arguments, ranks=2 if key == "finetune.path" else 1)
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     last = [line for line in metrics(folder) if "Acc@1" in line][-1]
-    assert evaluation == {"Acc@1": last["Acc@1"], "Acc@5": last["Acc@5"]}
+    assert evaluation == {
+        **{"Acc@1": last["Acc@1"], "Acc@5": last["Acc@5"], "images": 9, "iteration": 4},
+        **{"weights": find_checkpoint(folder), "data": str(image_folder / "val")},
+    }
 
 
 def test_a_probes_head_is_not_finetuned_without_its_norm(probed):
@@ -213,6 +218,68 @@ def test_a_probe_is_no_plain_vit_to_convert(probed, tmp_path):
     arguments = convert_weights.parse_arguments([str(probed[0]), str(tmp_path / "x"), "--to", "timm"])
     with pytest.raises(UserError, match="a linear probe"):
         convert_weights.convert(arguments)
+
+
+@pytest.fixture(scope="module")
+def mean_probed(image_folder, settings, tmp_path_factory):
+    """A probe of the mean of the patches that tells the classes apart: so many iterations does it take
+    until the running statistics have forgotten their first values."""
+    folder = tmp_path_factory.mktemp("mean_probed")
+    more = ["model.global_pool=True", "train.train_iter=120", "train.base_lr=1000"]
+    probe(image_folder, folder, *settings, *more)
+    return folder
+
+
+@pytest.mark.parametrize("run", ["probed", "mean_probed"])
+def test_predict_gives_the_accuracy_of_the_run(image_folder, run, request, capsys):
+    folder = request.getfixturevalue(run)
+    folder = folder[0] if isinstance(folder, tuple) else folder
+    said = succeed(capsys, predict.main, "--weights", folder, image_folder / "val", "--json")
+    told = json.loads(said)
+    right = [item["image"].split("/")[-2] == item["predictions"][0]["class"] for item in told]
+    last = [line["Acc@1"] for line in metrics(folder) if "Acc@1" in line][-1]
+    assert len(told) == 9 and 100 * sum(right) / 9 == pytest.approx(last)
+    assert run == "probed" or last > 60  # of three classes
+
+
+def test_predict_is_the_encoder_the_normalisation_and_the_head(image_folder, pretrained, probed, capsys):
+    files = sorted((image_folder / "val").rglob("*.jpg"))
+    said = succeed(capsys, predict.main, "--weights", probed[0], *files, "-k", 3, "--json")
+    features = load_encoder(probed[0])(files)
+    # The probe leaves the encoder as it was, and looks at what is its features by default.
+    np.testing.assert_array_equal(features, load_encoder(pretrained)(files))
+    weights = read_weights(find_checkpoint(probed[0]))
+    mean, variance = (weights[name] for name in STATISTICS)
+    rows = (features - mean) / np.sqrt(variance + 1e-6)
+    logits = (rows @ weights["head.weight"] + weights["head.bias"]).astype(np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for row, item in zip(expected, json.loads(said)):
+        found = {p["index"]: p["probability"] for p in item["predictions"]}
+        np.testing.assert_allclose([found[i] for i in range(3)], row, rtol=1e-4)
+
+
+def test_a_probe_of_the_mean_gives_the_mean_as_features(image_folder, pretrained, mean_probed):
+    files = sorted((image_folder / "val").rglob("*.jpg"))
+    encoder = load_encoder(mean_probed)
+    assert encoder.default_features == "mean" and encoder.saved.kind == "probe"
+    tokens = encoder(files, features="all")
+    rows = tokens[:, 1:].mean(axis=1)
+    norm = (rows - rows.mean(axis=1, keepdims=True)) / np.sqrt(rows.var(axis=1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(encoder(files), norm, atol=1e-4)  # behind a LayerNorm that is new
+
+
+def test_a_probe_without_its_normalisation_is_no_classifier(image_folder, probed, tmp_path, capsys):
+    weights = read_weights(find_checkpoint(probed[0]))
+    weights["feature_norm.running_var"][0] = -1
+    write_libai(str(tmp_path / "negative"), weights, dict(num_heads=4))
+    error = refused(capsys, predict.main, "--weights", tmp_path / "negative", image_folder / "val")
+    assert "feature_norm.running_var is a variance" in error
+    del weights["feature_norm.running_var"]
+    write_libai(str(tmp_path / "half"), weights, dict(num_heads=4))
+    error = refused(capsys, predict.main, "--weights", tmp_path / "half", image_folder / "val")
+    assert "the tensor feature_norm.running_var is missing" in error
+    error = refused(capsys, visualize.main, "--weights", probed[0], "--out", tmp_path / "grid.png")
+    assert "a linear probe without a decoder" in error
 
 
 def test_a_mistake_ends_with_one_line(image_folder, tmp_path):

@@ -14,7 +14,7 @@ from projects.MAE.reconstruction import (
     unnormalise,
 )
 from projects.MAE.utils import image_grid
-from projects.MAE.utils.image_grid import draw_grid, save_png, shortened, wrapped
+from projects.MAE.utils.image_grid import draw_grid, drawable, save_png, shortened, wrapped
 from tests.modeling.golden_models import tiny_mae, to_global
 
 
@@ -150,6 +150,38 @@ def test_labels_and_captions_fit():
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
+@pytest.mark.parametrize(
+    "name, drawn",
+    [
+        ("n01440764_10026 (copy).JPEG", None),
+        ("caf\u00e9.png", "caf\\xe9.png"),
+        ("\u4e2d\u6587.png", "\\u4e2d\\u6587.png"),
+        ("\u043a\u043e\u0442.png", "\\u043a\\u043e\\u0442.png"),
+        ("\U0001f408.png", "\\U0001f408.png"),
+        ("cafe\u0301\n.png", "cafe\\u0301\\n.png"),
+        ("\udcff.png", "\\udcff.png"),  # a byte that is no text, as Python reads such names
+    ],
+)
+def test_what_the_font_has_no_letters_for_is_written_out(name, drawn, tmp_path):
+    font = image_grid.ImageFont.load_default(image_grid.FONT_SIZE)
+    pieces = drawable(name, font)
+    assert "".join(pieces) == (drawn or name)
+    rows = {"row": tiles(1, 224)}
+    grids = [draw_grid(rows, [label], [f"in {label}"]) for label in (name, drawn or name)]
+    np.testing.assert_array_equal(*map(np.asarray, grids))
+    save_png(grids[0], tmp_path / "grid.png")
+    told = Image.open(tmp_path / "grid.png").text["Description"]
+    whole = name.replace("\udcff", "\\udcff")
+    assert told == f"in {whole}\nImages: {whole}."
+
+
+def test_no_letter_is_cut_in_two_where_it_is_written_out():
+    font = image_grid.ImageFont.load_default(image_grid.FONT_SIZE)
+    pieces = drawable("\u4e2d\u6587\u56fe\u7247\u4e2d.png", font)
+    assert shortened(pieces, font, 96) == "\\u4e2d...ng"
+    assert shortened(pieces, font, 140) == "\\u4e2d\\u6587...png"
+
+
 def test_nothing_is_drawn_at_the_rim():
     rows = {"a label for a row": tiles(1, 24)}
     grid = np.asarray(draw_grid(rows, ["long" * 99], ["caption " * 99, "y" * 999]))
@@ -166,9 +198,11 @@ def test_the_caption(golden, vectors, norm_pix, tmp_path):
     )
     save_png(grid, tmp_path / "grid.png")
     assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
-    title, masked, targets = Image.open(tmp_path / "grid.png").text["Description"].splitlines()
+    lines = Image.open(tmp_path / "grid.png").text["Description"].splitlines()
+    title, masked, targets, names = lines
     assert title == "weights.pth"
     assert masked.startswith("12 of 16 patches masked (75%), seed 7.")
     assert f"{found.losses.mean():.4f}" in masked
     assert f"norm_pix_loss={norm_pix}, known from its model card" in targets
     assert ("un-normalised here" in targets) is norm_pix
+    assert names == "Images: a, b, c, d."

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from projects.MAE.report.save import save_report
-from tests.report.folders import lines, make_run
+from tests.report.folders import lines, make_evaluation, make_run
 
 # Run in the page before it is dumped: what the browser made of it, as text.
 PROBE = """<script>
@@ -48,6 +48,10 @@ def pages(tmp_path_factory):
     long = list(lines(1, 5000, loss=3.0))
     first = make_run(root / "first", long, pictures=2)
     second = make_run(root / "second", list(lines(1, 20, loss=2.0)), pictures=1)
+    for folder in (first, second):
+        # Paths that no line of a narrow page has room for.
+        about = dict(weights=f"/scratch/{'long/' * 20}model_best", data=f"/data/{'deep/' * 20}val")
+        make_evaluation(folder, **{"Acc@1": 92.5, "Acc@5": 99.0, "images": 50000, **about})
     save_report([str(first)], root / "one.html")
     save_report([str(first), str(second)], root / "two.html")
     return root

@@ -71,6 +71,11 @@ def convert(args):
         norm_pix_loss=args.norm_pix_loss,
     )
     state, sizes, facts = source.state, source.sizes, dict(source.facts)
+    if sizes.parts == "probe":
+        raise UserError(
+            f"{args.source}: a linear probe, whose head stands behind a batch normalisation that no "
+            "other layout has: convert the weights it was trained on, its encoder is the same"
+        )
     if args.to == "timm" and sizes.parts == "full":  # timm has no decoder
         sizes = sizes._replace(
             parts="encoder", decoder_embed_dim=None, decoder_depth=None, decoder_mlp_width=None

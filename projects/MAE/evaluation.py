@@ -43,8 +43,8 @@ def evaluate(model, loader, get_batch, topk=(1, 5), max_batches=None, stops=None
         stops: a function that is asked before each batch whether to give up; None for never.
 
     Returns:
-        {"Acc@1": percent, ...} of a classifier; {"reconstruction_loss": ...} of an autoencoder;
-        None after giving up.
+        {"Acc@1": percent, ...} of a classifier or {"reconstruction_loss": ...} of an autoencoder, and
+        of how many images; None after giving up.
 
     Raises:
         UserError: there is no valid image.
@@ -67,5 +67,5 @@ def evaluate(model, loader, get_batch, topk=(1, 5), max_batches=None, stops=None
     if not total:
         raise UserError("none of the images to evaluate can be read: see the log for the first of them")
     if labels is None:
-        return {"reconstruction_loss": loss / total}
-    return {f"Acc@{k}": 100.0 * int(c) / total for k, c in zip(topk, correct)}
+        return {"reconstruction_loss": loss / total}, total
+    return {f"Acc@{k}": 100.0 * int(c) / total for k, c in zip(topk, correct)}, total

@@ -5,8 +5,7 @@ import os
 from libai.engine.trainer import HookBase
 from libai.utils import distributed as dist
 
-from projects.MAE.errors import UserError
-from projects.MAE.report.save import NAME, save_report
+from projects.MAE.report.save import report_of_run
 from projects.MAE.utils.agreement import any_rank, only_on_rank_0
 from projects.MAE.utils.disk import told
 from projects.MAE.utils.libai_folder import NUMBERED, read_card
@@ -196,12 +195,4 @@ class Report(HookBase):
     def after_train(self):
         if self.trainer.iter < self.trainer.max_iter:
             return  # it broke off
-        path = os.path.join(self.output_dir, NAME)
-        try:
-            save_report([self.output_dir], path)
-        except UserError as error:  # no reason to let a run fail that is over
-            logger.warning(f"No report: {error}")
-        except Exception:  # nor is a defect of the report
-            logger.exception("No report, because of a defect; the run itself is complete:")
-        else:
-            logger.info(f"Report: {path}")
+        report_of_run(self.output_dir)

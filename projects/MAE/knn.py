@@ -6,9 +6,7 @@ class.
 """
 import copy
 import itertools
-import json
 import logging
-import os
 
 import numpy as np
 import oneflow as flow
@@ -19,7 +17,6 @@ from projects.MAE.data.build import build_image_test_loader
 from projects.MAE.data.datasets import ConcatenatedDataset, check_same_classes
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation import gather
-from projects.MAE.utils.disk import told
 
 TOPK = (1, 5)
 CHUNK = 1 << 22  # similarities that a rank holds at a time
@@ -205,7 +202,7 @@ def check_knn(cfg):
 
 
 def run_knn(cfg, model, loaders, get_batch, source):
-    """Log the probe's figures and write them to OUTPUT/knn.json; returns them.
+    """Log the probe's figures and return them, with the numbers of images, k and the temperature.
 
     Args:
         model: filled with the weights to judge.
@@ -218,13 +215,9 @@ def run_knn(cfg, model, loaders, get_batch, source):
     results = knn_accuracy(
         model, *loaders, get_batch, knn.k, knn.temperature, cfg.train.evaluation.eval_iter
     )
-    results.update(k=knn.k, temperature=knn.temperature, weights=source)
+    results.update(k=knn.k, temperature=knn.temperature)
     logger.info(
         f"k-NN: Acc@1 {results['Acc@1']:.4f}, Acc@5 {results['Acc@5']:.4f} on "
         f"{results['val_images']} images, neighbours among {results['train_images']}"
     )
-    if dist.is_main_process():
-        with told("train.output_dir", cfg.train.output_dir):
-            with open(os.path.join(cfg.train.output_dir, "knn.json"), "w") as file:
-                json.dump(results, file)
     return results

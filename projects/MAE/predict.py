@@ -1,4 +1,4 @@
-"""Tell what a finetuned classifier sees in images.
+"""Tell what a classifier sees in images, one that was finetuned or a linear probe.
 
     python -m projects.MAE.predict --weights W IMAGE...
 

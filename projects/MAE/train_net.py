@@ -239,10 +239,11 @@ def load_for_evaluation(cfg, model, may_be_random=False):
 
 
 def evaluate_only(cfg):
-    """Evaluate the weights of --resume, train.load_weight or finetune.path."""
+    """Evaluate the weights of --resume, train.load_weight or finetune.path; see `keep`."""
     from projects.MAE.errors import UserError
     from projects.MAE.trainer import MAETrainer
     from projects.MAE.utils.checkpoint import check_card
+    from projects.MAE.utils.evaluation_file import EVALUATION
 
     cfg.train.evaluation.enabled = True
     loaders = MAETrainer.build_test_loader(cfg)
@@ -258,18 +259,40 @@ def evaluate_only(cfg):
         )
     logging.getLogger("libai.train_net").info(f"Evaluating {source}")
     graph = MAETrainer.build_graph(cfg, model, is_train=False)
-    return MAETrainer.test(cfg, loaders, graph)
+    results, images = MAETrainer.measure(cfg, loaders, graph)
+    keep(cfg, EVALUATION, {**results, "images": images}, source, card, dataset)
 
 
 def probe_neighbours(cfg):
-    """The k-NN probe of the weights that --eval-only takes, or of the initial ones."""
+    """The k-NN probe of the weights that --eval-only takes, or of the initial ones; see `keep`."""
     from projects.MAE.knn import build_loaders, run_knn
     from projects.MAE.trainer import MAETrainer
+    from projects.MAE.utils.evaluation_file import KNN
 
     loaders = build_loaders(cfg)
     model = MAETrainer.build_model(cfg)
-    source, _ = load_for_evaluation(cfg, model, may_be_random=True)
-    return run_knn(cfg, model, loaders, MAETrainer.get_batch, source)
+    source, card = load_for_evaluation(cfg, model, may_be_random=True)
+    results = run_knn(cfg, model, loaders, MAETrainer.get_batch, source)
+    keep(cfg, KNN, results, source, card, loaders[1].dataset)
+
+
+def keep(cfg, name, results, source, card, dataset):
+    """Write an evaluation's figures into the output folder, once, and into the reports that show it.
+
+    Args:
+        name: of the file.
+        results: the figures, plain numbers.
+        source, card: as `load_for_evaluation` gives them.
+        dataset: of the images that were evaluated.
+    """
+    from libai.utils import distributed as dist
+
+    from projects.MAE.report.save import renew_reports
+    from projects.MAE.utils.evaluation_file import save_evaluation
+
+    if dist.is_main_process():
+        save_evaluation(cfg.train.output_dir, name, results, source, card, dataset.images.root)
+        renew_reports(cfg.train.output_dir)
 
 
 def trainer_of(cfg):
@@ -288,22 +311,11 @@ def main(argv):
     args = parse_arguments(argv)
     cfg = prepare(args)
     if args.eval_only:
-        results = evaluate_only(cfg)
-        from libai.utils import distributed as dist
-
-        if dist.is_main_process():
-            import json
-
-            from projects.MAE.utils.disk import told
-
-            with told("train.output_dir", cfg.train.output_dir):
-                with open(os.path.join(cfg.train.output_dir, "evaluation.json"), "w") as file:
-                    json.dump(results, file)
-        return
-    if args.knn:
+        evaluate_only(cfg)
+    elif args.knn:
         probe_neighbours(cfg)
-        return
-    trainer_of(cfg)(cfg).train()
+    else:
+        trainer_of(cfg)(cfg).train()
 
 
 def run(argv):

@@ -200,10 +200,19 @@ class MAETrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, test_loaders, model, evaluator=None, stops=None):
+        """The figures of `measure` alone, as LiBai calls it."""
+        found = cls.measure(cfg, test_loaders, model, stops)
+        return None if found is None else found[0]
+
+    @classmethod
+    def measure(cls, cfg, test_loaders, model, stops=None):
         """Evaluate a module or graph on the first of the loaders, in evaluation mode.
 
         Args:
             stops: asked before each batch whether to give up, and return None.
+
+        Returns:
+            {metric: value} and the number of images, as `evaluate`.
         """
         module = model.model if isinstance(model, flow.nn.Graph) else model
         module.eval()
@@ -212,14 +221,14 @@ class MAETrainer(DefaultTrainer):
         if dist.is_main_process():
             total = min(len(loader), evaluation.eval_iter or len(loader))
             batches = watched(loader, total, "Evaluating")
-        results = evaluate(
+        found = evaluate(
             model, batches, cls.get_batch, evaluation.topk, evaluation.eval_iter, stops
         )
-        if results is None:
+        if found is None:
             return None
         loader.skipped.report("they count for nothing in the evaluation")
-        logger.info("Evaluation: " + ", ".join(f"{k} {v:.4f}" for k, v in results.items()))
-        return results
+        logger.info("Evaluation: " + ", ".join(f"{k} {v:.4f}" for k, v in found[0].items()))
+        return found
 
     @classmethod
     def get_batch(cls, data, *unused):

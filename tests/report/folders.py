@@ -48,3 +48,10 @@ def make_checkpoint(folder, name, **card):
     (folder / name / "model").mkdir(parents=True)
     (folder / name / "model" / "model_card.json").write_text(json.dumps(card))
     (folder / name / "model" / "weights").write_bytes(b"x" * 2_000_000)
+
+
+def make_evaluation(folder, name="evaluation.json", **content):
+    """What --eval-only or --knn writes into a folder, which may be there already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(content))
+    return folder

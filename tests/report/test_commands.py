@@ -5,10 +5,11 @@ import subprocess
 
 import pytest
 
-from projects.MAE import extract_features, predict
+from projects.MAE import extract_features, predict, visualize
+from projects.MAE.report.__main__ import main as make_report
 from projects.MAE.report.commands import next_commands
 from projects.MAE.report.run import read_run
-from tests.command import ROOT, TINY, environment, pretrain
+from tests.command import ROOT, TINY, environment, finetune, pretrain
 from tests.report.folders import lines, make_checkpoint, make_run
 from tests.runs import losses
 
@@ -61,7 +62,44 @@ def test_a_stopped_run_is_gone_on_with_finetuned_and_evaluated(stopped):
     assert list(commands_of(f"{stopped}_finetune"))[0] == "Classify images of your own"
     run(found["Evaluate it"], "train.test_micro_batch_size=4")
     evaluated = json.loads((stopped / "evaluation" / "evaluation.json").read_text())
-    assert evaluated["reconstruction_loss"] > 0
+    assert evaluated["reconstruction_loss"] > 0 and evaluated["images"] == 9
+    run(found["Judge its features by nearest neighbours"], "model.num_classes=3", "train.knn.k=5")
+    # The report that the run has made shows what was found out since.
+    text = (stopped / "report.html").read_text()
+    assert f"reconstruction loss {evaluated['reconstruction_loss']:.4f}" in text
+    nearest = json.loads((stopped / "knn" / "knn.json").read_text())
+    assert nearest["weights"] == f"{stopped}/model_0000003" and nearest["iteration"] == 4
+    assert f"top-1 accuracy {nearest['Acc@1']:.2f} %" in text
+    probe = [s for s in classifier if not s.startswith("optim.")]
+    assert "Loaded 28 tensors" in run(found["Probe it linearly"], *probe)
+    assert list(commands_of(f"{stopped}_linprobe"))[0] == "Classify images of your own"
+
+
+@pytest.fixture(scope="module")
+def classified(image_folder, tmp_path_factory):
+    """A short finetuning run."""
+    folder = tmp_path_factory.mktemp("runs") / "my classifier"
+    finetune(image_folder, folder, "finetune.enable=False", "model.num_classes=3", "train.train_iter=1")
+    return folder
+
+
+def run_here(command, program, name, **filled):
+    """Run a command of a report in this process, with its words in capitals filled in."""
+    parts = [filled.get(part, str(part)) for part in shlex.split(command)]
+    assert parts[:3] == ["python", "-m", f"projects.MAE.{name}"]
+    assert program(parts[3:]) == 0
+
+
+def test_runs_are_looked_at_used_and_compared(image_folder, stopped, classified, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    val, found = str(image_folder / "val"), commands_of(stopped)
+    run_here(found["Look at reconstructions"], visualize.main, "visualize")
+    run_here(found["Features of images of your own"], extract_features.main, "extract_features", FOLDER=val)
+    run_here(found["Compare it with another run"], make_report, "report", OTHER=str(classified))
+    assert (stopped / "reconstruction.png").exists() and (stopped / "features.npz").exists()
+    assert "2 runs compared" in (tmp_path / "report.html").read_text()
+    found = commands_of(classified)
+    run_here(found["Classify images of your own"], predict.main, "predict", IMAGE=val)
 
 
 def test_settings_of_the_run_come_along(tmp_path):
@@ -97,10 +135,11 @@ def test_where_the_configuration_is_not_known_its_name_is_left_open(tmp_path):
     assert "train_net.py FINETUNE_CONFIG finetune.path=" in found["Finetune a classifier"]
 
 
-def test_other_commands_take_their_arguments(tmp_path):
+@pytest.mark.parametrize("model", ["vit.VisionTransformer", "linear_probe.LinearProbe"])
+def test_other_commands_take_their_arguments(tmp_path, model):
     folder = make_run(tmp_path / "my run")
     make_checkpoint(folder, "model_best")
-    (folder / "config.yaml").write_text("model: {_target_: projects.MAE.modeling.vit.VisionTransformer}\n")
+    (folder / "config.yaml").write_text(f"model: {{_target_: projects.MAE.modeling.{model}}}\n")
     found = {what: shlex.split(command) for what, command in commands_of(folder).items()}
     features = found["Features of images of your own"]
     assert features[:3] == ["python", "-m", "projects.MAE.extract_features"]

@@ -28,9 +28,14 @@ def next_commands(run):
                 path = f"finetune.path={folder}"
                 output = f"train.output_dir={folder}_{suffix}"
                 found.append((what, [*TRAIN, sibling, *ranks, path, output, *classifier]))
+        probe = _sibling(config, "linprobe")
+        if probe:
+            where = [f"finetune.path={folder}", f"train.output_dir={folder}/knn"]
+            nearest = [*TRAIN, probe, *ranks, "--knn", *where, *classifier]
+            found.append(("Judge its features by nearest neighbours", nearest))
         picture = f"{folder}/reconstruction.png"
         found.append(("Look at reconstructions", _module("visualize", folder, "--out", picture)))
-    elif run.kind == "finetuning":
+    elif run.kind in ("finetuning", "linear probing"):
         found.append(("Classify images of your own", _module("predict", folder, "IMAGE")))
     found.append(("Evaluate it", _evaluation(config, ranks, folder, shared)))
     out = f"{folder}/features.npz"

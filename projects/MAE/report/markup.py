@@ -33,6 +33,11 @@ def join(parts):
     )
 
 
+def section(title, *content):
+    """A part of the page with its heading."""
+    return element("section", element("h2", title), *content)
+
+
 def table(head, rows, **attributes):
     """A table of a row of names and rows of content; numbers stand on the right."""
 

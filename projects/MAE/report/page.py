@@ -1,12 +1,12 @@
-"""The page: what was reached, curves, reconstructions, weights, how to go on, settings, versions."""
+"""The page: results, curves, reconstructions, weights, how to go on, settings, versions."""
 import base64
 import os
 import re
-import statistics
 
 from projects.MAE.report.chart import Series, legend, line_chart
 from projects.MAE.report.commands import next_commands
-from projects.MAE.report.markup import Markup, element, join, table, void
+from projects.MAE.report.markup import Markup, element, join, section, table, void
+from projects.MAE.report.results import evaluations, metric_name, metric_text, results
 
 MOST_PICTURES = 4  # of a run; the first, the last and what lies evenly between
 # Settings that differ between any two runs and say nothing.
@@ -32,9 +32,11 @@ def report(runs):
         element("style", style),
     )
     parts = [element("h1", title), _introduction(runs), _notes(runs, names)]
-    parts += [_results(runs, names), _charts(runs, names), _pictures(runs, names)]
-    parts += [_weights(runs, names), _commands(runs, names), _settings(runs, names)]
-    parts.append(_versions(runs, names))
+    parts += [results(runs, names), evaluations(runs, names)]
+    if any(run.began for run in runs):
+        parts += [_charts(runs, names), _pictures(runs, names)]
+        parts += [_weights(runs, names), _commands(runs, names), _settings(runs, names)]
+        parts.append(_versions(runs, names))
     page = element("html", head, element("body", *parts), lang="en")
     return f"<!DOCTYPE html>\n{page}\n"
 
@@ -79,50 +81,8 @@ def _notes(runs, names):
     return join(element("p", text, class_="note") for text in found)
 
 
-def _facts(run):
-    """[(name, text), ...] of what a run reached."""
-    done = f"{run.iterations:,}" + (f" of {run.planned:,}" if run.planned else "")
-    found = [("iterations", done)]
-    epochs = run.epochs(run.iterations)
-    if epochs is not None:
-        found.append(("epochs", f"{epochs:.1f}"))
-    losses = run.curves.get("total_loss")
-    if losses:
-        found += [("first loss", f"{losses[0][1]:.4f}"), ("last loss", f"{losses[-1][1]:.4f}")]
-    for metric in sorted(run.evaluations):
-        (where, best), (end, last) = run.best(metric), run.evaluations[metric][-1]
-        found.append((f"best {_metric_name(metric)}", _metric_text(metric, best)))
-        if where != end:
-            found.append((f"last {_metric_name(metric)}", _metric_text(metric, last)))
-    speeds = [value for _, value in run.curves.get("samples_per_second", [])]
-    if speeds:
-        found.append(("images a second, median", f"{statistics.median(speeds):,.4g}"))
-    return found
-
-
-def _metric_name(metric):
-    if metric.startswith("Acc@"):
-        return f"top-{metric[4:]} accuracy"
-    return metric.replace("_", " ")
-
-
-def _metric_text(metric, value):
-    return f"{value:.2f} %" if metric.startswith("Acc@") else f"{value:.4f}"
-
-
-def _results(runs, names):
-    if len(runs) == 1:
-        tiles = [element("li", element("b", text), element("span", name)) for name, text in _facts(runs[0])]
-        return element("ul", *tiles, class_="tiles")
-    facts = [dict(_facts(run)) for run in runs]
-    rows = list(dict.fromkeys(name for found in facts for name in found))
-    return _section(
-        "Results", table(["", *names], [[row, *(f.get(row, "–") for f in facts)] for row in rows])
-    )
-
-
 def _charts(runs, names):
-    in_epochs = all(run.epochs(1) is not None for run in runs)
+    in_epochs = all(run.epochs(1) is not None for run in runs if run.began)
     x_name = "epoch" if in_epochs else "iteration"
 
     def lines(key, label=None, dashed=False):
@@ -131,7 +91,7 @@ def _charts(runs, names):
             if in_epochs:
                 points = [(run.epochs(iteration), value) for iteration, value in points]
             said = " ".join(part for part in (name if len(runs) > 1 else None, label) if part)
-            yield Series(said or _metric_name(key), points, number, dashed)
+            yield Series(said or metric_name(key), points, number, dashed)
 
     metrics = sorted({metric for run in runs for metric in run.evaluations})
     losses = [*lines("total_loss", "training")]
@@ -149,11 +109,11 @@ def _charts(runs, names):
     ]
     for metric in metrics:
         if not metric.startswith("Acc@") and "loss" not in metric:
-            name = _metric_name(metric)
+            name = metric_name(metric)
             drawn.append(_figure(name, [*lines(metric)], x_name, name))
     if not any(drawn):
-        return _section("Curves", element("p", "There is no metrics.json with figures yet."))
-    return _section("Curves", element("div", *drawn, class_="charts"))
+        return section("Curves", element("p", "There is no metrics.json with figures yet."))
+    return section("Curves", element("div", *drawn, class_="charts"))
 
 
 def _figure(title, series, x_name, y_name, from_zero=False):
@@ -174,7 +134,7 @@ def _pictures(runs, names):
             caption = f"{name}, {label}" if len(runs) > 1 else label
             image = void("img", src=f"data:image/png;base64,{data}", alt=f"Reconstructions, {caption}")
             shown.append(element("figure", element("figcaption", caption), image))
-    return _section("Reconstructions", element("div", *shown, class_="pictures")) if shown else None
+    return section("Reconstructions", element("div", *shown, class_="pictures")) if shown else None
 
 
 def _selection(pictures):
@@ -190,7 +150,7 @@ def _weights(runs, names):
         for found in run.checkpoints:
             card = found["card"]
             metrics = [
-                f"{_metric_name(k)} {_metric_text(k, v)}"
+                f"{metric_name(k)} {metric_text(k, v)}"
                 for k, v in card.items()
                 if k in run.evaluations and isinstance(v, (int, float))
             ]
@@ -198,8 +158,8 @@ def _weights(runs, names):
             row += [f"{found['bytes'] / 1e6:,.1f} MB", ", ".join(metrics) or "–"]
             rows.append(row)
     if not rows:
-        return _section("Weights", element("p", "No checkpoint was saved yet."))
-    return _section("Weights", table(["checkpoint", "after iteration", "size", "evaluation"], rows))
+        return section("Weights", element("p", "No checkpoint was saved yet."))
+    return section("Weights", table(["checkpoint", "after iteration", "size", "evaluation"], rows))
 
 
 def _commands(runs, names):
@@ -213,7 +173,7 @@ def _commands(runs, names):
     if not shown:
         return None
     where = "From the root of the repository. python is that of .venv; words in capitals are to be filled in."
-    return _section("How to go on", element("p", where, class_="soft"), *shown)
+    return section("How to go on", element("p", where, class_="soft"), *shown)
 
 
 def _settings(runs, names):
@@ -225,13 +185,13 @@ def _settings(runs, names):
     if not texts:
         return None
     if len(runs) == 1:
-        return _section("Configuration", *texts)
+        return section("Configuration", *texts)
     flat = [dict(_flatten(run.config)) for run in runs]
     keys = sorted({key for found in flat for key in found} - set(UNINTERESTING))
     rows = [[key, *(_value(found, key) for found in flat)] for key in keys]
     rows = [row for row in rows if len(set(row[1:])) > 1]
     differences = table(["setting", *names], rows) if rows else element("p", "All settings agree.")
-    return _section("Configuration: what differs", differences, *texts)
+    return section("Configuration: what differs", differences, *texts)
 
 
 def _flatten(node, path=""):
@@ -256,8 +216,4 @@ def _versions(runs, names):
     if not rows:
         return None
     body = [[row, *(Markup(element("span", v.get(row, "–"))) for v in found)] for row in rows]
-    return _section("Versions", table(["", *names] if len(runs) > 1 else None, body))
-
-
-def _section(title, *content):
-    return element("section", element("h2", title), *content)
+    return section("Versions", table(["", *names] if len(runs) > 1 else None, body))

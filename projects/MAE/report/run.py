@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from projects.MAE.errors import UserError
+from projects.MAE.report.evaluations import find_evaluations, holds_run
 from projects.MAE.utils.environment import FILE as ENVIRONMENT
 from projects.MAE.utils.libai_folder import read_card
 
@@ -31,6 +32,7 @@ class Run:
         config_text: of config.yaml, "" where there is none.
         checkpoints: [{"name", "bytes", "card"}, ...], the oldest first.
         pictures: paths of PNG files, the oldest first.
+        evaluated: `Evaluation`s of --eval-only and --knn that were written into the folder.
     """
 
     def __init__(self, folder):
@@ -40,6 +42,7 @@ class Run:
         self.environment = _read_json(os.path.join(folder, ENVIRONMENT))
         self.checkpoints = _find_checkpoints(folder)
         self.pictures = _find_pictures(os.path.join(folder, PICTURES))
+        self.evaluated = find_evaluations(folder)
 
     def setting(self, key, default=None):
         """A value of the configuration by its dotted name."""
@@ -49,6 +52,11 @@ class Run:
                 return default
             node = node[part]
         return node
+
+    @property
+    def began(self):
+        """Whether there is anything of a training run; an evaluation alone may lie in a folder, too."""
+        return bool(self.curves or self.config)
 
     @property
     def iterations(self):
@@ -63,7 +71,9 @@ class Run:
 
     @property
     def kind(self):
-        """"pretraining", "finetuning" or "linear probing"."""
+        """"pretraining", "finetuning", "linear probing", or "evaluation" where nothing was trained."""
+        if not self.began:
+            return "evaluation"
         target = str(self.setting("model._target_", ""))
         if "MaskedAutoencoder" in target:
             return "pretraining"
@@ -92,15 +102,15 @@ def read_run(folder):
     """The `Run` of an output folder.
 
     Raises:
-        UserError: the folder is none, or nothing of a run is in it.
+        UserError: the folder is none, or nothing of a run and no evaluation is in it.
     """
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder: name the train.output_dir of a run")
     run = Run(folder)
-    if not run.curves and not run.config:
+    if not run.began and not run.evaluated:
         raise UserError(
-            f"{folder}: neither a metrics.json nor a config.yaml that can be read: name the "
-            "train.output_dir of a run"
+            f"{folder}: neither a metrics.json nor a config.yaml that can be read, nor an evaluation: "
+            "name the train.output_dir of a run"
         )
     return run
 

@@ -1,11 +1,15 @@
-"""Writes the report of runs, for the command and at the end of a run."""
+"""Writes the report of runs: for the command, at the end of a run, and after an evaluation of one."""
+import logging
 import os
 
 from projects.MAE.errors import UserError
+from projects.MAE.report.evaluations import holds_run
 from projects.MAE.report.page import report
 from projects.MAE.report.run import read_run
 
 NAME = "report.html"
+
+logger = logging.getLogger("libai." + __name__)
 
 
 def save_report(folders, path):
@@ -22,3 +26,25 @@ def save_report(folders, path):
         os.replace(beside, path)
     except OSError as error:
         raise UserError(f"{path}: can't be written: {error.strerror}: name another with --out") from None
+
+
+def report_of_run(folder):
+    """Write the run's own report when its work is done; what goes wrong is logged and costs no more."""
+    path = os.path.join(folder, NAME)
+    try:
+        save_report([folder], path)
+    except UserError as error:  # no reason to let a run fail that is over
+        logger.warning(f"No report: {error}")
+    except Exception:  # nor is a defect of the report
+        logger.exception("No report, because of a defect; the run itself is complete:")
+    else:
+        logger.info(f"Report: {path}")
+
+
+def renew_reports(folder):
+    """Make the reports again that an evaluation in this folder belongs to, where there are such: that
+    of the run in this folder, and that of the run this is a folder of."""
+    for place in (folder, os.path.dirname(os.path.abspath(folder))):
+        # Only a run's own: in another folder the name may be that of a comparison.
+        if holds_run(place) and os.path.isfile(os.path.join(place, NAME)):
+            report_of_run(place)

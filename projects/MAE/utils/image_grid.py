@@ -1,4 +1,8 @@
-"""Draws a labelled grid of images: rows of a kind, columns of a sample, and a caption."""
+"""Draws a labelled grid of images: rows of a kind, columns of a sample, and a caption.
+
+Pillow's own font, the only one that is there on every machine, has the letters of English and no
+accents. What it has not is written as Python would escape it, so that a name can still be told.
+"""
 import math
 import os
 
@@ -11,6 +15,7 @@ GAP = 4
 MARGIN = 12
 FONT_SIZE = 13
 LINE = 18
+NO_CHARACTER = "\uffff"  # Unicode has none here, so any font draws its sign for a missing glyph
 BACKGROUND, INK, FAINT = (255, 255, 255), (20, 20, 20), (100, 100, 100)
 
 
@@ -19,12 +24,13 @@ def draw_grid(rows, column_labels, caption, per_band=8):
 
     Args:
         rows: {label: uint8 [N, H, W, 3]}, all of one shape, from the top.
-        column_labels: N texts; one too long for its column loses its middle.
+        column_labels: N texts; one too long for its column loses its middle, see `shortened`.
         caption: lines of text to stand below the grid; they are wrapped where they are too long.
         per_band: columns side by side.
 
     Returns:
-        A `PIL.Image` of mode RGB, with the caption as `info["Description"]`.
+        A `PIL.Image` of mode RGB. `info["Description"]` is the caption and the labels, whole and in
+        their own letters.
     """
     font = ImageFont.load_default(FONT_SIZE)
     count, height, width, _ = next(iter(rows.values())).shape
@@ -37,14 +43,15 @@ def draw_grid(rows, column_labels, caption, per_band=8):
     band_height = LINE + len(rows) * (height + GAP) + MARGIN
     # A narrow grid must not squeeze its caption.
     canvas_width = max(right + MARGIN, 560)
-    lines = [part for line in caption for part in wrapped(line, font, canvas_width - 2 * MARGIN)]
+    room = canvas_width - 2 * MARGIN
+    lines = [part for line in caption for part in wrapped("".join(drawable(line, font)), font, room)]
     size = canvas_width, MARGIN + bands * band_height + LINE * len(lines) + MARGIN
     canvas = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     for sample in range(count):
         band, column = divmod(sample, per_band)
         x, y = left + column * (width + GAP), MARGIN + band * band_height
-        text = shortened(column_labels[sample], font, width)
+        text = shortened(drawable(column_labels[sample], font), font, width)
         draw.text((x + width / 2, y + LINE / 2), text, FAINT, font, anchor="mm")
         for row, (label, images) in enumerate(rows.items()):
             top = y + LINE + row * (height + GAP)
@@ -55,8 +62,23 @@ def draw_grid(rows, column_labels, caption, per_band=8):
     for i, line in enumerate(lines):
         y = MARGIN + bands * band_height + LINE * i
         draw.text((MARGIN, y), line, INK, font)
-    canvas.info["Description"] = "\n".join(caption)
+    told = "\n".join([*caption, f"Images: {', '.join(column_labels)}."])
+    # A name on the disk may hold bytes that are no text.
+    canvas.info["Description"] = told.encode("utf-8", "backslashreplace").decode()
     return canvas
+
+
+def drawable(text, font):
+    """What to draw for each character of a text: itself, or "\\xe9", "\\u4e2d" where the font lacks it."""
+    missing = _glyph(NO_CHARACTER, font)
+    return [
+        c if _glyph(c, font) != missing else c.encode("unicode_escape").decode() for c in text
+    ]
+
+
+def _glyph(character, font):
+    mask = font.getmask(character)
+    return mask.size, bytes(mask)
 
 
 def wrapped(text, font, width):
@@ -74,12 +96,17 @@ def wrapped(text, font, width):
     return [line for line in lines if line]
 
 
-def shortened(text, font, width):
-    """A text without as much of its middle as makes it at most `width` pixels wide."""
-    short, keep = text, len(text)
+def shortened(pieces, font, width):
+    """A text without as much of its middle as makes it at most `width` pixels wide.
+
+    Args:
+        pieces: of the text; each stays or goes as a whole. Two stay, however wide they are.
+    """
+    short, keep = "".join(pieces), len(pieces)
     while font.getlength(short) > width and keep > 2:
         keep -= 1
-        short = f"{text[: keep // 2]}...{text[len(text) - (keep + 1) // 2 :]}"
+        start, end = pieces[: keep // 2], pieces[len(pieces) - (keep + 1) // 2 :]
+        short = "".join([*start, "...", *end])
     return short
 
 

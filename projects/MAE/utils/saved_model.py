@@ -2,7 +2,8 @@
 import collections
 
 from projects.MAE.errors import UserError
-from projects.MAE.modeling.initialization import assign
+from projects.MAE.modeling.initialization import assign, named_tensors
+from projects.MAE.modeling.linear_probe import LinearProbe
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.vit import VisionTransformer
 from projects.MAE.utils.vit_sizes import shapes_of
@@ -14,8 +15,8 @@ SavedModel = collections.namedtuple(
 )
 SavedModel.__doc__ = """A model in evaluation mode with saved weights, and what is known about them.
 
-model: MaskedAutoencoderViT or VisionTransformer, on the device of `start_one_process`.
-kind: what the weights hold: "encoder", "full" (with the decoder) or "classifier".
+model: MaskedAutoencoderViT, VisionTransformer or LinearProbe, on the device of `start_one_process`.
+kind: what the weights hold: "encoder", "full" (with the decoder), "classifier" or "probe".
 sizes: `vit_sizes.Sizes`: img_size, patch_size, embed_dim, depth, num_classes, ...
 facts: those that are known of num_heads, decoder_num_heads, norm_pix_loss, mask_ratio, classes (a
     list of names), epoch, iteration.
@@ -71,16 +72,18 @@ def load_classifier(path, **options):
     """The classifier; arguments and errors as those of `load_autoencoder`.
 
     Returns:
-        A `SavedModel` whose model is a VisionTransformer with its head.
+        A `SavedModel` whose model is a VisionTransformer with its head, or a LinearProbe.
     """
     source = read_source(path, **options)
     sizes = source.sizes
-    if sizes.parts != "classifier":
+    if sizes.parts not in ("classifier", "probe"):
         raise UserError(
-            f"{path}: {_holds(sizes)} without a classifier: use the output of mae_finetune.py, the "
-            "authors' mae_finetuned_vit_*.pth, or a ViT of timm or transformers with its head"
+            f"{path}: {_holds(sizes)} without a classifier: use the output of mae_finetune.py or "
+            "mae_linprobe.py, the authors' mae_finetuned_vit_*.pth, or a ViT of timm or transformers "
+            "with its head"
         )
-    model = VisionTransformer(
+    kind = LinearProbe if sizes.parts == "probe" else VisionTransformer
+    model = kind(
         **_common_sizes(source), global_pool=sizes.global_pool, num_classes=sizes.num_classes
     )
     return _filled(model, source, source.state)
@@ -103,9 +106,12 @@ def load_encoder_model(path, **options):
 
 
 def _holds(sizes):
-    return {"encoder": "an encoder", "full": "an autoencoder", "classifier": "a classifier"}[
-        sizes.parts
-    ]
+    return {
+        "encoder": "an encoder",
+        "full": "an autoencoder",
+        "classifier": "a classifier",
+        "probe": "a linear probe",
+    }[sizes.parts]
 
 
 def _common_sizes(source):
@@ -125,8 +131,8 @@ def _filled(model, source, state):
     """The model with {authors' name: array} in it, as a `SavedModel`."""
     facts = source.facts
     weights = torch_to_libai(state, facts["num_heads"], facts.get("decoder_num_heads"))
-    for name, parameter in model.named_parameters():
-        assign(parameter, weights[name])
+    for name, tensor in named_tensors(model).items():
+        assign(tensor, weights[name])
     preprocessing, origin = preprocessing_of(source)
     return SavedModel(
         model.eval(),

@@ -14,6 +14,7 @@ KNOWN_DECODER_HEADS = {(512, 8): 16}
 BLOCK_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 NAME = re.compile(
     r"^(cls_token|pos_embed|mask_token|decoder_pos_embed"
+    r"|feature_norm\.running_(mean|var)"
     r"|(patch_embed\.proj|norm|fc_norm|head|pooler\.dense|decoder_embed|decoder_norm|decoder_pred"
     r"|(decoder_)?blocks\.\d+\.(" + "|".join(re.escape(p) for p in BLOCK_PARTS) + r"))"
     r"\.(weight|bias))$"
@@ -26,22 +27,18 @@ Sizes = collections.namedtuple(
 )
 Sizes.__doc__ = """The kind and sizes of a ViT.
 
-parts is "encoder", "full" (with the decoder) or "classifier"; what a kind has not is None.
+parts is "encoder", "full" (with the decoder), "classifier" or "probe" (a classifier behind a batch
+normalisation, of linear probing); what a kind has not is None.
 """
 
 
 def check_names(state, source):
-    """Raise a UserError unless every tensor is one of the authors' models or timm's plain ViT."""
+    """Raise a UserError unless every tensor is one of the authors' models, timm's plain ViT or a probe."""
     if "cls_token" not in state or "patch_embed.proj.weight" not in state:
         some = ", ".join(list(state)[:3]) or "none"
         raise UserError(
             f"{source}: not the weights of a ViT in a known layout (the authors', timm's, or "
             f"transformers' ViT or ViTMAE); its tensors are {some}, ..."
-        )
-    if "feature_norm.running_mean" in state:
-        raise UserError(
-            f"{source}: a linear probe, whose head stands behind a batch normalisation that no other "
-            "layout has: take the weights it was trained on, its encoder is the same"
         )
     if state["cls_token"].ndim != 3:
         raise UserError(f"{source}: cls_token has shape {state['cls_token'].shape}")
@@ -69,9 +66,11 @@ def sizes_of(state, source):
     patch_size = projection.shape[-1]
     has_decoder = any(n.startswith(("decoder_", "mask_token")) for n in state)
     decoder_dim = _width(state, "mask_token", source, -1) if has_decoder else None
-    has_head = any(n.startswith(("head.", "fc_norm.")) for n in state)
+    is_probe = any(n.startswith("feature_norm.") for n in state)
+    has_head = is_probe or any(n.startswith(("head.", "fc_norm.")) for n in state)
+    kind = "probe" if is_probe else "classifier" if has_head else "encoder"
     sizes = Sizes(
-        parts="full" if has_decoder else "classifier" if has_head else "encoder",
+        parts="full" if has_decoder else kind,
         img_size=_grid(_need(state, "pos_embed", source), source) * patch_size,
         patch_size=patch_size,
         in_chans=projection.shape[1],
@@ -93,6 +92,8 @@ def sizes_of(state, source):
         if _need(state, name, source).shape != shape:
             raise UserError(f"{source}: {name} has shape {state[name].shape}, expected {shape}")
         check_finite(state[name], name, source)
+    if is_probe and (state["feature_norm.running_var"] < 0).any():
+        raise UserError(f"{source}: feature_norm.running_var is a variance, and holds negative numbers")
     left = [name for name in state if name not in expected and not name.startswith("pooler.")]
     if left:
         raise UserError(f"{source}: unexpected tensor {left[0]} in {sizes.parts} weights")
@@ -112,7 +113,9 @@ def shapes_of(sizes):
     for i in range(sizes.depth):
         shapes.update(_block_shapes(f"blocks.{i}", width, sizes.mlp_width))
     shapes.update(_norm_shapes("fc_norm" if sizes.global_pool else "norm", width))
-    if sizes.parts == "classifier":
+    if sizes.parts == "probe":
+        shapes["feature_norm.running_mean"] = shapes["feature_norm.running_var"] = (width,)
+    if sizes.parts in ("classifier", "probe"):
         shapes.update(_linear_shapes("head", width, sizes.num_classes))
     if sizes.parts == "full":
         decoder = sizes.decoder_embed_dim

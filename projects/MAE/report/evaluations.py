@@ -1,0 +1,60 @@
+"""Finds what --eval-only and --knn wrote about a run. Files may be old, or damaged."""
+import json
+import math
+import os
+from collections import namedtuple
+
+from projects.MAE.utils.evaluation_file import EVALUATION, KNN
+
+KINDS = {EVALUATION: "evaluation", KNN: "k-NN"}
+# What such a file holds beside metrics: numbers, and texts.
+NUMBERS = ("iteration", "images", "train_images", "val_images", "k", "temperature")
+TEXTS = ("weights", "data")
+
+Evaluation = namedtuple("Evaluation", "kind metrics about")
+Evaluation.__doc__ = """An evaluation of weights.
+
+kind: "evaluation" or "k-NN".
+metrics: {name: finite number}.
+about: those of NUMBERS and TEXTS that are known; files of earlier versions of this code lack some.
+"""
+
+
+def find_evaluations(folder):
+    """The `Evaluation`s in an output folder, and in the folders in it that are no runs themselves."""
+    inner = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
+    places = [folder, *(path for path in inner if not holds_run(path) and not _is_trial(path))]
+    paths = [os.path.join(place, name) for place in places for name in KINDS]
+    found = [_read(path) for path in paths if os.path.isfile(path)]
+    return [evaluation for evaluation in found if evaluation is not None]
+
+
+def holds_run(folder):
+    """Whether a run was begun in a folder, which --eval-only and --knn alone don't."""
+    names = ("config.yaml", "metrics.json")
+    return any(os.path.isfile(os.path.join(folder, name)) for name in names)
+
+
+def _is_trial(folder):
+    """--fast-dev-run takes two batches of the images: its figures say nothing."""
+    return os.path.basename(folder) == "fast_dev_run"
+
+
+def _read(path):
+    """The `Evaluation` in a file, None where it holds none."""
+    try:
+        with open(path, errors="replace") as file:
+            content = json.load(file)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    numbers = {key: value for key, value in content.items() if _is_finite(value)}
+    metrics = {key: value for key, value in numbers.items() if key not in (*NUMBERS, *TEXTS)}
+    about = {key: numbers[key] for key in NUMBERS if key in numbers}
+    about.update({key: content[key] for key in TEXTS if isinstance(content.get(key), str)})
+    return Evaluation(KINDS[os.path.basename(path)], metrics, about) if metrics else None
+
+
+def _is_finite(value):
+    return type(value) in (int, float) and math.isfinite(value)
