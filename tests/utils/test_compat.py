@@ -1,6 +1,14 @@
-"""What is changed in OneFlow takes effect."""
+"""What is changed in OneFlow and LiBai takes effect."""
 import subprocess
 import sys
+
+import numpy as np
+import pytest
+from libai.engine.trainer import TrainerBase
+from libai.utils.events import EventStorage
+
+from projects.MAE.modeling.layers import as_input
+from projects.MAE.utils.compat import log_loss
 
 THREADS_OF_A_GRAPH = """
 import oneflow as flow
@@ -23,3 +31,13 @@ def test_a_graph_computes_on_one_thread():
         [sys.executable, "-c", THREADS_OF_A_GRAPH], stdout=subprocess.PIPE, text=True, check=True
     )
     assert done.stdout.split()[-2:] == ["threads", "1"]
+
+
+@pytest.mark.parametrize("loss, finite", [(0.5, True), (float("nan"), False), (float("inf"), False)])
+def test_a_loss_that_is_not_finite_is_told(loss, finite):
+    # LiBai 0.1.1 raises an exception in its place, LiBai's main branch logs it.
+    with EventStorage(0) as storage:
+        losses = {"losses": as_input(np.array([loss], np.float32)).mean()}
+        assert log_loss(lambda: TrainerBase.write_metrics(losses, 0.0), storage) == finite
+    with EventStorage(0) as storage:
+        assert log_loss(lambda: storage.put_scalar("total_loss", loss), storage) == finite
