@@ -5,7 +5,7 @@ import os
 import time
 
 import oneflow as flow
-from libai.config import LazyConfig, instantiate
+from libai.config import LazyConfig
 from libai.engine import DefaultTrainer
 from libai.engine.trainer import EagerTrainer
 from libai.scheduler import build_lr_scheduler
@@ -20,7 +20,7 @@ from projects.MAE.hooks_reconstruction import ReconstructionHook, picture_datase
 from projects.MAE.modeling.graph import TrainGraph, evaluator_of
 from projects.MAE.progress import Progress, StepClock, watched
 from projects.MAE.step_watch import FiniteWeights, Schedule, Stopped, StepWatch, StopHook
-from projects.MAE.utils.compat import split_batch, take_one_batch_a_step
+from projects.MAE.utils.compat import instantiate, split_batch, take_one_batch_a_step
 from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run
 from projects.MAE.utils.environment import save_environment
 from projects.MAE.utils.libai_folder import read_card

@@ -4,11 +4,14 @@ import sys
 
 import numpy as np
 import pytest
+from hydra.errors import InstantiationException
+from libai.config import LazyCall
 from libai.engine.trainer import TrainerBase
 from libai.utils.events import EventStorage
 
+from projects.MAE.errors import UserError
 from projects.MAE.modeling.layers import as_input
-from projects.MAE.utils.compat import log_loss
+from projects.MAE.utils.compat import instantiate, log_loss
 
 THREADS_OF_A_GRAPH = """
 import oneflow as flow
@@ -41,3 +44,26 @@ def test_a_loss_that_is_not_finite_is_told(loss, finite):
         assert log_loss(lambda: TrainerBase.write_metrics(losses, 0.0), storage) == finite
     with EventStorage(0) as storage:
         assert log_loss(lambda: storage.put_scalar("total_loss", loss), storage) == finite
+
+
+def mistake(of_the_user=True):
+    raise UserError("a mistake") if of_the_user else ValueError("a defect")
+
+
+def wrapped():
+    """A constructor as LiBai's main branch calls it."""
+    try:
+        mistake()
+    except UserError as error:
+        raise InstantiationException("Error in call to target") from error
+
+
+@pytest.mark.parametrize("target", [mistake, wrapped])
+def test_a_mistake_found_in_a_constructor_stays_one(target):
+    with pytest.raises(UserError, match="^a mistake$"):
+        instantiate(LazyCall(target)())
+
+
+def test_a_defect_in_a_constructor_stays_one():
+    with pytest.raises((ValueError, InstantiationException), match="a defect"):
+        instantiate(LazyCall(mistake)(of_the_user=False))

@@ -7,6 +7,8 @@ import math
 import sys
 
 import oneflow as flow
+from hydra.errors import InstantiationException
+from libai import config
 from libai.utils import distributed as dist
 from oneflow.framework import config_util, session_context
 
@@ -168,6 +170,27 @@ def keeps_import():
         yield
     finally:
         builtins.__import__ = original
+
+
+def instantiate(node):
+    """LiBai's `instantiate`, which lets a user's mistake through.
+
+    Symptom: LiBai's main branch raises an InstantiationException for whatever a constructor raises,
+    so that a mistake in the data ends in a traceback. Removable when a LiBai that lets exceptions
+    through, as 0.1.1 does, is the only one.
+
+    Args:
+        node: a LazyCall or a list of them.
+    """
+    try:
+        return config.instantiate(node)
+    except InstantiationException as error:
+        cause = error
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise
 
 
 def log_loss(write_metrics, storage):
