@@ -222,10 +222,11 @@ class MAETrainer(DefaultTrainer):
     @classmethod
     def get_batch(cls, data, *unused):
         """An Instance of local tensors -> {name: global tensor}. LiBai's versions differ in the
-        arguments after the first, none of which is needed: mixup is the loader's work."""
+        arguments after the first, none of which is needed: mixup is the loader's work, and the
+        device is the model's, where LiBai's main branch takes a GPU if there is any."""
         batch = {}
         for name, value in data.get_fields().items():
-            value.to_global()
+            value.to_global(placement=dist.get_layer_placement(value.placement_idx))
             batch[name] = value.tensor
         return batch
 

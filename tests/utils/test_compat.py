@@ -3,14 +3,17 @@ import subprocess
 import sys
 
 import numpy as np
+import oneflow as flow
 import pytest
 from hydra.errors import InstantiationException
 from libai.config import LazyCall
+from libai.data.structures import DistTensorData, Instance
 from libai.engine.trainer import TrainerBase
 from libai.utils.events import EventStorage
 
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.layers import as_input
+from projects.MAE.trainer import MAETrainer
 from projects.MAE.utils.compat import instantiate, log_loss
 
 THREADS_OF_A_GRAPH = """
@@ -67,3 +70,10 @@ def test_a_mistake_found_in_a_constructor_stays_one(target):
 def test_a_defect_in_a_constructor_stays_one():
     with pytest.raises((ValueError, InstantiationException), match="a defect"):
         instantiate(LazyCall(mistake)(of_the_user=False))
+
+
+def test_a_batch_is_on_the_device_of_the_model(monkeypatch):
+    # LiBai's main branch puts a batch on a GPU wherever there is one.
+    monkeypatch.setattr("oneflow.cuda.is_available", lambda: True)
+    data = Instance(labels=DistTensorData(flow.zeros(2), placement_idx=-1))
+    assert MAETrainer.get_batch(data)["labels"].placement.type == "cpu"
