@@ -24,6 +24,7 @@ setup(
         "tqdm>=4.60",
         "tensorboardX>=2.5",  # writes event files; no TensorBoard is needed for that
         "mkl>=2021",  # preloaded on the CPU in place of the BLAS inside OneFlow
+        "scipy-openblas32>=0.3.27",  # the faster one on AMD's processors
         "scikit-learn>=1.0",  # the digits of the quickstart
     ],
     extras_require={

@@ -21,6 +21,7 @@ from projects.MAE.data.skipped import SkippedImages
 from projects.MAE.errors import UserError
 from projects.MAE.train_net import end_with_parent, leave, parse_arguments, prepare
 from projects.MAE.trainer import MAETrainer
+from projects.MAE.utils import native
 from projects.MAE.utils.rendezvous import meet
 
 BATCHES = 2  # prepared in advance and used in turn
@@ -157,9 +158,9 @@ def main(argv):
         oneflow=flow.__version__,
         rank=int(os.environ["RANK"]),
         threads=os.environ.get("OMP_NUM_THREADS"),
-        blas="MKL" if "libmkl" in os.environ.get("LD_PRELOAD", "") else "OneFlow's own",
     )
     cfg = prepare(parse_arguments(argv))
+    turns.facts["blas"] = native.matrix_products()
     if os.environ["BENCHMARK_MODE"] == "inference":
         serve_inference(cfg, turns)
     else:

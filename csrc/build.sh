@@ -33,6 +33,7 @@ compile avx2.o kernels.cpp "${arithmetic[@]}" -DMAE_ISA=avx2 -mavx2 -mfma
 compile avx512.o kernels.cpp "${arithmetic[@]}" -DMAE_ISA=avx512 -mavx2 -mfma \
   -mavx512f -mavx512dq -mavx512vl -mavx512bw -mprefer-vector-width=512
 compile dispatch.o dispatch.cpp -fvisibility=default
+compile gemm.o gemm.cpp -fopenmp -fvisibility=hidden
 oneflow=(-fvisibility=hidden -w -D_GLIBCXX_USE_CXX11_ABI=0 -DHALF_ENABLE_CPP11_USER_LITERALS=0
   -DGLOG_EXPORT= -I "$source/include" -I "$work/include" -I "$site/oneflow/include/glog-build")
 compile oneflow_kernels.o oneflow_kernels.cpp "${oneflow[@]}"

@@ -286,24 +286,29 @@ void attention_grad(const AttentionSize& s, Gemm gemm, const float* qkv, const f
   });
 }
 
-void adamw(int64_t n, const AdamW& s, const float* gradient, float* model, float* m, float* v) {
+// A block of it. The settings are copied, so that the compiler need not fear that a store changes
+// them; whether there is a penalty is known when this is compiled.
+template <bool penalised>
+void adamw_block(int64_t n, AdamW s, const float* gradient, float* model, float* m, float* v) {
   const float root = 1.0f / std::sqrt(s.bias_correction2);
   const float step = s.learning_rate / s.bias_correction1;
   const float decay = s.learning_rate * s.weight_decay;
-  const bool regularised = s.l1 != 0.0f || s.l2 != 0.0f;
-  for_blocks(n, [=](int64_t start, int64_t end) {
 #pragma omp simd
-    for (int64_t i = start; i < end; ++i) {
-      float g = gradient[i] * s.scale;
-      if (regularised) {
-        g += s.l1 * (model[i] >= 0.0f ? 1.0f : -1.0f) + s.l2 * model[i];
-      }
-      const float next_m = s.beta1 * m[i] + (1.0f - s.beta1) * g;
-      const float next_v = s.beta2 * v[i] + (1.0f - s.beta2) * g * g;
-      m[i] = next_m;
-      v[i] = next_v;
-      model[i] -= step * (next_m / (std::sqrt(next_v) * root + s.epsilon)) + decay * model[i];
-    }
+  for (int64_t i = 0; i < n; ++i) {
+    float g = gradient[i] * s.scale;
+    if (penalised) g += s.l1 * (model[i] >= 0.0f ? 1.0f : -1.0f) + s.l2 * model[i];
+    const float next_m = s.beta1 * m[i] + (1.0f - s.beta1) * g;
+    const float next_v = s.beta2 * v[i] + (1.0f - s.beta2) * g * g;
+    m[i] = next_m;
+    v[i] = next_v;
+    model[i] -= step * (next_m / (std::sqrt(next_v) * root + s.epsilon)) + decay * model[i];
+  }
+}
+
+void adamw(int64_t n, const AdamW& s, const float* gradient, float* model, float* m, float* v) {
+  const auto block = s.l1 != 0.0f || s.l2 != 0.0f ? adamw_block<true> : adamw_block<false>;
+  for_blocks(n, [&](int64_t start, int64_t end) {
+    block(end - start, s, gradient + start, model + start, m + start, v + start);
   });
 }
 
@@ -439,6 +444,33 @@ void narrow_grad(int64_t outer, int64_t middle, int64_t inner, int64_t start, in
   });
 }
 
+void take_samples(int64_t count, int64_t size, const int64_t* chosen, const float* scale,
+                  const float* x, float* y) {
+  parallel_for(count, count * size, [=](int64_t j) {
+    const float* in = x + chosen[j] * size;
+    float* out = y + j * size;
+    const float factor = scale ? scale[chosen[j]] : 1.0f;
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) out[i] = factor * in[i];
+  });
+}
+
+void add_samples(int64_t samples, int64_t size, const int64_t* place, const float* scale,
+                 const float* base, const float* x, float* y) {
+  parallel_for(samples, samples * size, [=](int64_t s) {
+    const float* in = base + s * size;
+    float* out = y + s * size;
+    if (place[s] < 0) {
+      std::memcpy(out, in, size * sizeof(float));
+      return;
+    }
+    const float* part = x + place[s] * size;
+    const float factor = scale ? scale[s] : 1.0f;
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) out[i] = in[i] + factor * part[i];
+  });
+}
+
 }  // namespace
 
 extern const Kernels MAE_JOIN(kernels_, MAE_ISA);
@@ -466,6 +498,8 @@ const Kernels MAE_JOIN(kernels_, MAE_ISA) = {
     copy_strided,
     narrow,
     narrow_grad,
+    take_samples,
+    add_samples,
 };
 
 }  // namespace mae

@@ -86,6 +86,13 @@ struct Kernels {
                  const float* x, float* y);
   void (*narrow_grad)(int64_t outer, int64_t middle, int64_t inner, int64_t start, int64_t length,
                       const float* dy, float* dx);
+
+  // Samples of `size` elements. y[j] = scale[s] x[s] for the j-th s of `chosen`, scale null for 1;
+  // and back: y[s] = base[s] + scale[s] x[j], or base[s] where `place` has -1 in place of j.
+  void (*take_samples)(int64_t count, int64_t size, const int64_t* chosen, const float* scale,
+                       const float* x, float* y);
+  void (*add_samples)(int64_t samples, int64_t size, const int64_t* place, const float* scale,
+                      const float* base, const float* x, float* y);
 };
 
 // The table for this processor: the widest instruction set that it has.

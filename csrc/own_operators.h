@@ -5,7 +5,7 @@
 
 namespace mae {
 
-// Row-major c = op(a) op(b), with the BLAS that answers first: a preloaded one, else OneFlow's.
+// As gemm, with nothing of c kept.
 void plain_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
                 const float* a, int64_t a_stride, const float* b, int64_t b_stride, float* c,
                 int64_t c_stride);
@@ -22,7 +22,8 @@ void affine(const LinearSize& s, const float* x, const float* weight, const floa
 void affine_grad(const LinearSize& s, const float* x, const float* weight, const float* dy,
                  float* dx, float* dweight, float* dbias);
 
-// Memory of `count` floats, one of three, that the kernels of this thread use in turn.
+// Memory of `count` floats, one of kScratches, that the kernels of this thread use in turn.
+constexpr int kScratches = 6;
 float* scratch(int which, int64_t count);
 
 op::OpRegistry new_operator(const char* name);

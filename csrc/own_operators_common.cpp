@@ -1,24 +1,9 @@
 // See own_operators.h.
 #include "own_operators.h"
 
-#include <dlfcn.h>
+#include "gemm.h"
 
 namespace mae {
-namespace {
-
-// CBLAS from whatever library answers first: a preloaded one, else the one inside OneFlow.
-void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
-          const float* a, int64_t a_stride, const float* b, int64_t b_stride, float* c,
-          int64_t c_stride, float beta) {
-  using Sgemm = void (*)(int, int, int, int, int, int, float, const float*, int, const float*, int,
-                         float, float*, int);
-  static const auto sgemm = reinterpret_cast<Sgemm>(dlsym(RTLD_DEFAULT, "cblas_sgemm"));
-  constexpr int row_major = 101, no_transpose = 111, transpose = 112;
-  sgemm(row_major, transpose_a ? transpose : no_transpose, transpose_b ? transpose : no_transpose,
-        m, n, k, alpha, a, a_stride, b, b_stride, beta, c, c_stride);
-}
-
-}  // namespace
 
 void plain_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
                 const float* a, int64_t a_stride, const float* b, int64_t b_stride, float* c,
@@ -47,7 +32,7 @@ void affine_grad(const LinearSize& s, const float* x, const float* weight, const
 }
 
 float* scratch(int which, int64_t count) {
-  thread_local std::vector<float> memory[3];
+  thread_local std::vector<float> memory[kScratches];
   if (static_cast<int64_t>(memory[which].size()) < count) memory[which].resize(count);
   return memory[which].data();
 }

@@ -52,15 +52,18 @@ class StartedRun:
         arguments: after those of a tiny run.
         ranks: how many.
         config: a configuration of projects/MAE/configs.
+        log: the file for what it prints; by default `output` in the folder.
 
     Attributes:
         launcher: the Popen of tools/train.sh.
     """
 
-    def __init__(self, data, folder, *arguments, ranks=1, config="quickstart_pretraining.py"):
+    def __init__(
+        self, data, folder, *arguments, ranks=1, config="quickstart_pretraining.py", log=None
+    ):
         self.folder, self.marker, self.ranks = folder, f"train.output_dir={folder}", ranks
         folder.mkdir(exist_ok=True)
-        self.log = folder / "output"
+        self.log = log or folder / "output"
         with open(self.log, "a") as log:
             self.launcher = subprocess.Popen(
                 ["bash", ROOT / "tools/train.sh", "projects/MAE/train_net.py"]

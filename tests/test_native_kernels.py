@@ -1,4 +1,5 @@
 """The native CPU kernels against float64 NumPy, for every class of shape, in one process and split."""
+import glob
 import os
 import subprocess
 import sys
@@ -154,7 +155,7 @@ class Layer:
         self.weight, self.bias = weight, bias
 
 
-def plain_branch(kind, head_size, residual):
+def plain_branch(kind, head_size, scale):
     """The same branch from single operators, as a function of x and the parameters."""
 
     def function(x, gamma, beta, weight1, bias1, weight2, bias2):
@@ -164,15 +165,15 @@ def plain_branch(kind, head_size, residual):
         hidden = linear(normed, weight1, bias1)  # OneFlow's own takes no empty x
         inner = attention(hidden, head_size) if kind == "attention" else flow._C.gelu(hidden)
         y = linear(inner, weight2, bias2)
-        return y + x if residual else y
+        return x + (y if scale is None else y * scale.unsqueeze(-1))
 
     return function
 
 
-@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("scale", [None, "all", "some", "none"])
 @pytest.mark.parametrize("kind", ["attention", "mlp"])
 @pytest.mark.parametrize("size", [(0, 3, 4), (1, 1, 4), (3, 7, 12), (5, 33, 20)])
-def test_branches_are_their_parts(size, kind, residual):
+def test_branches_are_their_parts(size, kind, scale):
     n, length, width = size
     heads, head_size = 2, 3
     inner = heads * head_size if kind == "attention" else 4 * width
@@ -180,15 +181,18 @@ def test_branches_are_their_parts(size, kind, residual):
     shapes = [(width,), (width,), (width, 3 * inner if kind == "attention" else inner)]
     shapes += [shapes[2][1:], (inner, width), (width,)]
     parameters = [random(*shape, seed=i) for i, shape in enumerate(shapes, 1)]
+    if scale is not None:  # the samples that are kept
+        kept = {"all": [1] * n, "some": [i % 2 for i in range(n)], "none": [0] * n}[scale]
+        scale = flow.tensor(kept, dtype=flow.float32).reshape(n, 1) * 1.25
 
     def branch(x, gamma, beta, weight1, bias1, weight2, bias2):
         layers = Layer(gamma, beta), Layer(weight1, bias1), Layer(weight2, bias2)
         if kind == "attention":
-            return attention_branch(x, *layers, head_size, residual)
-        return mlp_branch(x, *layers, residual)
+            return attention_branch(x, *layers, head_size, scale)
+        return mlp_branch(x, *layers, scale)
 
     found = run(branch, x, *parameters)
-    expected = run(plain_branch(kind, head_size, residual), x, *parameters)
+    expected = run(plain_branch(kind, head_size, scale), x, *parameters)
     for actual, wanted in zip(found, expected):
         close(actual, wanted, 2e-5 * max(1, abs(wanted).max(initial=0)))
 
@@ -299,27 +303,43 @@ def test_adamw(settings):
     close(parameter.detach().numpy(), w, 2e-6)
 
 
-def test_threads_do_not_change_a_bit(tmp_path):
-    script = (
-        "import sys, numpy as np, oneflow as flow\n"
-        "from projects.MAE.utils import native\n"
-        "assert native.load()\n"
-        "x = flow.tensor(np.random.default_rng(0).standard_normal((700, 301)).astype('f'))\n"
-        "x.requires_grad = True\n"
-        "w = flow.ones(301, requires_grad=True)\n"
-        "y = flow._C.layer_norm_affine(x, w, w, begin_norm_axis=1, begin_params_axis=1,\n"
-        "                              epsilon=1e-6)\n"
-        "(flow._C.gelu(y) * y).sum().backward()\n"
-        "np.savez(sys.argv[1], y.detach().numpy(), x.grad.numpy(), w.grad.numpy())\n"
-    )
+def with_blas(name):
+    """An environment in which the kernels use "mkl" or "openblas"."""
+    mkl = glob.glob(os.path.join(sys.prefix, "lib", "libmkl_rt.so.*"))[0]
+    preload = mkl if name == "mkl" else ""
+    return dict(environment(), MAE_BLAS=name, LD_PRELOAD=preload, PYTHONPATH=str(ROOT))
+
+
+ON_SOME_THREADS = """
+import sys, numpy as np, oneflow as flow
+from projects.MAE.modeling.native_operators import linear
+from projects.MAE.utils import native
+assert native.load()
+draw = np.random.default_rng(0).standard_normal
+x, w = (flow.tensor(draw(s).astype("f"), requires_grad=True) for s in [(700, 301), (301,)])
+# Products large enough to be cut for threads, to be cut for some of them, and not to be.
+sizes = (301, 230), (230, 170), (170, 4)
+weights = [flow.tensor(draw(s).astype("f") / 15, requires_grad=True) for s in sizes]
+y = flow._C.layer_norm_affine(x, w, w, begin_norm_axis=1, begin_params_axis=1, epsilon=1e-6)
+y = flow._C.gelu(y)
+for weight in weights:
+    y = linear(y, weight)
+(y * y).sum().backward()
+np.savez(sys.argv[1], y.detach().numpy(), *(t.grad.numpy() for t in (x, w, *weights)))
+"""
+
+
+@pytest.mark.parametrize("blas", ["mkl", "openblas"])
+def test_threads_do_not_change_a_bit(tmp_path, blas):
     results = []
-    for threads in ("1", "3"):
+    for threads in ("1", "2", "3", "7"):
         path = tmp_path / f"{threads}.npz"
-        env = dict(environment(), OMP_NUM_THREADS=threads, PYTHONPATH=str(ROOT))
-        subprocess.run([sys.executable, "-c", script, path], env=env, check=True, cwd=ROOT)
+        env = dict(with_blas(blas), OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
+        subprocess.run([sys.executable, "-c", ON_SOME_THREADS, path], env=env, check=True, cwd=ROOT)
         results.append(np.load(path))
-    for name in results[0].files:
-        np.testing.assert_array_equal(results[0][name], results[1][name])
+    for result in results[1:]:
+        for name in result.files:
+            np.testing.assert_array_equal(results[0][name], result[name])
 
 
 def test_loading_after_operators_have_run():
@@ -367,3 +387,26 @@ def test_the_switch(tmp_path):
     broken = tmp_path / "broken.so"
     broken.write_text("not a library")
     assert "can't be loaded" in load_with(str(broken)).stderr
+
+
+def loaded_with(environment):
+    """What multiplies matrices after loading in this environment, and the last line of errors."""
+    code = "from projects.MAE.utils import native; native.load(); print(native.matrix_products())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    return done.stdout.strip(), done.stderr.strip().split("\n")[-1]
+
+
+def test_the_choice_of_a_blas():
+    assert loaded_with(with_blas("mkl"))[0] == "MKL"
+    assert loaded_with(with_blas("openblas"))[0] == "OpenBLAS"
+    assert loaded_with(dict(with_blas("openblas"), MAE_BLAS=""))[0] == "OpenBLAS"  # no MKL there
+    assert loaded_with(dict(with_blas("mkl"), MAE_BLAS=""))[0] in ("MKL", "OpenBLAS")
+    refused = {
+        "MAE_BLAS=atlas must be mkl or openblas": dict(with_blas("atlas")),
+        "MAE_BLAS=mkl: MKL is not preloaded": dict(with_blas("openblas"), MAE_BLAS="mkl"),
+        "MAE_BLAS=openblas: only the native": dict(with_blas("openblas"), MAE_NATIVE="0"),
+    }
+    for message, wrong in refused.items():
+        assert message in loaded_with(wrong)[1]

@@ -164,15 +164,19 @@ class EvaluationHook(HookBase):
         with open(self.note) as file:
             return file.read() == str(self.trainer.start_iter)
 
-    def _evaluate(self, done):
-        results = None if self.stops() else self.evaluate()
-        self.postponed = results is None
-        if dist.is_main_process():
+    def _note(self, done):
+        """Leave the evaluation to the resumed run, or forget that one was."""
+        with told("train.output_dir", os.path.dirname(self.note)):
             if self.postponed:
                 with open(self.note, "w") as file:
                     file.write(str(done))
             elif os.path.exists(self.note):
                 os.remove(self.note)
+
+    def _evaluate(self, done):
+        results = None if self.stops() else self.evaluate()
+        self.postponed = results is None
+        only_on_rank_0(lambda: self._note(done))
         if self.postponed:
             return
         value = results[self.metric]

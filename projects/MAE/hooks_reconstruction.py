@@ -12,6 +12,7 @@ from projects.MAE.data.transforms import ToArray
 from projects.MAE.errors import UserError
 from projects.MAE.reconstruction import reconstruct, reconstruction_grid
 from projects.MAE.utils.compat import instantiate
+from projects.MAE.utils.disk import reason
 from projects.MAE.utils.image_grid import save_png
 
 FOLDER = "reconstructions"
@@ -62,10 +63,14 @@ class ReconstructionHook(HookBase):
             known_from="the configuration",
         )
         folder = os.path.join(self.output_dir, FOLDER)
-        os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, f"iteration_{done:07d}.png")
-        save_png(grid, path)
-        logger.info(f"Reconstructions: {path}")
+        try:
+            os.makedirs(folder, exist_ok=True)
+            save_png(grid, path)
+        except OSError as error:  # a picture less; the run is worth more
+            logger.warning(f"No reconstructions: {path}: {reason(error, self.output_dir)}")
+        else:
+            logger.info(f"Reconstructions: {path}")
         for writer in self.trainer.writers:
             writer.image("reconstructions", np.asarray(grid), done)
 

@@ -4,6 +4,9 @@ Until a run has finished a step nothing can be lost, so SIGTERM and SIGINT end i
 end any program, even in the middle of OneFlow's compiler; SIGUSR1 is ignored. From then on a
 `Listener` notes what is asked for, and the training loop does it at the end of a step.
 
+tools/train.sh passes signals on and waits for its ranks. OneFlow's launcher, which LiBai's own
+tools/train.sh uses, ends as soon as it is signalled: there its end asks the ranks to stop, too.
+
 OneFlow is not imported here: importing it is what starts it.
 """
 import os
@@ -14,6 +17,11 @@ import time
 # A batch queue signals the launcher and its ranks at once, so a rank hears it twice.
 SAME_REQUEST_SECONDS = 2
 
+LAUNCHER_ENDED = signal.SIGUSR2  # Linux sends it
+# Until then a rank may finish its step and save. One that hangs, because another rank died, is left over
+# for as long.
+ORPHAN_SECONDS = 300
+
 _started = time.monotonic()
 
 
@@ -22,9 +30,15 @@ def seconds_since_start():
     return time.monotonic() - _started
 
 
+def signal_of_launchers_end():
+    """What a rank wants to be sent when its launcher ends."""
+    # tools/train.sh, which alone sets this, ends before its ranks only where it is killed.
+    return signal.SIGKILL if "MAE_COMMAND" in os.environ else LAUNCHER_ENDED
+
+
 def end_at_once():
-    """Let SIGTERM and SIGINT end this process without a word, and SIGUSR1 do nothing."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    """Let SIGTERM, SIGINT and the launcher's end end this process without a word, and SIGUSR1 do nothing."""
+    for number in (signal.SIGTERM, signal.SIGINT, LAUNCHER_ENDED):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
@@ -36,7 +50,7 @@ class Listener:
     step takes, where Python runs no signal handler.
 
     Attributes:
-        stop: the name of the signal that asked for it, "" before.
+        stop: the name of the signal that asked for it, or "the launcher's end"; "" before.
         save: whether SIGUSR1 has come; whoever saves sets it back.
     """
 
@@ -47,7 +61,7 @@ class Listener:
         """Listen from now on; called in the main thread, once."""
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, LAUNCHER_ENDED):
             signal.signal(number, lambda *_: None)  # the number still goes to the pipe
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
@@ -58,6 +72,11 @@ class Listener:
             for number in os.read(reader, 16):
                 if number == signal.SIGUSR1:
                     self.save = True
+                elif number == LAUNCHER_ENDED:
+                    self.stop = self.stop or "the launcher's end"
+                    timer = threading.Timer(ORPHAN_SECONDS, os._exit, [1])
+                    timer.daemon = True  # a rank that has saved ends before
+                    timer.start()
                 elif number in (signal.SIGTERM, signal.SIGINT):
                     now = time.monotonic()
                     if stopping_since is None:

@@ -19,6 +19,7 @@ from projects.MAE.data.datasets import ConcatenatedDataset, check_same_classes
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation import gather
 from projects.MAE.utils.compat import instantiate
+from projects.MAE.utils.disk import told
 
 TOPK = (1, 5)
 CHUNK = 1 << 22  # similarities that a rank holds at a time
@@ -223,6 +224,7 @@ def run_knn(cfg, model, loaders, get_batch, source):
         f"{results['val_images']} images, neighbours among {results['train_images']}"
     )
     if dist.is_main_process():
-        with open(os.path.join(cfg.train.output_dir, "knn.json"), "w") as file:
-            json.dump(results, file)
+        with told("train.output_dir", cfg.train.output_dir):
+            with open(os.path.join(cfg.train.output_dir, "knn.json"), "w") as file:
+                json.dump(results, file)
     return results

@@ -10,10 +10,10 @@ import traceback
 sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "../..")))
 
 
-def end_with_parent():
-    """Ask Linux to stop this process when its launcher dies, so that none is left over."""
+def end_with_parent(number=signal.SIGKILL):
+    """Ask Linux for a signal to this process when its launcher dies, so that none is left over."""
     PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
 
 
 def leave(status):
@@ -160,7 +160,7 @@ def prepare(args):
         )
         cfg.train.start_iter = iteration_of(name) if name else 0
     hide_user_errors()
-    logger = start_log(output_dir, dist.get_rank())
+    logger = together(lambda: start_log(output_dir, dist.get_rank()))
     util = dist.get_dist_util()
     logger.info(
         f"{dist.get_world_size()} {device} ranks: data {util.data_parallel_size} x tensor "
@@ -168,9 +168,8 @@ def prepare(args):
         f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads a rank"
     )
     if device == "cpu":
-        logger.info(
-            f"CPU kernels: {f'native, {instruction_set}' if instruction_set else 'of OneFlow'}"
-        )
+        kernels = f"native, {instruction_set}" if instruction_set else "of OneFlow"
+        logger.info(f"CPU kernels: {kernels}; matrix products: {native.matrix_products()}")
     if util.pipeline_parallel_size > 1:
         logger.info(f"Stage of each block: {list(cfg.train.dist.custom_pipeline_stage_id)}")
     if device == "cpu" and cfg.train.amp.enabled:
@@ -295,8 +294,11 @@ def main(argv):
         if dist.is_main_process():
             import json
 
-            with open(os.path.join(cfg.train.output_dir, "evaluation.json"), "w") as file:
-                json.dump(results, file)
+            from projects.MAE.utils.disk import told
+
+            with told("train.output_dir", cfg.train.output_dir):
+                with open(os.path.join(cfg.train.output_dir, "evaluation.json"), "w") as file:
+                    json.dump(results, file)
         return
     if args.knn:
         probe_neighbours(cfg)
@@ -335,9 +337,9 @@ def run(argv):
 
 
 if __name__ == "__main__":
-    end_with_parent()
-    from projects.MAE.interruption import end_at_once
+    from projects.MAE.interruption import end_at_once, signal_of_launchers_end
 
+    end_with_parent(signal_of_launchers_end())
     end_at_once()
     from projects.MAE.utils.noise import hide_known_noise
 

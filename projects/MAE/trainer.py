@@ -20,8 +20,10 @@ from projects.MAE.hooks_reconstruction import ReconstructionHook, picture_datase
 from projects.MAE.modeling.graph import TrainGraph, evaluator_of
 from projects.MAE.progress import Progress, StepClock, watched
 from projects.MAE.step_watch import FiniteWeights, Schedule, Stopped, StepWatch, StopHook
+from projects.MAE.utils.agreement import only_on_rank_0
 from projects.MAE.utils.compat import instantiate, split_batch, take_one_batch_a_step
 from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run
+from projects.MAE.utils.disk import told
 from projects.MAE.utils.environment import save_environment
 from projects.MAE.utils.libai_folder import read_card
 from projects.MAE.utils.pretrained import load_pretrained
@@ -304,14 +306,24 @@ class MAETrainer(DefaultTrainer):
             f"{train.train_iter} iterations of {train.global_batch_size} samples on {samples} "
             f"images, {train.warmup_iter} of warm-up, peak learning rate {cfg.optim.lr:.3e}"
         )
-        if dist.is_main_process():  # once more, now complete
-            LazyConfig.save(cfg, os.path.join(train.output_dir, "config.yaml"))
-            save_environment(
-                train.output_dir,
-                ranks=dist.get_world_size(),
-                device=train.dist.device_type,
-                training_images=samples,
-            )
+        only_on_rank_0(lambda: describe_run(cfg, samples))
+
+
+def describe_run(cfg, samples):
+    """Write config.yaml once more, now complete, and environment.json.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    train = cfg.train
+    with told("train.output_dir", train.output_dir):
+        LazyConfig.save(cfg, os.path.join(train.output_dir, "config.yaml"))
+        save_environment(
+            train.output_dir,
+            ranks=dist.get_world_size(),
+            device=train.dist.device_type,
+            training_images=samples,
+        )
 
 
 def check_classes(cfg, dataset, test_loaders):

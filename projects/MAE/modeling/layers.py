@@ -150,20 +150,24 @@ def is_one_operator(x):
     return uses_native(x) and dist.get_tensor_parallel_size() == 1
 
 
-def drop_path(x, noise, drop_prob):
+def drop_path_scale(noise, drop_prob):
     """Stochastic depth (Huang et al., arXiv 1603.09382) with its randomness as an input.
 
     Args:
-        x: [N, L, D], the output of a residual branch.
         noise: float32 [N, 1] in [0, 1), one draw a sample; a sample is dropped where
             noise < drop_prob.
         drop_prob: probability of dropping a sample's branch.
 
     Returns:
-        [N, L, D], zero for the dropped samples and scaled by 1 / (1 - drop_prob) for the others.
+        [N, 1], by what a branch is multiplied: 0 for the dropped samples, 1 / (1 - drop_prob) for
+        the others.
     """
-    keep = (noise >= drop_prob).to(x.dtype) * (1.0 / (1.0 - drop_prob))
-    return x * expand_column(keep, x.shape[1] * x.shape[2]).reshape(*x.shape)
+    return (noise >= drop_prob).to(noise.dtype) * (1.0 / (1.0 - drop_prob))
+
+
+def scale_samples(x, scale):
+    """x [N, L, D] times the scale [N, 1] of each sample."""
+    return x * expand_column(scale, x.shape[1] * x.shape[2]).reshape(*x.shape)
 
 
 class SelfAttention(libai_layers.MultiheadAttention):
@@ -233,32 +237,28 @@ class TransformerLayer(libai_layers.TransformerLayer):
         """[N, L, D], and float32 [N, 2] draws for the two branches or None -> [N, L, D]."""
         placement = dist.get_layer_placement(self.layer_idx)
         hidden_states = hidden_states.to_global(placement=placement)
-        if not (self.training and self.drop_path_prob > 0 and drop_path_noise is not None):
-            x = self.attention_branch(hidden_states, residual=True)
-            return self.mlp_branch(x, residual=True)
-        noise = drop_path_noise.to_global(placement=placement)
+        scales = None, None
+        if self.training and self.drop_path_prob > 0 and drop_path_noise is not None:
+            noise = drop_path_noise.to_global(placement=placement)
+            scales = [drop_path_scale(noise[:, i : i + 1], self.drop_path_prob) for i in (0, 1)]
+        x = self.attention_branch(hidden_states, scales[0])
+        return self.mlp_branch(x, scales[1])
 
-        def dropped(output, which):
-            return drop_path(output, noise[:, which : which + 1], self.drop_path_prob)
-
-        x = dropped(self.attention_branch(hidden_states, residual=False), 0) + hidden_states
-        return dropped(self.mlp_branch(x, residual=False), 1) + x
-
-    def attention_branch(self, x, residual):
-        """Attention of the normalised x [N, L, D], plus x where `residual` is True."""
+    def attention_branch(self, x, scale):
+        """x [N, L, D] plus attention of the normalised x, times scale [N, 1] or None for 1."""
         norm, layer = self.input_layernorm, self.self_attention
         if is_one_operator(x):
             layers = layer.query_key_value, layer.dense
-            return attention_branch(x, norm, *layers, layer.head_size, residual)
-        return layer(norm(x), x if residual else None)
+            return attention_branch(x, norm, *layers, layer.head_size, scale)
+        return layer(norm(x), x) if scale is None else scale_samples(layer(norm(x)), scale) + x
 
-    def mlp_branch(self, x, residual):
-        """The MLP of the normalised x [N, L, D], plus x where `residual` is True."""
+    def mlp_branch(self, x, scale):
+        """x [N, L, D] plus the MLP of the normalised x, times scale [N, 1] or None for 1."""
         norm, layer = self.post_attention_layernorm, self.mlp
         if is_one_operator(x):
             layers = layer.dense_h_to_4h, layer.dense_4h_to_h
-            return mlp_branch(x, norm, *layers, residual)
-        return layer(norm(x), x if residual else None)
+            return mlp_branch(x, norm, *layers, scale)
+        return layer(norm(x), x) if scale is None else scale_samples(layer(norm(x)), scale) + x
 
 
 def patchify(images, patch_size):

@@ -89,22 +89,23 @@ def linear(x, weight, bias=None, residual=None, gelu=False):
 
 
 @functools.lru_cache(maxsize=None)
-def _branch_function(name, kept, attributes):
+def _branch_function(name, kept, scaled, attributes):
     """The Function of a branch of a transformer block; `kept` names what its backward pass needs."""
     attributes = dict(attributes)
+    names = (*_BRANCH_INPUTS, "scale") if scaled else _BRANCH_INPUTS
 
     class Branch(Function):
         @staticmethod
         def forward(ctx, *inputs):
-            given = dict(zip(_BRANCH_INPUTS, inputs))
-            y, *others = call(name, given, ["y", *kept], **attributes)
+            y, *others = call(name, dict(zip(names, inputs)), ["y", *kept], **attributes)
             ctx.save_for_backward(*inputs, *others)
             return y
 
         @staticmethod
         def backward(ctx, dy):
-            given = dict(zip((*_BRANCH_INPUTS, *kept), ctx.saved_tensors), dy=dy)
-            return tuple(call(f"{name}_grad", given, _BRANCH_GRADS, **attributes))
+            given = dict(zip((*names, *kept), ctx.saved_tensors), dy=dy)
+            grads = call(f"{name}_grad", given, _BRANCH_GRADS, **attributes)
+            return (*grads, None) if scaled else tuple(grads)
 
     return Branch
 
@@ -113,40 +114,38 @@ _BRANCH_INPUTS = ("x", "gamma", "beta", "weight1", "bias1", "weight2", "bias2")
 _BRANCH_GRADS = tuple("d" + name for name in _BRANCH_INPUTS)
 
 
-def attention_branch(x, norm, first, second, head_size, residual):
-    """y = dense(attention(dense(norm(x)))), plus x where `residual` is True.
+def attention_branch(x, norm, first, second, head_size, scale=None):
+    """x + scale dense(attention(dense(norm(x)))).
 
     Args:
         x: [N, L, D]; samples may be split over ranks.
         norm: a LayerNorm of D features.
         first, second: linear layers, weights [D, 3 * inner] and [inner, D], the first's features a
             head's query, key and value side by side. The weights are whole on every rank.
+        scale: float32 [N, 1], split as x is, or None for 1. No gradient goes to it. Where it is 0
+            the branch of a sample is not computed.
 
     Returns:
         [N, L, D].
     """
-    function = _branch_function(
-        "mae_attention_branch",
-        ("qkv", "mixed"),
-        (("epsilon", float(norm.eps)), ("residual", int(residual)), ("head_size", head_size)),
-    )
-    return _branch(function, x, norm, first, second)
+    attributes = ("epsilon", float(norm.eps)), ("head_size", head_size)
+    return _branch("mae_attention_branch", ("qkv", "mixed"), attributes, x, norm, first, second, scale)
 
 
-def mlp_branch(x, norm, first, second, residual):
-    """y = dense(gelu(dense(norm(x)))), plus x where `residual` is True.
+def mlp_branch(x, norm, first, second, scale=None):
+    """x + scale dense(gelu(dense(norm(x)))).
 
     Shapes as in `attention_branch`, with weights [D, hidden] and [hidden, D].
     """
-    function = _branch_function(
-        "mae_mlp_branch", ("hidden",), (("epsilon", float(norm.eps)), ("residual", int(residual)))
-    )
-    return _branch(function, x, norm, first, second)
+    attributes = (("epsilon", float(norm.eps)),)
+    return _branch("mae_mlp_branch", ("hidden",), attributes, x, norm, first, second, scale)
 
 
-def _branch(function, x, norm, first, second):
-    parameters = norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias
-    return _differentiable(function, x, *parameters)
+def _branch(name, kept, attributes, x, norm, first, second, scale):
+    inputs = [x, norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias]
+    if scale is not None:
+        inputs.append(scale)
+    return _differentiable(_branch_function(name, kept, scale is not None, attributes), *inputs)
 
 
 def _differentiable(function, *inputs):

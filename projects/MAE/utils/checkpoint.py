@@ -12,9 +12,13 @@ from projects.MAE.errors import UserError
 from projects.MAE.modeling.initialization import assign, named_tensors
 from projects.MAE.utils import disk, run_folder
 from projects.MAE.utils.agreement import only_on_rank_0
+from projects.MAE.utils.folder_lock import FolderLock
 from projects.MAE.utils.libai_folder import CARD, read_card, read_part_with, read_weights
 from projects.MAE.utils.manifest import MANIFEST, describe
 from projects.MAE.utils.part_writer import FolderWriter, Part, write_part
+
+
+LOCK_SECONDS = 10  # that a resumed run waits for a killed one to be gone
 
 
 def check_card(card, dataset, checkpoint):
@@ -73,7 +77,9 @@ def check_same_run(card, current, checkpoint):
 
 
 def open_output_folder(folder, resume, card, parts=(), dry_run=False):
-    """Look at an output folder before a run starts there; every rank calls this.
+    """Look at an output folder before a run starts there, and keep other runs out of it from now on.
+
+    Every rank calls this; rank 0 holds the folder until its process ends.
 
     Args:
         folder: `train.output_dir`; made where it is missing.
@@ -86,12 +92,20 @@ def open_output_folder(folder, resume, card, parts=(), dry_run=False):
         The checkpoint's name, "" for a run from the start.
 
     Raises:
-        UserError: the folder holds another run, or one that would have to be resumed; nothing in
-            it is whole; it can't be written to.
+        UserError: the folder holds another run, or one that would have to be resumed; a live run
+            has it; nothing in it is whole; it can't be written to.
     """
 
-    def look():
+    def hold_and_look():
         disk.check_writable("train.output_dir", folder)
+        lock = FolderLock(folder, LOCK_SECONDS if resume else 0)
+        try:
+            return look()
+        except UserError:
+            lock.release()  # a folder that is refused stays as it is
+            raise
+
+    def look():
         if not resume:
             if dry_run:
                 run_folder.remove_checkpoints(folder)
@@ -106,7 +120,7 @@ def open_output_folder(folder, resume, card, parts=(), dry_run=False):
             _check_parts(checkpoint, parts)
         return name
 
-    return only_on_rank_0(look)
+    return only_on_rank_0(hold_and_look)
 
 
 def _check_parts(checkpoint, parts):

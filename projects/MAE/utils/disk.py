@@ -7,6 +7,7 @@ import tempfile
 
 from projects.MAE.errors import UserError
 
+ROOM = 1 << 16  # bytes that a run writes before it looks whether a checkpoint fits
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -77,7 +78,7 @@ def check_writable(key, folder):
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".test_of_writing_") as file:
-            file.write(b"x" * 4096)
+            file.write(b"x" * ROOM)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

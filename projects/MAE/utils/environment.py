@@ -9,7 +9,7 @@ import sys
 import time
 
 FILE = "environment.json"
-PACKAGES = ("oneflow", "flowvision", "numpy", "pillow", "mkl", "tensorboardX")
+PACKAGES = ("oneflow", "flowvision", "numpy", "pillow", "mkl", "scipy-openblas32", "tensorboardX")
 
 
 def save_environment(output_dir, **facts):

@@ -1,14 +1,57 @@
 """The log of a run: calm lines on standard output and in log.txt."""
+import contextlib
 import logging
 import os
 import sys
 
 from tqdm import tqdm
 
+from projects.MAE.utils.appended_file import AppendedFile
+from projects.MAE.utils.disk import told
+
 SHOWN_BY_BAR = {"shown_by_bar": True}  # `extra` of a record that repeats what a live bar shows
 
 
-class TerminalHandler(logging.StreamHandler):
+class FileHandler(logging.Handler):
+    """Adds lines to a file.
+
+    Args:
+        path, warn: see `AppendedFile`.
+    """
+
+    def __init__(self, path, warn):
+        super().__init__()
+        self.file = AppendedFile(path, warn)
+
+    def emit(self, record):
+        try:
+            line = self.format(record)
+        except Exception:
+            self.handleError(record)  # a defect, which logging shows with its traceback
+            return
+        # A name of a file need not be text.
+        self.file.add(f"{line}\n".encode(errors="backslashreplace"))
+
+    def close(self):
+        self.file.close()
+        super().close()
+
+
+class OutputHandler(logging.StreamHandler):
+    """Writes to standard output, and says once, on standard error, where that is refused."""
+
+    refused = False
+
+    def handleError(self, record):
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)  # a defect
+        elif not self.refused:
+            self.refused = True
+            to_standard_error(f"standard output can't be written: {error.strerror or error}")
+
+
+class TerminalHandler(OutputHandler):
     """Writes above a live bar, and leaves out what the bar shows."""
 
     def filter(self, record):
@@ -32,6 +75,12 @@ class Formatter(logging.Formatter):
         return line.replace("] ", f"] {record.levelname}: ", 1)
 
 
+def to_standard_error(line):
+    """Print a line there; where that is refused, too, nobody is left to hear it."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
 def has_terminal():
     """Whether a person sees standard output as it is written."""
     return sys.stdout.isatty()
@@ -45,6 +94,9 @@ def start_log(output_dir, rank):
 
     Returns:
         LiBai's logger.
+
+    Raises:
+        UserError: there can be no such file.
     """
     logger = logging.getLogger("libai")
     logger.setLevel(logging.INFO)
@@ -52,11 +104,13 @@ def start_log(output_dir, rank):
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    os.makedirs(output_dir, exist_ok=True)  # rank 0 has made its own; another machine may share none
+    with told("train.output_dir", output_dir):
+        os.makedirs(output_dir, exist_ok=True)  # rank 0 has made its own; another machine may share none
     name = "log.txt" if rank == 0 else f"log.txt.rank{rank}"
-    handlers = [logging.FileHandler(os.path.join(output_dir, name))]
+    warn = logger.warning if rank == 0 else to_standard_error
+    handlers = [FileHandler(os.path.join(output_dir, name), warn)]
     if rank == 0:
-        kind = TerminalHandler if has_terminal() else logging.StreamHandler
+        kind = TerminalHandler if has_terminal() else OutputHandler
         handlers.append(kind(sys.stdout))
     for handler in handlers:
         handler.setFormatter(Formatter())

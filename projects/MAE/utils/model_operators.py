@@ -85,8 +85,8 @@ class _Recorder:
         step.block = layer
         inner = int(width * self.model.mlp_ratio)
         if self.native and self.layout.tensor == 1:
-            x = self.branch(x, drops, 3 * numbers, numbers)
-            x = self.branch(x, drops, tokens * inner)
+            x = self.branch(x, 3 * numbers, numbers)
+            x = self.branch(x, tokens * inner)
             step.block = None
             return x
         attention = self.linear(self.norm(x, fuses=True), tokens, 3 * width, "col")
@@ -103,10 +103,9 @@ class _Recorder:
         step.block = None
         return x
 
-    def branch(self, x, drops, *kept):
+    def branch(self, x, *kept):
         """A branch of a block as one operator, which keeps so many numbers beside x."""
-        y = self.step.run(x.size / self.step.item_size, x, keeps=(x,), also=kept)
-        return self.drop(x, y) if drops else y
+        return self.step.run(x.size / self.step.item_size, x, keeps=(x,), also=kept)
 
     def drop(self, x, branch):
         """The draws of stochastic depth, expanded to [T D], times the branch; plus x."""

@@ -11,6 +11,7 @@ import os
 import sys
 
 from projects.MAE.errors import UserError
+from projects.MAE.utils.blas import PREFIX, mkl_is_preloaded, openblas_library, refuse_choice
 
 NAME = "libmae_native.so"  # in the `lib` folder of the environment; tools/setup.sh builds it
 
@@ -25,10 +26,12 @@ def load():
         The instruction set in use ("avx512", "avx2", "sse2"), or None without the library.
 
     Raises:
-        UserError: MAE_NATIVE demands a library that is not there or can't be loaded.
+        UserError: MAE_NATIVE demands a library that is not there or can't be loaded, or MAE_BLAS
+            chooses one that can't be used.
     """
     wish = os.environ.get("MAE_NATIVE", "")
     if wish == "0":
+        refuse_choice()
         return None
     path = wish if wish not in ("", "1") else os.path.join(sys.prefix, "lib", NAME)
     if not os.path.exists(path):
@@ -37,7 +40,9 @@ def load():
                 f"MAE_NATIVE={wish}: there is no {path}; run tools/setup.sh where there is a C++17 "
                 "compiler, or set MAE_NATIVE=0 to go without"
             )
+        refuse_choice()
         return None
+    openblas = openblas_library()
     _expose_oneflow()
     try:
         library = ctypes.CDLL(path)
@@ -46,6 +51,8 @@ def load():
             f"the native kernels in {path} can't be loaded ({error}): run tools/setup.sh again, "
             "or set MAE_NATIVE=0 to go without"
         ) from None
+    if openblas:
+        _use_openblas(library, openblas)
     library.mae_native_register()
     library.mae_native_instruction_set.restype = ctypes.c_char_p
     # PyDLL keeps Python's lock, which the functions that take and give tensors need.
@@ -101,6 +108,32 @@ def call(operator, inputs, outputs, **attributes):
     if error is not None:
         raise RuntimeError(f"{operator}: {error.decode()}")
     return [_library.mae_output(i) for i in range(len(outputs))]
+
+
+def matrix_products():
+    """What multiplies matrices after `load`, in words."""
+    if _openblas is not None:
+        return "OpenBLAS"
+    return "MKL" if mkl_is_preloaded() else "the BLAS inside OneFlow"
+
+
+_openblas = None
+
+
+def _use_openblas(library, path):
+    global _openblas
+    # Else it would start a thread for each core when it is loaded. NumPy has an OpenBLAS of its own.
+    threads = os.environ.get("OPENBLAS_NUM_THREADS")
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    library.mae_use_openblas.restype = ctypes.c_char_p
+    error = library.mae_use_openblas(path.encode(), PREFIX.encode())
+    if threads is None:
+        del os.environ["OPENBLAS_NUM_THREADS"]
+    else:
+        os.environ["OPENBLAS_NUM_THREADS"] = threads
+    if error:
+        raise UserError(f"OpenBLAS can't be used ({error.decode()}): set MAE_BLAS=mkl to go without")
+    _openblas = path
 
 
 def _expose_oneflow():

@@ -13,7 +13,8 @@ import json
 import os
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.disk import told
+from projects.MAE.utils.appended_file import AppendedFile
+from projects.MAE.utils.tensorboard import TensorBoard
 
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_ID_FILE = "wandb_id.txt"
@@ -60,48 +61,16 @@ class JsonLines:
     """metrics.json: an object a line, with `iteration` and the values. A resumed run adds to it."""
 
     def __init__(self, path):
-        self.folder = os.path.dirname(path)
-        with told("train.output_dir", self.folder):
-            self.file = open(path, "a")
+        self.file = AppendedFile(path)
 
     def scalars(self, group, iteration, values):
-        with told("train.output_dir", self.folder):
-            self.file.write(json.dumps(dict(iteration=iteration, **values)) + "\n")
-            self.file.flush()
+        self.file.add(json.dumps(dict(iteration=iteration, **values)).encode() + b"\n")
 
     def image(self, name, pixels, iteration):
         """JSON is no place for pictures."""
 
     def close(self):
         self.file.close()
-
-
-class TensorBoard:
-    """Event files below `folder`.
-
-    Args:
-        start_iter: a resumed run takes the place of what one that broke off wrote after it.
-    """
-
-    def __init__(self, folder, start_iter=0):
-        from projects.MAE.utils.compat import without_torch
-
-        with without_torch():
-            from tensorboardX import SummaryWriter
-
-        purge = start_iter + 1 if start_iter else None
-        self.writer = SummaryWriter(folder, purge_step=purge, flush_secs=10)
-
-    def scalars(self, group, iteration, values):
-        for name, value in values.items():
-            # TensorBoard has no @ in names: Acc@1 is Acc_1 there.
-            self.writer.add_scalar(f"{group}/{name.replace('@', '_')}", value, iteration)
-
-    def image(self, name, pixels, iteration):
-        self.writer.add_image(name, pixels, iteration, dataformats="HWC")
-
-    def close(self):
-        self.writer.close()
 
 
 class WeightsAndBiases:
