@@ -4,7 +4,6 @@ import logging
 import os
 
 import numpy as np
-from libai.config import instantiate
 from libai.engine.trainer import HookBase
 from libai.utils import distributed as dist
 
@@ -12,6 +11,7 @@ from projects.MAE.data.fixed_samples import fixed_samples
 from projects.MAE.data.transforms import ToArray
 from projects.MAE.errors import UserError
 from projects.MAE.reconstruction import reconstruct, reconstruction_grid
+from projects.MAE.utils.compat import instantiate
 from projects.MAE.utils.disk import reason
 from projects.MAE.utils.image_grid import save_png
 

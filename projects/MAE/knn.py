@@ -10,13 +10,13 @@ import logging
 
 import numpy as np
 import oneflow as flow
-from libai.config import instantiate
 from libai.utils import distributed as dist
 
 from projects.MAE.data.build import build_image_test_loader
 from projects.MAE.data.datasets import ConcatenatedDataset, check_same_classes
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation import gather
+from projects.MAE.utils.compat import instantiate
 
 TOPK = (1, 5)
 CHUNK = 1 << 22  # similarities that a rank holds at a time

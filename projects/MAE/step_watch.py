@@ -12,6 +12,7 @@ from libai.utils import distributed as dist
 
 from projects.MAE.interruption import Listener, resume_command, seconds_since_start
 from projects.MAE.utils.agreement import any_rank
+from projects.MAE.utils.compat import log_loss
 from projects.MAE.utils.libai_folder import find_checkpoint, is_checkpoint
 
 logger = logging.getLogger("libai." + __name__)
@@ -46,8 +47,7 @@ class StepWatch(HookBase):
         """Agree on what follows from this step; every rank calls this once a step.
 
         Args:
-            write_metrics: logs the loss, and raises FloatingPointError, on rank 0, where it is not
-                finite.
+            write_metrics: calls LiBai's `write_metrics` with the loss.
 
         Returns:
             Whether the step's update may happen.
@@ -55,11 +55,7 @@ class StepWatch(HookBase):
         Raises:
             FloatingPointError: on all ranks, after more than max_bad_batches such losses.
         """
-        bad = False
-        try:
-            write_metrics()
-        except FloatingPointError:
-            bad = True
+        bad = not log_loss(write_metrics, self.trainer.storage)
         saves = self.listener.save
         self.stop, self.save, self.skipped = any_rank(self._stop_wanted(), saves, bad)
         if saves:

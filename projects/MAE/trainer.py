@@ -5,7 +5,7 @@ import os
 import time
 
 import oneflow as flow
-from libai.config import LazyConfig, instantiate
+from libai.config import LazyConfig
 from libai.engine import DefaultTrainer
 from libai.engine.trainer import EagerTrainer
 from libai.scheduler import build_lr_scheduler
@@ -21,7 +21,7 @@ from projects.MAE.modeling.graph import TrainGraph, evaluator_of
 from projects.MAE.progress import Progress, StepClock, watched
 from projects.MAE.step_watch import FiniteWeights, Schedule, Stopped, StepWatch, StopHook
 from projects.MAE.utils.agreement import only_on_rank_0
-from projects.MAE.utils.compat import split_batch, take_one_batch_a_step
+from projects.MAE.utils.compat import instantiate, split_batch, take_one_batch_a_step
 from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run
 from projects.MAE.utils.disk import told
 from projects.MAE.utils.environment import save_environment
@@ -233,10 +233,11 @@ class MAETrainer(DefaultTrainer):
     @classmethod
     def get_batch(cls, data, *unused):
         """An Instance of local tensors -> {name: global tensor}. LiBai's versions differ in the
-        arguments after the first, none of which is needed: mixup is the loader's work."""
+        arguments after the first, none of which is needed: mixup is the loader's work, and the
+        device is the model's, where LiBai's main branch takes a GPU if there is any."""
         batch = {}
         for name, value in data.get_fields().items():
-            value.to_global()
+            value.to_global(placement=dist.get_layer_placement(value.placement_idx))
             batch[name] = value.tensor
         return batch
 

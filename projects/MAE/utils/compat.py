@@ -3,9 +3,12 @@ import builtins
 import contextlib
 import inspect
 import logging
+import math
 import sys
 
 import oneflow as flow
+from hydra.errors import InstantiationException
+from libai import config
 from libai.utils import distributed as dist
 from oneflow.framework import config_util, session_context
 
@@ -169,6 +172,47 @@ def keeps_import():
         builtins.__import__ = original
 
 
+def instantiate(node):
+    """LiBai's `instantiate`, which lets a user's mistake through.
+
+    Symptom: LiBai's main branch raises an InstantiationException for whatever a constructor raises,
+    so that a mistake in the data ends in a traceback. Removable when a LiBai that lets exceptions
+    through, as 0.1.1 does, is the only one.
+
+    Args:
+        node: a LazyCall or a list of them.
+    """
+    try:
+        return config.instantiate(node)
+    except InstantiationException as error:
+        cause = error
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise
+
+
+def log_loss(write_metrics, storage):
+    """Let LiBai log the loss of a step, and tell whether it is finite; every rank calls this.
+
+    Symptom: LiBai 0.1.1 raises FloatingPointError for a loss that is not finite, and logs nothing;
+    its main branch logs it and trains on. The exception is no longer to be expected without 0.1.1.
+
+    Args:
+        write_metrics: calls LiBai's `write_metrics`.
+        storage: the trainer's `EventStorage`, which has the loss on rank 0.
+
+    Returns:
+        Whether the loss is finite on rank 0, which alone knows it; True on the others.
+    """
+    try:
+        write_metrics()
+    except FloatingPointError:
+        return False
+    return not dist.is_main_process() or math.isfinite(storage.latest()["total_loss"][0])
+
+
 def hide_user_errors():
     """LiBai's training loop logs every exception with a traceback before it raises it again.
 
@@ -196,8 +240,9 @@ def ttol(tensor, pure_local=False, ranks=None):
 
 
 def mend_ttol():
-    """LiBai 0.1.1's `ttol(ranks=...)` names "cuda" and fails without a GPU; main asks the tensor.
+    """LiBai 0.1.1's `ttol(ranks=...)` names "cuda" and fails without a GPU.
 
+    Its training loop logs losses with it; that of LiBai's main branch does it in another way.
     Removable with 0.1.1.
     """
     if 'flow.placement("cuda", ranks)' in inspect.getsource(dist.ttol):

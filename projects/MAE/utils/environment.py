@@ -1,5 +1,6 @@
 """environment.json: with what a run was made, for the report and for whoever repeats it."""
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -8,7 +9,7 @@ import sys
 import time
 
 FILE = "environment.json"
-PACKAGES = ("oneflow", "libai", "flowvision", "numpy", "pillow", "mkl", "scipy-openblas32", "tensorboardX")
+PACKAGES = ("oneflow", "flowvision", "numpy", "pillow", "mkl", "scipy-openblas32", "tensorboardX")
 
 
 def save_environment(output_dir, **facts):
@@ -25,23 +26,41 @@ def save_environment(output_dir, **facts):
 
 def versions():
     """{name: version} of Python, the system, the packages that matter and this code."""
-    found = {"python": platform.python_version(), "system": platform.platform()}
+    found = {"python": platform.python_version(), "system": platform.platform(), "libai": libai_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            continue  # not needed for this run, or used from a checkout
-    revision = _git_revision()
+            continue  # not needed for this run
+    revision = _git_revision(os.path.dirname(os.path.abspath(__file__)))
     if revision:
         found["revision of the code"] = revision
     return found
 
 
-def _git_revision():
-    """The commit of the repository that this file lies in, None outside one."""
+def libai_version():
+    """The release of the LiBai that is imported, or the commit of a checkout.
+
+    A checkout may stand on PYTHONPATH before a release that is installed, too.
+    """
+    package = os.path.realpath(os.path.dirname(importlib.util.find_spec("libai").origin))
+    try:
+        installed = importlib.metadata.distribution("libai")
+        if os.path.realpath(installed.locate_file("libai")) == package:
+            return installed.version
+    except importlib.metadata.PackageNotFoundError:
+        pass  # a checkout that was never installed
+    checkout = os.path.dirname(package)
+    # A copy without a .git of its own may lie inside another repository.
+    revision = _git_revision(checkout) if os.path.exists(os.path.join(checkout, ".git")) else None
+    return f"commit {revision}" if revision else "unknown"
+
+
+def _git_revision(folder):
+    """The commit of the repository that a folder lies in, None outside one."""
     try:
         result = subprocess.run(
-            ["git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse", "--short=12", "HEAD"],
+            ["git", "-C", folder, "rev-parse", "--short=12", "HEAD"],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 import projects.MAE
 from projects.MAE.errors import UserError
+from projects.MAE.utils.environment import libai_version
 from projects.MAE.utils.libai_folder import check_part
 
 # Inside the part "model", as the card: LiBai reads every entry of a checkpoint folder as a part.
@@ -48,11 +49,12 @@ def describe(files, cfg, classes, iteration, samples_in_epoch):
 def versions():
     """{name: version} of what decides what a checkpoint means."""
     found = {"project": projects.MAE.__version__, "python": platform.python_version()}
-    for package in ("oneflow", "libai", "numpy"):
+    found["libai"] = libai_version()
+    for package in ("oneflow", "numpy"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "unknown"  # a LiBai checkout that was never installed
+            found[package] = "unknown"  # built from source, say
     return found
 
 
