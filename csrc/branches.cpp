@@ -190,6 +190,10 @@ Names joined(Names names, const Names& others) {
   return names;
 }
 
+bool is_scale_of(op::InferContext* ctx, const oneflow::Shape& x) {
+  return !ctx->has_input("scale", 0) || ctx->InputShape("scale", 0).elem_cnt() == x.At(0);
+}
+
 void add_branch(const std::string& name, const Names& kept, Features features) {
   op::OpRegistry forward = new_operator(name.c_str());
   op::OpRegistry grad = new_operator((name + "_grad").c_str());
@@ -207,6 +211,7 @@ void add_branch(const std::string& name, const Names& kept, Features features) {
       [kept, features](op::InferContext* ctx) -> Maybe<void> {
         oneflow::Shape x = ctx->InputShape("x", 0);
         CHECK(x.NumAxes() == 3) << "x is not [samples, tokens, features]";
+        CHECK(is_scale_of(ctx, x)) << "scale is not one number a sample";
         ctx->SetOutputShape("y", 0, x);
         const std::vector<int64_t> widths = features(ctx);
         for (size_t i = 0; i < kept.size(); ++i) {
@@ -222,6 +227,7 @@ void add_branch(const std::string& name, const Names& kept, Features features) {
   add_operator(
       grad, joined({"dx"}, prefixed(parameters)),
       [](op::InferContext* ctx) -> Maybe<void> {
+        CHECK(is_scale_of(ctx, ctx->InputShape("x", 0))) << "scale is not one number a sample";
         for (const std::string& input : joined({"x"}, parameters)) {
           ctx->SetOutputShape("d" + input, 0, ctx->InputShape(input, 0));
         }

@@ -403,10 +403,11 @@ def test_the_choice_of_a_blas():
     assert loaded_with(with_blas("openblas"))[0] == "OpenBLAS"
     assert loaded_with(dict(with_blas("openblas"), MAE_BLAS=""))[0] == "OpenBLAS"  # no MKL there
     assert loaded_with(dict(with_blas("mkl"), MAE_BLAS=""))[0] in ("MKL", "OpenBLAS")
-    refused = {
-        "MAE_BLAS=atlas must be mkl or openblas": dict(with_blas("atlas")),
-        "MAE_BLAS=mkl: MKL is not preloaded": dict(with_blas("openblas"), MAE_BLAS="mkl"),
-        "MAE_BLAS=openblas: only the native": dict(with_blas("openblas"), MAE_NATIVE="0"),
-    }
-    for message, wrong in refused.items():
+    refused = [
+        ("MAE_BLAS=atlas must be mkl or openblas", with_blas("atlas")),
+        ("MAE_BLAS=atlas must be mkl or openblas", dict(with_blas("atlas"), MAE_NATIVE="0")),
+        ("MAE_BLAS=mkl: MKL is not preloaded", dict(with_blas("openblas"), MAE_BLAS="mkl")),
+        ("MAE_BLAS=openblas: only the native", dict(with_blas("openblas"), MAE_NATIVE="0")),
+    ]
+    for message, wrong in refused:
         assert message in loaded_with(wrong)[1]

@@ -51,7 +51,7 @@ set_cpu_environment() {
     LD_PRELOAD=$prefix/lib/libmae_rest.so${LD_PRELOAD:+:$LD_PRELOAD}
   fi
   for blas in "$prefix"/lib/libmkl_rt.so.*; do
-    [ -e "$blas" ] || { echo "No MKL below $prefix: using OneFlow's own, slower BLAS." >&2; return; }
+    [ -e "$blas" ] || { echo "No MKL below $prefix: OneFlow's own operators use its own, slower BLAS." >&2; return; }
     cpu_environment+=("LD_PRELOAD=$blas${LD_PRELOAD:+:$LD_PRELOAD}")
     return
   done

@@ -61,9 +61,9 @@ class Listener:
         """Listen from now on; called in the main thread, once."""
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # first: none is lost
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, LAUNCHER_ENDED):
             signal.signal(number, lambda *_: None)  # the number still goes to the pipe
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
 
     def _listen(self, reader):

@@ -140,7 +140,7 @@ def prepare(args):
     if cfg.train.rdma_enabled:
         flow.env.init_rdma()
     if device == "cpu":
-        instruction_set = native.load()
+        instruction_set = together(native.load)
         kernels = "native ones" if instruction_set else "those of OneFlow"
         check_agreement(
             "CPU kernels", kernels, "run tools/setup.sh on every machine, or set MAE_NATIVE=0 on all"
@@ -285,14 +285,15 @@ def keep(cfg, name, results, source, card, dataset):
         source, card: as `load_for_evaluation` gives them.
         dataset: of the images that were evaluated.
     """
-    from libai.utils import distributed as dist
-
     from projects.MAE.report.save import renew_reports
+    from projects.MAE.utils.agreement import only_on_rank_0
     from projects.MAE.utils.evaluation_file import save_evaluation
 
-    if dist.is_main_process():
+    def write():
         save_evaluation(cfg.train.output_dir, name, results, source, card, dataset.images.root)
         renew_reports(cfg.train.output_dir)
+
+    only_on_rank_0(write)
 
 
 def trainer_of(cfg):

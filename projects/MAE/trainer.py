@@ -173,8 +173,8 @@ class MAETrainer(DefaultTrainer):
             *pictures,
             CheckpointHook(self.checkpointer, saves, checkpointer.max_to_keep),
         ]
+        only_on_rank_0(self.open_writers)
         if dist.is_main_process():
-            self.writers = build_writers(train)
             found += [
                 Progress(
                     clock,
@@ -197,6 +197,14 @@ class MAETrainer(DefaultTrainer):
         if results is not None:
             self.last_evaluation = results
         return results
+
+    def open_writers(self):
+        """Open the run's writers, on rank 0.
+
+        Raises:
+            UserError: the disk refuses a file.
+        """
+        self.writers = build_writers(self.cfg.train)
 
     @classmethod
     def test(cls, cfg, test_loaders, model, evaluator=None, stops=None):

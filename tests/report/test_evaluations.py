@@ -84,8 +84,24 @@ def test_a_folder_that_holds_an_evaluation_alone(tmp_path):
     assert "loss by epoch" in [value for _, value in page_of(run, before).attributes]
 
 
+def test_settings_are_compared_of_runs_alone(tmp_path):
+    runs = [make_run(tmp_path / name) for name in ("a", "b")]
+    make_evaluation(tmp_path / "before", "knn.json", **KNN)
+    assert "All settings agree." in texts(*runs, tmp_path / "before")
+    assert "what differs" not in texts(runs[0], tmp_path / "before")
+
+
 @pytest.mark.parametrize(
-    "content", ["{", "[1]", "{}", '{"weights": "w", "images": 3}', '{"Acc@1": NaN}', "[" * 100_000]
+    "content",
+    [
+        "{",
+        "[1]",
+        "{}",
+        '{"weights": "w", "images": 3}',
+        '{"Acc@1": NaN}',
+        '{"Acc@1": 1%s}' % ("0" * 400),
+        "[" * 100_000,
+    ],
 )
 def test_damaged_files_are_left_out(tmp_path, content):
     folder = make_run(tmp_path / "run")

@@ -1,7 +1,7 @@
 """Finds what --eval-only and --knn wrote about a run. Files may be old, or damaged."""
 import json
-import math
 import os
+import sys
 from collections import namedtuple
 
 from projects.MAE.utils.evaluation_file import EVALUATION, KNN
@@ -45,7 +45,7 @@ def _read(path):
     try:
         with open(path, errors="replace") as file:
             content = json.load(file)
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict):
         return None
@@ -57,4 +57,5 @@ def _read(path):
 
 
 def _is_finite(value):
-    return type(value) in (int, float) and math.isfinite(value)
+    # A whole number of hundreds of digits is none that anybody has measured, and no float.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max

@@ -184,13 +184,15 @@ def _settings(runs, names):
     ]
     if not texts:
         return None
-    if len(runs) == 1:
+    # A folder of evaluations has none.
+    configured = [(run, name) for run, name in zip(runs, names) if run.config]
+    if len(configured) < 2:
         return section("Configuration", *texts)
-    flat = [dict(_flatten(run.config)) for run in runs]
+    flat = [dict(_flatten(run.config)) for run, _ in configured]
     keys = sorted({key for found in flat for key in found} - set(UNINTERESTING))
     rows = [[key, *(_value(found, key) for found in flat)] for key in keys]
     rows = [row for row in rows if len(set(row[1:])) > 1]
-    differences = table(["setting", *names], rows) if rows else element("p", "All settings agree.")
+    differences = table(["setting", *(name for _, name in configured)], rows) if rows else element("p", "All settings agree.")
     return section("Configuration: what differs", differences, *texts)
 
 

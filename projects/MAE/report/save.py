@@ -19,7 +19,7 @@ def save_report(folders, path):
         UserError: a folder holds no run, or the file can't be written.
     """
     text = report([read_run(folder) for folder in folders])
-    beside = f"{path}.partial"
+    beside = f"{path}.{os.getpid()}.partial"  # a run and an evaluation of it may end together
     try:
         with open(beside, "w", encoding="utf-8") as file:
             file.write(text)

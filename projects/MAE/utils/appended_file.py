@@ -29,14 +29,18 @@ class AppendedFile:
             self.file = open(path, "ab", buffering=0)
 
     def add(self, record):
-        """Write bytes, or nothing of them."""
+        """Write bytes, or nothing of them; nothing after `close`."""
+        if self.file.closed:
+            return
         with self._warning():
             before, rest = os.fstat(self.file.fileno()).st_size, memoryview(record)
             try:
                 while rest:
                     rest = rest[self.file.write(rest) :]
             except OSError:
-                if len(rest) < len(record):  # a disk that is nearly full has taken a part
+                # A disk that is nearly full has taken a part, and nobody has added to it since.
+                taken = len(record) - len(rest)
+                if taken and os.fstat(self.file.fileno()).st_size == before + taken:
                     self.file.truncate(before)
                 raise
 

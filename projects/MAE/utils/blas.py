@@ -21,13 +21,7 @@ def openblas_library():
     Raises:
         UserError: another choice, or what is chosen is not there.
     """
-    choice = os.environ.get("MAE_BLAS", "")
-    if choice not in ("", *CHOICES):
-        raise UserError(f"MAE_BLAS={choice} must be {' or '.join(CHOICES)}, or not be set")
-    if choice == "mkl" and not mkl_is_preloaded():
-        raise UserError(
-            "MAE_BLAS=mkl: MKL is not preloaded; run tools/setup.sh and start with tools/train.sh"
-        )
+    choice = chosen()
     if choice == "mkl" or (not choice and mkl_is_preloaded() and not _prefers_openblas()):
         return None
     try:
@@ -47,9 +41,25 @@ def mkl_is_preloaded():
     return "libmkl_rt" in os.environ.get("LD_PRELOAD", "")
 
 
-def refuse_choice():
-    """Raise a UserError where MAE_BLAS chooses OpenBLAS and there are no kernels to use it."""
-    if os.environ.get("MAE_BLAS") == "openblas":
+def chosen():
+    """What MAE_BLAS says: "mkl", "openblas" or "".
+
+    Raises:
+        UserError: something else, or MKL where it is not preloaded.
+    """
+    choice = os.environ.get("MAE_BLAS", "")
+    if choice not in ("", *CHOICES):
+        raise UserError(f"MAE_BLAS={choice} must be {' or '.join(CHOICES)}, or not be set")
+    if choice == "mkl" and not mkl_is_preloaded():
+        raise UserError(
+            "MAE_BLAS=mkl: MKL is not preloaded; run tools/setup.sh and start with tools/train.sh"
+        )
+    return choice
+
+
+def check_without_kernels():
+    """Raise a UserError where MAE_BLAS chooses what only the native kernels use: there are none."""
+    if chosen() == "openblas":
         raise UserError(
             "MAE_BLAS=openblas: only the native kernels use it, and they are not loaded; run "
             "tools/setup.sh, and don't set MAE_NATIVE=0"

@@ -63,7 +63,11 @@ class FolderLock:
 
     def _try(self):
         """Take the lock if it is free; whether the run may go on."""
+        is_new = not os.path.exists(self.path)
         self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        if is_new:  # whoever may use the folder may use the file, whatever this user's umask
+            with contextlib.suppress(PermissionError):  # somebody else was faster
+                os.fchmod(self.handle, 0o666)
         try:
             fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -72,8 +76,9 @@ class FolderLock:
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise
-            with contextlib.suppress(FileNotFoundError):  # another run may be as far
-                os.remove(self.path)
+            if is_new:  # else it may be that of a run that could lock it
+                with contextlib.suppress(FileNotFoundError):  # another run may be as far
+                    os.remove(self.path)
             self._close()
             logger.warning(
                 f"{self.path} can't be locked on this file system ({error.strerror}): nothing keeps a "

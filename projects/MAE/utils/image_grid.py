@@ -3,6 +3,7 @@
 Pillow's own font, the only one that is there on every machine, has the letters of English and no
 accents. What it has not is written as Python would escape it, so that a name can still be told.
 """
+import contextlib
 import math
 import os
 
@@ -115,5 +116,10 @@ def save_png(image, path):
     text = PngInfo()
     text.add_itxt("Description", image.info["Description"])
     beside = f"{path}.partial"
-    image.save(beside, format="PNG", pnginfo=text)
-    os.replace(beside, path)
+    try:
+        image.save(beside, format="PNG", pnginfo=text)
+        os.replace(beside, path)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(beside)
+        raise

@@ -11,7 +11,12 @@ import os
 import sys
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.blas import PREFIX, mkl_is_preloaded, openblas_library, refuse_choice
+from projects.MAE.utils.blas import (
+    PREFIX,
+    check_without_kernels,
+    mkl_is_preloaded,
+    openblas_library,
+)
 
 NAME = "libmae_native.so"  # in the `lib` folder of the environment; tools/setup.sh builds it
 
@@ -31,7 +36,7 @@ def load():
     """
     wish = os.environ.get("MAE_NATIVE", "")
     if wish == "0":
-        refuse_choice()
+        check_without_kernels()
         return None
     path = wish if wish not in ("", "1") else os.path.join(sys.prefix, "lib", NAME)
     if not os.path.exists(path):
@@ -40,13 +45,14 @@ def load():
                 f"MAE_NATIVE={wish}: there is no {path}; run tools/setup.sh where there is a C++17 "
                 "compiler, or set MAE_NATIVE=0 to go without"
             )
-        refuse_choice()
+        check_without_kernels()
         return None
     openblas = openblas_library()
     _expose_oneflow()
     try:
         library = ctypes.CDLL(path)
-    except OSError as error:
+        library.mae_use_openblas, library.mae_native_register  # AttributeError: an older library
+    except (OSError, AttributeError) as error:
         raise UserError(
             f"the native kernels in {path} can't be loaded ({error}): run tools/setup.sh again, "
             "or set MAE_NATIVE=0 to go without"
@@ -132,7 +138,8 @@ def _use_openblas(library, path):
     else:
         os.environ["OPENBLAS_NUM_THREADS"] = threads
     if error:
-        raise UserError(f"OpenBLAS can't be used ({error.decode()}): set MAE_BLAS=mkl to go without")
+        way_out = "MAE_BLAS=mkl" if mkl_is_preloaded() else "MAE_NATIVE=0"
+        raise UserError(f"OpenBLAS can't be used ({error.decode()}): set {way_out} to go without")
     _openblas = path
 
 
