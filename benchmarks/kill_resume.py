@@ -1,7 +1,7 @@
 """Kill runs at 30 random instants, during saves too, and compare them with runs left alone.
 
     bash tools/test.sh --version >/dev/null  # installs what is needed
-    PYTHONPATH=. .venv/bin/python benchmarks/kill_resume.py --job pretraining --ranks 2
+    .venv/bin/python benchmarks/kill_resume.py --job pretraining --ranks 2
 
 Without --job and --ranks it goes through pretraining and finetuning (drop path, mixup and cutmix
 included), each on 1 and on 2 ranks: about ten minutes each on two idle cores. It prints a line for
@@ -15,9 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.machine import facts
-from projects.MAE.data.digits import write_digits
-from tests.kills import JOBS, kill_and_resume
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.machine import facts  # noqa: E402
+from projects.MAE.data.digits import write_digits  # noqa: E402
+from tests.kills import JOBS, kill_and_resume  # noqa: E402
 
 DIGITS = 10
 
