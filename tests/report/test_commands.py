@@ -25,10 +25,11 @@ def stopped(image_folder, tmp_path_factory):
     """A run that looks as if it had been killed after two of four iterations, in a folder whose name
     a shell would take apart."""
     folder = tmp_path_factory.mktemp("runs") / "my run; $(ls)"
-    (folder / "report.html.partial").mkdir(parents=True)  # so that no report can be written
+    (folder / "report.html").mkdir(parents=True)  # so that no report can be written
     output = pretrain(image_folder, folder, "train.checkpointer.period=2", "train.warmup_epoch=0")
     assert "WARNING: No report: " in output and "Trained 4 iterations" in output
-    (folder / "report.html.partial").rmdir()
+    assert not list(folder.glob("*.partial"))
+    (folder / "report.html").rmdir()
     (folder / "last_checkpoint").write_text("model_0000001")
     kept = (folder / "metrics.json").read_text().splitlines()[:2]
     (folder / "metrics.json").write_text("\n".join(kept) + "\n")

@@ -1,4 +1,5 @@
 """Writes the report of runs: for the command, at the end of a run, and after an evaluation of one."""
+import contextlib
 import logging
 import os
 
@@ -25,6 +26,8 @@ def save_report(folders, path):
             file.write(text)
         os.replace(beside, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            os.remove(beside)
         raise UserError(f"{path}: can't be written: {error.strerror}: name another with --out") from None
 
 
