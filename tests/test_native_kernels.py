@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import oneflow as flow
 import pytest
+from libai.layers import LayerNorm, TransformerLayer
 from scipy.special import erf
 
 from projects.MAE.modeling.native_operators import (
@@ -340,6 +341,27 @@ def test_threads_do_not_change_a_bit(tmp_path, blas):
     for result in results[1:]:
         for name in result.files:
             np.testing.assert_array_equal(results[0][name], result[name])
+
+
+@pytest.mark.parametrize("layer", [TransformerLayer(12, 48, 3), LayerNorm(12)])
+def test_libais_own_layers_learn(layer):
+    class Training(flow.nn.Graph):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+            self.add_optimizer(flow.optim.SGD(layer.parameters(), lr=0.1))
+
+        def build(self, x):
+            loss = (self.layer(x) ** 2).mean()
+            loss.backward()
+            return loss
+
+    layer.train()
+    placement = flow.placement("cpu", [0])
+    x = flow.tensor(random(2, 5, 12)).to_global(placement=placement, sbp=flow.sbp.broadcast)
+    graph = Training()
+    losses = [graph(x).item() for _ in range(3)]
+    assert losses[0] > losses[1] > losses[2]
 
 
 def test_loading_after_operators_have_run():
