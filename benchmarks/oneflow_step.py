@@ -19,7 +19,8 @@ from benchmarks.turns import Turns
 from projects.MAE.data.build import data_parallel_rank
 from projects.MAE.data.skipped import SkippedImages
 from projects.MAE.errors import UserError
-from projects.MAE.train_net import end_with_parent, leave, parse_arguments, prepare
+from projects.MAE.preparation import prepare
+from projects.MAE.train_net import end_with_parent, leave, parse_arguments
 from projects.MAE.trainer import MAETrainer
 from projects.MAE.utils import native
 from projects.MAE.utils.rendezvous import meet

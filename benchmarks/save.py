@@ -18,7 +18,8 @@ import time
 from libai.engine.trainer import HookBase
 from libai.utils import distributed as dist
 
-from projects.MAE.train_net import end_with_parent, leave, parse_arguments, prepare
+from projects.MAE.preparation import prepare
+from projects.MAE.train_net import end_with_parent, leave, parse_arguments
 from projects.MAE.trainer import MAETrainer
 
 SAVES = 5

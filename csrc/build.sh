@@ -9,7 +9,9 @@ compiler=${CXX:-g++}
 
 site=$("$python" -c 'import importlib.util as u, os; print(os.path.dirname(os.path.dirname(u.find_spec("oneflow").origin)))')
 libraries=$("$python" -c 'import sys; print(sys.prefix)')/lib
-work=$(mktemp -d "$target/build.XXXXXX") # on the file system of the target, so that mv is atomic
+# Beside the target, not in /tmp: only on one file system does mv replace a library that a run has
+# loaded in one step.
+work=$(mktemp -d "$target/build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 # The package carries the system headers of the machine that built it, too: only its own are used.

@@ -13,7 +13,8 @@ import numpy as np
 from libai.utils import distributed as dist
 from oneflow import sbp
 
-from projects.MAE.train_net import parse_arguments, prepare
+from projects.MAE.preparation import prepare
+from projects.MAE.train_net import parse_arguments
 from projects.MAE.trainer import MAETrainer
 
 

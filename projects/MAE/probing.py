@@ -4,8 +4,9 @@ import time
 import oneflow as flow
 from oneflow import nn
 
+from projects.MAE.eager_training import AccumulatingTrainer
 from projects.MAE.modeling.graph import evaluator_of
-from projects.MAE.trainer import AccumulatingTrainer, MAETrainer
+from projects.MAE.trainer import MAETrainer
 from projects.MAE.utils.compat import join_batch, split_batch
 
 

@@ -2,62 +2,32 @@
 import logging
 import math
 import os
-import time
 
 import oneflow as flow
 from libai.config import LazyConfig
 from libai.engine import DefaultTrainer
-from libai.engine.trainer import EagerTrainer
 from libai.scheduler import build_lr_scheduler
 from libai.utils import distributed as dist
 
 from projects.MAE.data.datasets import check_same_classes
-from projects.MAE.data.skipped import SkippedImagesReport
+from projects.MAE.eager_training import AccumulatingTrainer
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation import evaluate
-from projects.MAE.hooks import CheckpointHook, EvaluationHook, Metrics, Report, due
-from projects.MAE.hooks_reconstruction import ReconstructionHook, picture_dataset
+from projects.MAE.hook_list import hooks_of
 from projects.MAE.modeling.graph import TrainGraph, evaluator_of
-from projects.MAE.progress import Progress, StepClock, watched
-from projects.MAE.step_watch import FiniteWeights, Schedule, Stopped, StepWatch, StopHook
+from projects.MAE.progress import watched
+from projects.MAE.step_watch import Stopped, StepWatch
 from projects.MAE.utils.agreement import only_on_rank_0
-from projects.MAE.utils.compat import instantiate, split_batch, take_one_batch_a_step
+from projects.MAE.utils.compat import instantiate, take_one_batch_a_step
 from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run
 from projects.MAE.utils.disk import told
 from projects.MAE.utils.environment import save_environment
 from projects.MAE.utils.libai_folder import read_card
-from projects.MAE.utils.pretrained import load_pretrained
+from projects.MAE.utils.pretrained import load_pretrained, log_report
 from projects.MAE.utils.run_card import model_card
 from projects.MAE.utils.writers import build_writers
 
 logger = logging.getLogger("libai." + __name__)
-
-
-class AccumulatingTrainer(EagerTrainer):
-    """Eager training in which an iteration is an optimizer step, as it is in graph mode.
-
-    LiBai's counts micro-batches, so schedules and checkpoints would differ between the modes.
-
-    Args:
-        after_loss: see `StepWatch.after_loss`; the others are LiBai's.
-    """
-
-    def __init__(self, *arguments, after_loss):
-        super().__init__(*arguments)
-        self.after_loss = after_loss
-
-    def run_step(self, get_batch):
-        start = time.perf_counter()
-        data = get_batch(next(self._data_loader_iter))
-        data_time = time.perf_counter() - start
-        total = 0.0
-        for micro in split_batch(data, self.grad_acc_steps):
-            losses = self.model(**micro)
-            (losses["losses"] / self.grad_acc_steps).backward()
-            total = total + losses["losses"].detach() / self.grad_acc_steps
-        if self.after_loss(lambda: self.write_metrics({"losses": total}, data_time)):
-            self.optimizer.step()
-        self.optimizer.zero_grad()
 
 
 class MAETrainer(DefaultTrainer):
@@ -127,67 +97,8 @@ class MAETrainer(DefaultTrainer):
 
     def build_hooks(self):
         train = self.cfg.train
-
-        def every(iterations, epochs):
-            return due(iterations, epochs, len(self.train_loader.dataset), train.global_batch_size)
-
-        self.watch = watch = StepWatch(train.max_seconds, train.max_bad_batches)
-        checkpointer, evaluation = train.checkpointer, train.evaluation
-        periodic = every(checkpointer.period, checkpointer.save_model_after_n_epoch)
-        evaluates = every(evaluation.eval_period, evaluation.eval_after_n_epoch)
-
-        def saves(done):
-            return watch.stop or watch.save or periodic(done)
-
-        evaluations = []
-        if evaluation.enabled and self.test_loader:
-            evaluations.append(
-                EvaluationHook(
-                    evaluates,
-                    self.evaluate,
-                    self.checkpointer,
-                    evaluation.eval_metric,
-                    evaluation.eval_mode,
-                    stops=lambda: watch.stop,
-                )
-            )
-        pictures, wanted = [], train.visualize
-        if wanted.period or wanted.after_n_epoch:
-            pictures.append(
-                ReconstructionHook(
-                    every(wanted.period, wanted.after_n_epoch),
-                    # Those of evaluation, where there is one: no folder is listed twice.
-                    self.test_loader[0].dataset if evaluations else picture_dataset(self.cfg),
-                    wanted.num_images,
-                    train.output_dir,
-                )
-            )
-        clock = StepClock(train.log_period)
-        found = [
-            clock,
-            watch,
-            Schedule(watch),
-            SkippedImagesReport(self.train_loader.skipped, every(0, 1)),
-            FiniteWeights(lambda done: saves(done) or evaluates(done)),
-            *evaluations,
-            *pictures,
-            CheckpointHook(self.checkpointer, saves, checkpointer.max_to_keep),
-        ]
-        only_on_rank_0(self.open_writers)
-        if dist.is_main_process():
-            found += [
-                Progress(
-                    clock,
-                    train.log_period,
-                    train.global_batch_size,
-                    len(self.train_loader.dataset),
-                    compiles=self.cfg.graph.enabled,
-                ),
-                Metrics(clock, train.log_period, train.global_batch_size, self.writers),
-                Report(train.output_dir),
-            ]
-        found.append(StopHook(watch, lambda: any(hook.postponed for hook in evaluations)))
-        return found
+        self.watch = StepWatch(train.max_seconds, train.max_bad_batches)
+        return hooks_of(self, self.watch)
 
     def evaluate(self):
         """Evaluate on the test loader; {metric: value} on every rank, None if asked to stop."""
@@ -355,17 +266,3 @@ def check_classes(cfg, dataset, test_loaders):
         )
     if found < wanted:
         logger.warning(f"model.num_classes={wanted}, but the data has {found} class folders only")
-
-
-def log_report(report, path):
-    """One line a part of what `load_pretrained` did."""
-    logger.info(f"Loaded {len(report['loaded'])} tensors from {path}")
-    for name, (found, needed) in report["reshaped"].items():
-        logger.info(f"Interpolated for another image size: {name}, {found} to {needed}")
-    logger.info(f"New, with initial values: {', '.join(report['new']) or 'none'}")
-    decoder = [n for n in report["left"] if n.startswith(("decoder_", "mask_token"))]
-    others = [n for n in report["left"] if n not in decoder]
-    logger.info(
-        f"Left in the checkpoint: {len(decoder)} tensors of the decoder; "
-        f"others: {', '.join(others) or 'none'}"
-    )

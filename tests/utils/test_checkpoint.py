@@ -1,70 +1,19 @@
-"""Checkpoints: read back by everybody who should, whole or absent, damage found, no code run."""
+"""Checkpoints: read back by everybody who should, written whole or not at all, kept while needed."""
 import errno
-import json
 import os
-import pickle
 import shutil
 
 import numpy as np
-import oneflow as flow
 import pytest
-from libai.config import LazyCall
 from libai.utils.checkpoint import Checkpointer
-from omegaconf import OmegaConf
 
 from projects.MAE.errors import UserError
 from projects.MAE.hooks import CheckpointHook
-from projects.MAE.modeling.graph import TrainGraph
-from projects.MAE.modeling.mae import MaskedAutoencoderViT
-from projects.MAE.utils import run_folder
-from projects.MAE.utils.checkpoint import MAECheckpointer, open_output_folder
-from projects.MAE.utils.libai_folder import (
-    CARD,
-    find_checkpoint,
-    newest_checkpoints,
-    read_card,
-    read_part_with,
-    read_weights,
-)
-from projects.MAE.utils.manifest import MANIFEST, check_whole, read_manifest, sha256_of
+from projects.MAE.utils.checkpoint import open_output_folder
+from projects.MAE.utils.libai_folder import read_part_with
+from projects.MAE.utils.manifest import MANIFEST, read_manifest, sha256_of
 from projects.MAE.utils.part_writer import FolderWriter
-from projects.MAE.utils.scheduler import warmup_cosine_lr
-from tests.sizes import TINY_MAE
-
-CFG = OmegaConf.create(dict(train=dict(global_batch_size=8)), flags={"allow_objects": True})
-CFG.optim = LazyCall(flow.optim.AdamW)(lr=0.1)
-CARD_OF_RUN = dict(model="MaskedAutoencoderViT", embed_dim=64, seed=0, global_batch_size=8)
-
-
-def trained(folder, graph_mode, seed=0, steps=1):
-    """A checkpointer for a tiny model that has taken `steps` steps."""
-    flow.manual_seed(seed)
-    model = MaskedAutoencoderViT(**TINY_MAE)
-    betas = OmegaConf.create(dict(betas=[0.9, 0.95])).betas  # as a configuration gives them
-    optimizer = flow.optim.AdamW(model.parameters(), lr=1e-2, betas=betas)
-    scheduler = warmup_cosine_lr(optimizer, 10, 0)
-    rng = np.random.default_rng(seed)
-    inputs = [rng.random(shape, dtype=np.float32) for shape in [(2, 3, 32, 32), (2, 64)]]
-    placement = next(model.parameters()).placement
-    inputs = [
-        flow.from_numpy(x).to_global(placement=placement, sbp=model.cls_token.sbp) for x in inputs
-    ]
-    parts = dict(optimizer=optimizer)
-    if graph_mode:
-        graph = TrainGraph(model, optimizer, scheduler)
-        parts = dict(graph=graph)
-    for _ in range(steps):
-        if graph_mode:
-            graph(images=inputs[0], noise=inputs[1])
-        else:
-            model(*inputs)["losses"].backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        scheduler.step()
-    checkpointer = MAECheckpointer(model, str(folder), **parts, lr_scheduler=scheduler)
-    checkpointer.card, checkpointer.cfg = dict(CARD_OF_RUN, classes=["a", "b"]), CFG
-    checkpointer.samples = 30
-    return checkpointer
+from tests.checkpoints import CARD_OF_RUN, newest, trained
 
 
 def numbers(checkpoint):
@@ -73,27 +22,6 @@ def numbers(checkpoint):
         part: read_part_with(os.path.join(checkpoint, part), lambda t: t.read(part).tolist())
         for part in sorted(os.listdir(checkpoint))
     }
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """An output folder with three checkpoints, after 1, 2 and 3 iterations; eager mode."""
-    folder = tmp_path_factory.mktemp("saved")
-    checkpointer = trained(folder, False)
-    for i in range(3):
-        checkpointer.save(f"model_{i:07d}", iteration=i + 1)
-        checkpointer.tag_last_checkpoint(f"model_{i:07d}")
-    return folder
-
-
-@pytest.fixture
-def folder(saved, tmp_path):
-    """A copy that a test may break."""
-    return shutil.copytree(saved, tmp_path / "run")
-
-
-def newest(folder):
-    return folder / "model_0000002"
 
 
 @pytest.mark.parametrize("graph_mode", [True, False])
@@ -146,108 +74,6 @@ def test_manifest(saved):
     assert manifest["configuration"]["optim"]["_target_"].endswith("AdamW")
 
 
-def damage(path, kind):
-    data = bytearray(path.read_bytes())
-    if kind == "flipped":
-        data[len(data) // 2] ^= 4
-        path.write_bytes(data)
-    elif kind == "truncated":
-        path.write_bytes(data[:-1])
-    elif kind == "empty":
-        path.write_bytes(b"")
-    else:
-        path.unlink()
-
-
-@pytest.mark.parametrize("kind", ["flipped", "truncated", "empty", "missing"])
-@pytest.mark.parametrize("file", ["model/pickled_data", CARD, "optimizer/tensor_00007/out"])
-def test_damage_is_named_set_aside_and_the_one_before_is_used(folder, caplog, file, kind):
-    damage(newest(folder) / file, kind)
-    assert open_output_folder(str(folder), True, CARD_OF_RUN) == "model_0000001"
-    assert (folder / "last_checkpoint").read_text() == "model_0000001"
-    assert (folder / "model_0000002.damaged").is_dir() and not newest(folder).exists()
-    assert f"model_0000002/{file}" in caplog.text and "model_0000002.damaged" in caplog.text
-
-
-def test_damaged_manifest(folder):
-    (newest(folder) / MANIFEST).write_text('{"files": {"model/pickled_data": 3}}')
-    assert open_output_folder(str(folder), True, CARD_OF_RUN) == "model_0000001"
-
-
-@pytest.mark.parametrize(
-    "path", ["/dev/zero", "../../other", "model/../../../x", "model", "model/half \ud800"]
-)
-def test_a_manifest_reaches_nothing_outside(folder, path):
-    manifest = read_manifest(newest(folder))
-    manifest["files"][path] = {"bytes": 0, "sha256": "0" * 64}
-    (newest(folder) / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(UserError):
-        check_whole(newest(folder))
-
-
-def test_nothing_whole_is_an_error_each_time(folder):
-    for i in range(3):
-        damage(folder / f"model_{i:07d}/model/tensor_00000/out", "truncated")
-    for _ in range(2):
-        with pytest.raises(UserError, match="no checkpoint of train.output_dir=.* is whole"):
-            open_output_folder(str(folder), True, CARD_OF_RUN)
-    assert len(list(folder.glob("model_*.damaged"))) == 3
-
-
-def test_damage_without_a_manifest_is_found(folder):
-    for name in (MANIFEST, CARD):
-        (newest(folder) / name).unlink()
-    check_whole(newest(folder))
-    damage(newest(folder) / "optimizer/tensor_00007/out", "truncated")
-    with pytest.raises(UserError, match="tensor_00007"):
-        check_whole(newest(folder))
-
-
-@pytest.mark.parametrize("text", [None, "model_0000099", "../elsewhere", "", "model_final"])
-def test_last_checkpoint_that_names_nothing(folder, text):
-    (folder / "last_checkpoint").unlink()
-    if text is not None:
-        (folder / "last_checkpoint").write_text(text)
-    assert find_checkpoint(folder) == str(newest(folder))
-    assert open_output_folder(str(folder), True, CARD_OF_RUN) == "model_0000002"
-    assert (folder / "last_checkpoint").read_text() == "model_0000002"
-
-
-def test_last_checkpoint_decides(folder):
-    (folder / "last_checkpoint").write_text("model_0000001")
-    order = ["model_0000001", "model_0000000", "model_0000002"]
-    assert newest_checkpoints(folder) == order
-    assert open_output_folder(str(folder), True, CARD_OF_RUN) == "model_0000001"
-
-
-def test_a_kill_while_a_checkpoint_is_replaced_loses_nothing(folder):
-    weights = read_weights(newest(folder))
-    replaced, partial = (
-        folder / run_folder.beside("", "model_0000002", kind) for kind in ("replaced", "partial")
-    )
-    os.rename(newest(folder), replaced)  # between the two renames
-    shutil.copytree(folder / "model_0000000", partial)
-    assert open_output_folder(str(folder), True, CARD_OF_RUN) == "model_0000002"
-    found = read_weights(newest(folder))
-    assert all(np.array_equal(found[name], weights[name]) for name in weights)
-    assert not replaced.exists() and not partial.exists()
-
-
-def test_a_kill_after_a_checkpoint_was_replaced_leaves_the_new_one(folder):
-    old = folder / run_folder.beside("", "model_0000002", "replaced")
-    shutil.copytree(folder / "model_0000000", old)
-    shutil.rmtree(old / "optimizer")  # half deleted
-    assert open_output_folder(str(folder), True, CARD_OF_RUN) == "model_0000002"
-    assert read_card(newest(folder))["iteration"] == 3 and not old.exists()
-
-
-def test_a_damaged_best_is_set_aside(folder):
-    shutil.copytree(newest(folder), folder / "model_best")
-    damage(folder / "model_best/model/tensor_00001/out", "flipped")
-    assert open_output_folder(str(folder), True, CARD_OF_RUN) == "model_0000002"
-    assert (folder / "model_best.damaged").is_dir() and not (folder / "model_best").exists()
-
-
 @pytest.mark.parametrize(
     "change, parts",
     [
@@ -279,33 +105,6 @@ def test_a_missing_part_tells_the_mode(folder):
 def test_a_folder_that_takes_no_file():
     with pytest.raises(UserError, match="train.output_dir=/sys/kernel can't be written to"):
         open_output_folder("/sys/kernel", False, CARD_OF_RUN)
-
-
-class Poison:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-@pytest.mark.parametrize("part", ["model", "optimizer", "lr_scheduler"])
-def test_resuming_runs_no_pickle(folder, tmp_path, part):
-    trace = tmp_path / "it ran"
-    poisoned = pickle.dumps({"protocol_version": 1, "data": {"state": Poison(str(trace))}})
-    (newest(folder) / part / "pickled_data").write_bytes(poisoned)
-    files = read_manifest(newest(folder))
-    files["files"][f"{part}/pickled_data"] = {
-        "bytes": len(poisoned),
-        "sha256": sha256_of(newest(folder) / part / "pickled_data"),
-    }
-    (newest(folder) / MANIFEST).write_text(json.dumps(files))
-    assert open_output_folder(str(folder), True, CARD_OF_RUN) == "model_0000002"
-    with pytest.raises(UserError, match="refused: it holds (posix|os).mkdir"):
-        trained(folder, False, steps=0).resume("model_0000002")
-    assert not trace.exists()
-    pickle.loads(poisoned)
-    assert trace.exists()  # so it would have run
 
 
 def test_a_full_disk_leaves_out_the_rest_and_names_the_file(tmp_path):

@@ -99,9 +99,11 @@ def test_wrong_values(tmp_path, changes):
         check_writers(settings(tmp_path, **changes))
 
 
-def test_a_run_that_asks_for_what_is_missing_says_so(image_folder, tmp_path):
-    if importlib.util.find_spec("wandb"):
-        pytest.skip("wandb is installed here")
+def test_a_run_that_asks_for_what_is_missing_says_so(image_folder, tmp_path, monkeypatch):
+    hide = tmp_path / "hide"  # where wandb is installed, too
+    hide.mkdir()
+    (hide / "sitecustomize.py").write_text("import sys; sys.modules['wandb'] = None\n")
+    monkeypatch.setenv("PYTHONPATH", str(hide))
     wanted = ["train.wandb.enabled=True", f"train.output_dir={tmp_path}/out"]
     root = f"dataloader.train.dataset.0.root={image_folder}"
     result = train("quickstart_pretraining.py", *TINY, *TINY_DECODER, root, *wanted, ranks=2)

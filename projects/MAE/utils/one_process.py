@@ -41,7 +41,7 @@ def start_one_process(device="auto", seed=0):
     from libai.utils import distributed as dist
     from omegaconf import OmegaConf
 
-    from projects.MAE.train_net import choose_device
+    from projects.MAE.preparation import choose_device
     from projects.MAE.utils import native
     from projects.MAE.utils.compat import use_device
 

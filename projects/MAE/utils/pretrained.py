@@ -1,4 +1,5 @@
 """Start a model from weights that somebody trained."""
+import logging
 import math
 
 from projects.MAE.errors import UserError
@@ -9,6 +10,8 @@ from projects.MAE.utils.manifest import check_whole
 from projects.MAE.utils.vit_sizes import check_finite
 from projects.MAE.utils.weight_convert import torch_name, torch_shape, torch_to_libai
 from projects.MAE.utils.weight_files import check_weight_file, read_weight_file
+
+logger = logging.getLogger("libai." + __name__)
 
 # What a classifier has no use for in the weights it starts from.
 UNUSED = ("decoder_", "mask_token", "norm.", "fc_norm.", "feature_norm.", "head.", "pooler.")
@@ -164,3 +167,17 @@ def _check_left(model, left, source):
             f"{source}: this model has no tensor {surplus[0]}; choose the model's size with "
             "vit.size or model.depth"
         )
+
+
+def log_report(report, path):
+    """One line a part of what `load_pretrained` did."""
+    logger.info(f"Loaded {len(report['loaded'])} tensors from {path}")
+    for name, (found, needed) in report["reshaped"].items():
+        logger.info(f"Interpolated for another image size: {name}, {found} to {needed}")
+    logger.info(f"New, with initial values: {', '.join(report['new']) or 'none'}")
+    decoder = [n for n in report["left"] if n.startswith(("decoder_", "mask_token"))]
+    others = [n for n in report["left"] if n not in decoder]
+    logger.info(
+        f"Left in the checkpoint: {len(decoder)} tensors of the decoder; "
+        f"others: {', '.join(others) or 'none'}"
+    )

@@ -47,6 +47,8 @@ def read_torch_file(path):
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename: info for info in archive.infolist()}
+    # What zipfile makes of damage: no directory; the disk, or a place before the file's start; a
+    # comment or name that is no text; a version of the format of the future; a directory cut short.
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise UserError(
             f"{path}: damaged or truncated ({error}); copy or download it again"
