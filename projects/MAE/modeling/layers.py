@@ -165,9 +165,12 @@ def drop_path_scale(noise, drop_prob):
     return (noise >= drop_prob).to(noise.dtype) * (1.0 / (1.0 - drop_prob))
 
 
-def scale_samples(x, scale):
-    """x [N, L, D] times the scale [N, 1] of each sample."""
-    return x * expand_column(scale, x.shape[1] * x.shape[2]).reshape(*x.shape)
+def add_branch(x, norm, layer, scale):
+    """x [N, L, D] plus layer(norm(x)), times the scale [N, 1] of each sample or None for 1."""
+    if scale is None:
+        return layer(norm(x), x)
+    y = layer(norm(x))
+    return y * expand_column(scale, y.shape[1] * y.shape[2]).reshape(*y.shape) + x
 
 
 class SelfAttention(libai_layers.MultiheadAttention):
@@ -250,7 +253,7 @@ class TransformerLayer(libai_layers.TransformerLayer):
         if is_one_operator(x):
             layers = layer.query_key_value, layer.dense
             return attention_branch(x, norm, *layers, layer.head_size, scale)
-        return layer(norm(x), x) if scale is None else scale_samples(layer(norm(x)), scale) + x
+        return add_branch(x, norm, layer, scale)
 
     def mlp_branch(self, x, scale):
         """x [N, L, D] plus the MLP of the normalised x, times scale [N, 1] or None for 1."""
@@ -258,7 +261,7 @@ class TransformerLayer(libai_layers.TransformerLayer):
         if is_one_operator(x):
             layers = layer.dense_h_to_4h, layer.dense_4h_to_h
             return mlp_branch(x, norm, *layers, scale)
-        return layer(norm(x), x) if scale is None else scale_samples(layer(norm(x)), scale) + x
+        return add_branch(x, norm, layer, scale)
 
 
 def patchify(images, patch_size):

@@ -192,7 +192,8 @@ def _settings(runs, names):
     keys = sorted({key for found in flat for key in found} - set(UNINTERESTING))
     rows = [[key, *(_value(found, key) for found in flat)] for key in keys]
     rows = [row for row in rows if len(set(row[1:])) > 1]
-    differences = table(["setting", *(name for _, name in configured)], rows) if rows else element("p", "All settings agree.")
+    head = ["setting", *(name for _, name in configured)]
+    differences = table(head, rows) if rows else element("p", "All settings agree.")
     return section("Configuration: what differs", differences, *texts)
 
 
