@@ -28,6 +28,7 @@ NOT_RUN = {
     r"bash tools/setup\.sh( \w+)?": "installs gigabytes; CI begins with it, see tests/test_setup.py",
     r"bash tools/test\.sh( .*)?": "these tests are what it runs",
     r"python3 benchmarks/train_step\.py.*": "half an hour, and downloads PyTorch",
+    r"\.venv/bin/python benchmarks/kill_resume\.py": "hours; see tests/test_kills.py",
     r"\.venv/bin/python benchmarks/loader\.py": "needs torchvision, and minutes",
     r"\.venv/bin/tensorboard --logdir output": "a server that never ends, which set-up does not install",
     r"NODE=2 .*": "needs two machines, see tests/test_two_nodes.py",
