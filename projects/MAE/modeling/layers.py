@@ -236,8 +236,18 @@ class TransformerLayer(libai_layers.TransformerLayer):
         self.self_attention = SelfAttention(hidden_size, num_heads, layer_idx=layer_idx)
         self.mlp = MLP(hidden_size, self.ffn_hidden_size, layer_idx=layer_idx)
 
-    def forward(self, hidden_states, drop_path_noise=None):
-        """[N, L, D], and float32 [N, 2] draws for the two branches or None -> [N, L, D]."""
+    def forward(self, hidden_states, drop_path_noise=None, ids=None, pool=False):
+        """A block, which may leave out what nobody asks for after it.
+
+        Args:
+            hidden_states: [N, L, D].
+            drop_path_noise: float32 [N, 2], draws for the two branches, or None.
+            ids: the tokens that are wanted, int64 [N, M] or a slice; None for all.
+            pool: whether the mean over all tokens but the first is wanted.
+
+        Returns:
+            [N, L, D]; [N, M, D] of `ids`; with `pool` [N, D], in float32.
+        """
         placement = dist.get_layer_placement(self.layer_idx)
         hidden_states = hidden_states.to_global(placement=placement)
         scales = None, None
@@ -245,7 +255,12 @@ class TransformerLayer(libai_layers.TransformerLayer):
             noise = drop_path_noise.to_global(placement=placement)
             scales = [drop_path_scale(noise[:, i : i + 1], self.drop_path_prob) for i in (0, 1)]
         x = self.attention_branch(hidden_states, scales[0])
-        return self.mlp_branch(x, scales[1])
+        # The MLP takes each token by itself, so that only those that are wanted need it.
+        if isinstance(ids, slice):
+            x = x[:, ids]
+        elif ids is not None:
+            x = flow._C.batch_gather(x, ids.to_global(placement=placement))
+        return self.pooled_mlp_branch(x, scales[1]) if pool else self.mlp_branch(x, scales[1])
 
     def attention_branch(self, x, scale):
         """x [N, L, D] plus attention of the normalised x, times scale [N, 1] or None for 1."""
@@ -262,6 +277,18 @@ class TransformerLayer(libai_layers.TransformerLayer):
             layers = layer.dense_h_to_4h, layer.dense_4h_to_h
             return mlp_branch(x, norm, *layers, scale)
         return add_branch(x, norm, layer, scale)
+
+    def pooled_mlp_branch(self, x, scale):
+        """The mean of `mlp_branch` over all tokens but the first, [N, D], in float32.
+
+        On a CPU the MLP's second layer, which is linear, is given the mean alone.
+        """
+        if not uses_native(x):
+            return self.mlp_branch(x, scale)[:, 1:].float().mean(dim=1)
+        x = x[:, 1:]
+        hidden = self.mlp.dense_h_to_4h(self.post_attention_layernorm(x))
+        y = self.mlp.dense_4h_to_h(flow._C.gelu(hidden).mean(dim=1))
+        return x.mean(dim=1) + (y if scale is None else y * expand_column(scale, y.shape[1]))
 
 
 def patchify(images, patch_size):

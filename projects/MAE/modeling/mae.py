@@ -183,8 +183,15 @@ class MaskedAutoencoderViT(nn.Module):
         """The decoder's tokens [N, M, D] -> pixels [N, M, patch_size**2 * C]."""
         return self.decoder_pred(self.decoder_norm(x))
 
-    def decode(self, latent, ids_restore):
-        """latent [N, 1 + keep, D] and ids_restore [N, L] -> a token of each patch [N, L, D]."""
+    def decode(self, latent, ids_restore, ids=None):
+        """Tokens of patches, from the latent [N, 1 + keep, D] and ids_restore [N, L].
+
+        Args:
+            ids: int64 [N, M], the patches that are wanted, or None for all.
+
+        Returns:
+            [N, M, decoder D] or [N, L, decoder D].
+        """
         placement = self.decoder_pos_embed.placement
         x = self.decoder_embed(latent.to_global(placement=placement))
         ids_restore = ids_restore.to_global(placement=placement)
@@ -192,9 +199,12 @@ class MaskedAutoencoderViT(nn.Module):
         patches = flow.cat([x[:, 1:], mask_tokens], dim=1)
         patches = flow._C.batch_gather(patches, ids_restore)  # undo the shuffle
         x = flow.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
-        for block in self.decoder_blocks:
+        *blocks, last = self.decoder_blocks
+        for block in blocks:
             x = block(x)
-        return x[:, 1:]
+        if ids is None:
+            return last(x)[:, 1:]
+        return last(x, ids=ids + 1)  # after the class token
 
     def forward(self, images, noise):
         """Reconstruct the masked patches of a batch.
@@ -210,16 +220,13 @@ class MaskedAutoencoderViT(nn.Module):
         patches = self.patchify(images)
         ids_shuffle, ids_restore = shuffle(noise)
         latent = self.encode(patches, ids_shuffle[:, : self.keep])
-        tokens = self.decode(latent, ids_restore)
-        placement = tokens.placement
         if self.training:  # what is not masked has no part in the loss, and is not predicted
             ids_masked = ids_shuffle[:, self.keep :]
-            pred = self.predict(
-                flow._C.batch_gather(tokens, ids_masked.to_global(placement=placement))
-            )
+            pred = self.predict(self.decode(latent, ids_restore, ids_masked))
             target = self.target(flow._C.batch_gather(patches, ids_masked))
-            return {"losses": mse(pred, target.to_global(placement=placement))}
-        pred = self.predict(tokens)
+            return {"losses": mse(pred, target.to_global(placement=pred.placement))}
+        pred = self.predict(self.decode(latent, ids_restore))
+        placement = pred.placement
         mask = (ids_restore >= self.keep).to(flow.float32).to_global(placement=placement)
         target = self.target(patches).to_global(placement=placement)
         losses, sample_losses = masked_mse(pred, target, mask)

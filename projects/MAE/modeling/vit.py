@@ -90,11 +90,12 @@ class VisionTransformer(nn.Module):
             fixed={"pos_embed": sincos_pos_embed_2d(embed_dim, self.grid_size)},
         )
 
-    def forward_tokens(self, images, drop_path_noise=None, blocks=None):
+    def forward_tokens(self, images, drop_path_noise=None, blocks=None, **wanted):
         """float32 [N, C, H, W] -> [N, 1 + L, D], class token first, before the final norm.
 
         Args:
             blocks: how many of the blocks to run; None for all.
+            wanted: what alone is wanted of the last block, see `TransformerLayer`.
         """
         x = self.patch_embed(patchify(images, self.patch_size))
         x = flow.cat([repeat_token(self.cls_token, like=x, count=1), x], dim=1) + self.pos_embed
@@ -102,15 +103,15 @@ class VisionTransformer(nn.Module):
             if i == blocks:
                 break
             noise = None if drop_path_noise is None else drop_path_noise[:, 2 * i : 2 * i + 2]
-            x = block(x, noise)
+            x = block(x, noise, **(wanted if i == self.depth - 1 else {}))
         return x
 
     def forward_features(self, images, drop_path_noise=None):
         """float32 [N, C, H, W] -> [N, D], the features the head classifies."""
-        x = self.forward_tokens(images, drop_path_noise)
         if self.global_pool:
-            return self.fc_norm(x[:, 1:].float().mean(dim=1))  # in float32 under AMP, too
-        return self.norm(x)[:, 0]
+            return self.fc_norm(self.forward_tokens(images, drop_path_noise, pool=True))
+        class_token = self.forward_tokens(images, drop_path_noise, ids=slice(0, 1))
+        return self.norm(class_token)[:, 0]
 
     def forward(self, images, labels=None, drop_path_noise=None):
         """Classify images.

@@ -77,31 +77,59 @@ class _Recorder:
     def norm(self, x, fuses=False):
         return self.step.run(x.size / self.step.item_size, x, keeps=(x,), fuses=fuses)
 
-    def block(self, x, layer, tokens, width, heads, drops=False):
-        """A transformer block, `TransformerLayer`."""
-        step, numbers = self.step, tokens * width
+    def block(self, x, layer, tokens, width, heads, drops=False, wanted=None, pool=False):
+        """A transformer block, `TransformerLayer`; `wanted` of its tokens, or their mean."""
+        step = self.step
         if self.layout.pipeline > 1 or step.recompute:
-            x = step.run(numbers, x, view=True)  # a graph's copy for what has a stage or runs again
+            x = step.run(tokens * width, x, view=True)  # a copy for what has a stage or runs again
         step.block = layer
-        inner = int(width * self.model.mlp_ratio)
-        if self.native and self.layout.tensor == 1:
-            x = self.branch(x, 3 * numbers, numbers)
-            x = self.branch(x, tokens * inner)
-            step.block = None
-            return x
+        x = self.attention_branch(x, tokens, width, heads, drops)
+        if wanted is not None:
+            x, tokens = step.run(wanted * width, x), wanted
+        x = (self.pooled_mlp_branch if pool else self.mlp_branch)(x, tokens, width, drops)
+        step.block = None
+        return x
+
+    @property
+    def one_operator(self):
+        """Whether a branch of a block is a single operator."""
+        return self.native and self.layout.tensor == 1
+
+    def attention_branch(self, x, tokens, width, heads, drops):
+        numbers = tokens * width
+        if self.one_operator:
+            return self.branch(x, 3 * numbers, numbers)
         attention = self.linear(self.norm(x, fuses=True), tokens, 3 * width, "col")
         attention = self.attention(attention, tokens, width, heads)
         if drops:
-            x = self.drop(x, self.linear(attention, tokens, width, "row"))
-        else:
-            x = self.linear(attention, tokens, width, "row", residual=x)
+            return self.drop(x, self.linear(attention, tokens, width, "row"))
+        return self.linear(attention, tokens, width, "row", residual=x)
+
+    def mlp_branch(self, x, tokens, width, drops):
+        inner = int(width * self.model.mlp_ratio)
+        if self.one_operator:
+            return self.branch(x, tokens * inner)
         hidden = self.linear(self.norm(x, fuses=True), tokens, inner, "col")
         if drops:
-            x = self.drop(x, self.linear(hidden, tokens, width, "row", gelu=True))
-        else:
-            x = self.linear(hidden, tokens, width, "row", residual=x, gelu=True)
-        step.block = None
-        return x
+            return self.drop(x, self.linear(hidden, tokens, width, "row", gelu=True))
+        return self.linear(hidden, tokens, width, "row", residual=x, gelu=True)
+
+    def pooled_mlp_branch(self, x, tokens, width, drops):
+        """[T, D] -> [D], the mean of the MLP's branch over the patches."""
+        step, count = self.step, tokens - 1
+        if not self.native:
+            x = self.mlp_branch(x, tokens, width, drops)
+            x = step.run(count * width, x)  # without the class token
+            return step.run(width, x, item_size=4)
+        inner = int(width * self.model.mlp_ratio)
+        x = step.run(count * width, x)
+        hidden = self.linear(self.norm(x, fuses=True), count, inner, "col")
+        share = hidden.size / step.item_size
+        hidden = step.run(share, hidden, keeps=(hidden,))  # GELU
+        hidden = step.run(share / count, hidden)
+        y = self.linear(hidden, 1, width, "row")
+        mean = step.run(width, x)
+        return self.drop(mean, y) if drops else step.run(width, mean, y, passes=True)
 
     def branch(self, x, *kept):
         """A branch of a block as one operator, which keeps so many numbers beside x."""
@@ -147,9 +175,14 @@ class _Classifier(_Recorder):
         x = self.embed() if blocks[0] == 0 else self.received(1 + count, width)
         for i in blocks:
             drops = model.drop_path_rate > 0 and i > 0
-            x = self.block(x, i, 1 + count, width, model.num_heads, drops)
+            last = self.last_block() if i == model.depth - 1 else {}
+            x = self.block(x, i, 1 + count, width, model.num_heads, drops, **last)
         if blocks[-1] == model.depth - 1:
             self.classify(x)
+
+    def last_block(self):
+        """What is wanted of it: the mean, or the class token."""
+        return {"pool": True} if self.model.get("global_pool", True) else {"wanted": 1}
 
     def embed(self):
         step, width = self.step, self.model.embed_dim
@@ -159,16 +192,8 @@ class _Classifier(_Recorder):
         return step.run(numbers, x, passes=True)  # plus positions
 
     def classify(self, x):
-        step, model = self.step, self.model
-        features, classes = model.embed_dim, model.num_classes
-        if model.get("global_pool", True):
-            numbers = self.patches * model.embed_dim
-            x = step.run(numbers, x)  # without the class token
-            x = step.run(features, x, item_size=4)  # the mean
-        else:
-            x = step.run(features, x)
-        x = self.norm(x)
-        logits = self.linear(x, 1, model.num_classes)
+        step, classes = self.step, self.model.num_classes
+        logits = self.linear(self.norm(x), 1, classes)
         log_softmax = step.run(classes, logits, keeps=(None,), item_size=4)
         step.run(classes, log_softmax, item_size=4)
 
@@ -177,6 +202,7 @@ class _Autoencoder(_Recorder):
     def record(self, stage):
         model, blocks = self.model, self.blocks_of(stage)
         seen, every = tokens(model)
+        masked = every - seen
         width, narrow = model.embed_dim, model.decoder_embed_dim
         if blocks[0] == 0:
             x, target = self.embed(seen)
@@ -192,9 +218,9 @@ class _Autoencoder(_Recorder):
                 continue
             if i == model.depth:
                 x = self.decoder_embed(x, seen)
-            x = self.block(x, i, every, narrow, model.decoder_num_heads)
+            wanted = masked if i == layers(model) - 1 else None
+            x = self.block(x, i, every, narrow, model.decoder_num_heads, wanted=wanted)
         if blocks[-1] == layers(model) - 1:
-            masked = 1 + self.patches - seen
             if blocks[0] > 0:
                 numbers = masked * self.patch_numbers
                 target = self.step.tensor(numbers, item_size=4, has_gradient=False)
@@ -248,9 +274,7 @@ class _Autoencoder(_Recorder):
 
     def reconstruct(self, x, target, masked):
         """The prediction of each masked patch and the mean squared error."""
-        step, width = self.step, self.model.decoder_embed_dim
-        x = step.run(self.patches * width, x)  # without the class token
-        x = step.run(masked * width, x)
+        step = self.step
         prediction = self.linear(self.norm(x), masked, self.patch_numbers)
         numbers = masked * self.patch_numbers
         difference = step.run(numbers, prediction, target, item_size=4, passes=True)
