@@ -27,7 +27,14 @@ sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..")
 import numpy as np  # noqa: E402
 
 from projects.MAE.errors import UserError  # noqa: E402
-from projects.MAE.utils import libai_folder, manifest, vit_sizes, weight_files, weight_source  # noqa: E402
+from projects.MAE.utils import (  # noqa: E402
+    libai_folder,
+    manifest,
+    state_checks,
+    vit_sizes,
+    weight_files,
+    weight_source,
+)
 from tests import fuzz  # noqa: E402
 
 SECONDS, MEMORY = 10, 256 * 2**20
@@ -83,12 +90,33 @@ def read(kind, folder):
         source = weight_source.read_source(path)
         weight_source.preprocessing_of(source)
         return source.state, source.facts
+    if kind == "state":
+        return read_state(path), {}
     if kind in ("safetensors", "card"):
         path += ".safetensors"
     state, facts = weight_files.read_weight_file(path)
     vit_sizes.known_heads(state)
     vit_sizes.sizes_of(state, path)
     return state, facts
+
+
+def read_state(path):
+    """The tensors of what a run goes on with besides its weights."""
+    parts = {name: os.path.join(path, name) for name in ("graph", "optimizer", "lr_scheduler")}
+    read = {name: libai_folder.read_part(folder) for name, folder in parts.items()}
+    state_checks.check_graph(read["graph"], parts["graph"], fuzz.TRAINED)
+    shapes = [list(fuzz.TRAINED.values())]
+    state_checks.check_optimizer(read["optimizer"], parts["optimizer"], shapes)
+    assert type(state_checks.step_of(read["lr_scheduler"], parts["lr_scheduler"])) is int
+    tensors = {}
+
+    def take(tensor):
+        tensors[tensor.folder] = tensor.read("the state").astype(np.float32)
+
+    read["graph"].pop(state_checks.MODEL, None)
+    for state in (read["graph"], read["optimizer"]["state"]):
+        libai_folder.replace_tensors(state, take)
+    return tensors
 
 
 def check(state, facts, size):

@@ -24,10 +24,12 @@ from tests.fuzz_pickles import NUMBERS, TEXTS, hostile_pickle, int_of, mutate_by
 
 KINDS = (
     "torch", "torch pickle", "safetensors", "transformers", "libai", "libai pickle", "card", "manifest",
-    "run",
+    "run", "state",
 )  # fmt: skip
 ENCODER = Sizes("encoder", 8, 4, 3, 8, 1, 16, None, None, None, None, None)
 MODEL = "w/model_0000001/model"
+# The weights of which training has a state.
+TRAINED = {"cls_token": (1, 1, 8), "norm.bias": (8,)}
 # What is read of a run's config.yaml.
 STEPS = [
     {"_target_": "projects.MAE.data.transforms.Resize", "size": "${model.img_size}", "crop_ratio": 0.875},
@@ -72,6 +74,7 @@ class Seeds:
             "card": {"w.safetensors": tensors, "w.safetensors.json": card},
             "manifest": {**libai, **manifest_of(libai)},
             "run": {**libai, "w/config.yaml": yaml.safe_dump(CONFIG).encode()},
+            "state": state_files(),
         }
         self.state = state
 
@@ -100,16 +103,47 @@ def zip_of_torch(data_pkl, state, **options):
 
 def libai_files(state, card):
     """The files of a LiBai output folder that holds one checkpoint."""
-    folder, files = MODEL, {"w/last_checkpoint": b"model_0000001"}
-    parts = [b"\x80\x02}(", text_of("protocol_version"), int_of(1), text_of("data"), b"}("]
-    for name, array in state.items():
-        parts += [text_of(name), b"coneflow\nTensor\n)R}", text_of("path"), text_of(name), b"sb"]
+    names = b"".join(text_of(name) + tensor_pickle(name) for name in state)
+    return {
+        "w/last_checkpoint": b"model_0000001",
+        **part_files(MODEL, b"}(" + names + b"u", state),
+        f"{MODEL}/model_card.json": card,
+    }
+
+
+def part_files(folder, data, tensors):
+    """The files of a part that `flow.save` wrote: the pickle of its data, and its tensors."""
+    parts = [b"\x80\x02}(", text_of("protocol_version"), int_of(1), text_of("data"), data, b"u."]
+    files = {f"{folder}/pickled_data": b"".join(parts)}
+    for name, array in tensors.items():
         dims = "".join(f"  dim: {size}\n" for size in array.shape)
-        files[f"{folder}/{name}/meta"] = f"shape {{\n{dims}}}\ndata_type: kFloat\n".encode()
+        kind = "kFloat" if array.dtype == np.float32 else "kInt64"
+        files[f"{folder}/{name}/meta"] = f"shape {{\n{dims}}}\ndata_type: {kind}\n".encode()
         files[f"{folder}/{name}/out"] = array.tobytes()
-    files[f"{folder}/pickled_data"] = b"".join(parts) + b"uu."
-    files[f"{folder}/model_card.json"] = card
     return files
+
+
+def tensor_pickle(name):
+    return b"coneflow\nTensor\n)R}" + text_of("path") + text_of(name) + b"sb"
+
+
+def state_files():
+    """A graph's, an optimizer's and a schedule's part of a checkpoint."""
+    graph = {f"model.{name}-m": np.zeros(shape, np.float32) for name, shape in TRAINED.items()}
+    graph["System-Train-TrainStep"] = np.ones(1, np.int64)
+    names = b"".join(text_of(name) + tensor_pickle(name) for name in graph)
+    moments = {str(i): np.zeros(shape, np.float32) for i, shape in enumerate(TRAINED.values())}
+    state = b"".join(
+        int_of(int(i)) + b"}" + text_of("exp_avg") + tensor_pickle(i) + b"s" for i in moments
+    )
+    state = text_of("state") + b"}(" + text_of("step") + int_of(3) + state + b"u"
+    places = b"](" + b"".join(int_of(int(i)) for i in moments) + b"e"
+    groups = text_of("param_groups") + b"](}" + text_of("params") + places + b"se"
+    return {
+        **part_files("w/graph", b"}(" + names + b"u", graph),
+        **part_files("w/optimizer", b"}(" + state + groups + b"u", moments),
+        **part_files("w/lr_scheduler", b"}" + text_of("last_step") + int_of(3) + b"s", {}),
+    }
 
 
 def manifest_of(files):
@@ -177,6 +211,14 @@ def _torch_pickle(rng, files, seeds):
 def _libai_pickle(rng, files, seeds):
     path = next(path for path in files if path.endswith("pickled_data"))
     files[path] = hostile_pickle(rng, seeds.files["libai"][path])
+
+
+def _state(rng, files, seeds):
+    path = rng.choice(sorted(files))
+    if path.endswith("pickled_data"):
+        files[path] = hostile_pickle(rng, seeds.files["state"][path])
+    else:
+        _libai(rng, files, seeds)
 
 
 def _safetensors(rng, files, seeds, path="w.safetensors"):
@@ -326,4 +368,5 @@ MUTATIONS = {
     "card": _card,
     "manifest": _manifest,
     "run": _run,
+    "state": _state,
 }

@@ -101,7 +101,18 @@ def test_other_data_is_refused_on_resuming(image_folder, folder, tmp_path):
     resume = [*settings(fewer, folder), "--resume", "train.train_iter=5"]
     result = train("quickstart_pretraining.py", *resume)
     assert_one_error(result, "training images=29, but", "a run with 30")
+    (fewer / "train" / "class1" / "other.jpg").write_bytes(
+        (fewer / "train" / "class1" / "4.jpg").read_bytes()
+    )
+    result = train("quickstart_pretraining.py", *resume)
+    assert_one_error(result, "names of the training images=the data's, but", "a run with others")
     assert (folder / "last_checkpoint").read_text() == "model_0000002"
+
+
+def test_a_run_past_its_end_is_refused(image_folder, folder):
+    resume = [*settings(image_folder, folder), "--resume", "train.train_iter=2"]
+    result = train("quickstart_pretraining.py", *resume)
+    assert_one_error(result, "has 3 iterations done, more than this run's 2", "train.train_iter")
 
 
 def test_evaluating_leaves_the_configuration_of_the_run(image_folder, folder):

@@ -89,6 +89,11 @@ class MAETrainer(DefaultTrainer):
             name = f"model_{self.start_iter - 1:07d}"
             checkpoint = os.path.join(cfg.train.output_dir, name)
             check_same_run(read_card(checkpoint), model_card(cfg, self.train_loader.dataset), checkpoint)
+            if self.start_iter > cfg.train.train_iter:
+                raise UserError(
+                    f"--resume: {checkpoint} has {self.start_iter} iterations done, more than this run's "
+                    f"{cfg.train.train_iter}: raise train.train_epoch or train.train_iter"
+                )
             self.checkpointer.resume(name)
             logger.info(f"Resumed from {checkpoint}, {self.start_iter} iterations done")
         elif "finetune" in cfg and cfg.finetune.enable:

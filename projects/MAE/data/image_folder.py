@@ -59,6 +59,11 @@ class ImageFolder:
         return self._index.labels
 
     @property
+    def checksum(self):
+        """Of the list of files and labels, a text; see `ImageIndex.checksum`."""
+        return self._index.checksum
+
+    @property
     def samples(self):
         """[(path relative to the split's folder, label)], made on demand."""
         return [(self._index.path(i), self.label(i)) for i in range(len(self))]

@@ -4,6 +4,7 @@ Adding, removing or renaming an entry changes the times of the folder it is in. 
 the times of every folder that was listed, and counts only while all of them are as they were.
 """
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -11,6 +12,7 @@ import logging
 import os
 import stat
 import time
+import zlib
 
 import numpy as np
 
@@ -49,6 +51,12 @@ class ImageIndex:
     @property
     def labels(self):
         return self._arrays["labels"]
+
+    @property
+    def checksum(self):
+        """CRC-32 of all paths and labels in their order, 8 hexadecimal digits."""
+        names = ("paths", "ends", "labels")
+        return f"{functools.reduce(lambda crc, n: zlib.crc32(self._arrays[n], crc), names, 0):08x}"
 
     def path(self, index):
         """The path of a sample, relative to the folder. Raises IndexError outside [-n, n)."""

@@ -13,10 +13,10 @@ from projects.MAE.modeling.initialization import assign, named_tensors
 from projects.MAE.utils import disk, run_folder
 from projects.MAE.utils.agreement import only_on_rank_0
 from projects.MAE.utils.folder_lock import FolderLock
-from projects.MAE.utils.libai_folder import CARD, read_card, read_part_with, read_weights
+from projects.MAE.utils.libai_folder import CARD, read_card, read_weights
 from projects.MAE.utils.manifest import MANIFEST, describe
 from projects.MAE.utils.part_writer import FolderWriter, Part, write_part
-
+from projects.MAE.utils.training_state import load_state
 
 LOCK_SECONDS = 10  # that a resumed run waits for a killed one to be gone
 
@@ -53,6 +53,7 @@ def difference_of_runs(card, current):
         What differs, its value in the other run, and that in the checkpoint's.
     """
     names = {"global_batch_size": "train.global_batch_size", "seed": "train.seed", "model": "model"}
+    names["optimizer"] = "optim"
     for key, value in current.items():
         # Preprocessing is that of evaluation and of other programs.
         if key == "preprocessing" or card.get(key, value) == value:
@@ -61,6 +62,8 @@ def difference_of_runs(card, current):
             return "class folders", "the data's", "others"
         if key == "images":
             return "training images", value, card[key]
+        if key == "image_list":
+            return "names of the training images", "the data's", "others"
         return names.get(key, f"model.{key}"), value, card[key]
     return None
 
@@ -189,7 +192,7 @@ class MAECheckpointer(Checkpointer):
         checkpoint = os.path.join(self.save_dir, name)
         load_weights(self.model, read_weights(checkpoint), f"--resume from {checkpoint}")
         for key, part in self.checkpointables.items():
-            part.load_state_dict(read_part_with(os.path.join(checkpoint, key), _on_rank_0))
+            load_state(part, os.path.join(checkpoint, key), self.model)
 
     def _states(self):
         states = {"model": self.model.state_dict()}
@@ -238,15 +241,6 @@ def optimizer_numbers(optimizer, parameters):
         found = optimizer._opts[0]["optim"] if optimizer._opts else None
     moments = 2 if "Adam" in type(found).__name__ else 1
     return moments * sum(p.numel() for p in parameters if p.requires_grad)
-
-
-def _on_rank_0(tensor):
-    """A saved tensor as OneFlow's own loader gives it: global, whole, on rank 0's CPU."""
-    if flow.env.get_rank() == 0:
-        local = flow.from_numpy(tensor.read("the optimizer's state"))
-    else:
-        local = flow.tensor([])
-    return local.to_global(flow.placement("cpu", [0]), flow.sbp.broadcast)
 
 
 def load_weights(model, weights, source):

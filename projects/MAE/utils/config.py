@@ -48,7 +48,20 @@ def load_config(path, overrides=()):
 
 def kind_of_model(cfg):
     """The class name of a configuration's model."""
-    target = cfg.model["_target_"]
+    return class_name(cfg.model)
+
+
+def expand_home(cfg):
+    """Write out a leading ~ in the paths of a run, which a shell leaves alone in `key=~/folder`."""
+    for key in ("train.output_dir", "train.load_weight", "finetune.path"):
+        path = OmegaConf.select(cfg, key)
+        if isinstance(path, str) and path.startswith("~"):
+            OmegaConf.update(cfg, key, os.path.expanduser(path))
+
+
+def class_name(call):
+    """The name of what a LazyCall makes."""
+    target = call["_target_"]
     return target.rsplit(".", 1)[-1] if isinstance(target, str) else target.__name__
 
 

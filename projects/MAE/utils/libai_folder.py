@@ -174,18 +174,19 @@ def check_part(folder):
 def read_part_with(folder, function):
     """`read_part`, with each `Tensor` inside dicts, lists and tuples replaced by function(tensor)."""
     try:
-        return _replaced(read_part(folder), function)
+        return replace_tensors(read_part(folder), function)
     except RecursionError:
         raise UserError(f"{folder}: damaged, it is nested too deep") from None
 
 
-def _replaced(value, function):
+def replace_tensors(value, function):
+    """A value of a part, with each `Tensor` in its dicts, lists and tuples replaced."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, dict):
-        return {key: _replaced(item, function) for key, item in value.items()}
+        return {key: replace_tensors(item, function) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_replaced(item, function) for item in value)
+        return type(value)(replace_tensors(item, function) for item in value)
     return value
 
 
