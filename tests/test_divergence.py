@@ -106,3 +106,19 @@ def test_resuming_with_and_without_the_option(image_folder, tmp_path):
             "--resume",
         )
     assert [line["iteration"] for line in metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_a_bad_batch_leaves_no_trace_in_a_probes_statistics(image_folder, tmp_path):
+    probe = [s for s in SETTINGS if s not in TINY_DECODER and not s.startswith("optim.")]
+    output = must_train(
+        "../../../tests/poisoned_probe.py",
+        *probe,
+        "model.num_classes=3",
+        "finetune.enable=False",
+        f"dataloader.train.dataset.0.root={image_folder}",
+        f"train.output_dir={tmp_path}",
+        "train.max_bad_batches=1",
+    )
+    assert output.count("this update is left out") == 1
+    for array in weights(tmp_path, 4).values():
+        assert np.isfinite(array).all()

@@ -50,6 +50,7 @@ class HeadTrainer(AccumulatingTrainer):
         metrics = {"losses": losses["losses"].detach()}
         if self.after_loss(lambda: self.write_metrics(metrics, data_time)):
             self.optimizer.step()
+            self.model.feature_norm.follow()
         self.optimizer.zero_grad()
 
 

@@ -11,6 +11,7 @@ from libai.engine.trainer import HookBase
 from libai.utils import distributed as dist
 
 from projects.MAE.interruption import Listener, resume_command, seconds_since_start
+from projects.MAE.modeling.initialization import named_tensors
 from projects.MAE.utils.agreement import any_rank
 from projects.MAE.utils.compat import log_loss
 from projects.MAE.utils.libai_folder import find_checkpoint, is_checkpoint
@@ -162,11 +163,11 @@ class StopHook(HookBase):
 
 
 def weights_are_finite(model):
-    """Whether the part of each weight that this rank holds is finite."""
+    """Whether the part of each weight and running statistic that this rank holds is finite."""
     total = 0.0
     with flow.no_grad():
-        for parameter in model.parameters():
-            local = parameter.to_local()
+        for tensor in named_tensors(model).values():
+            local = tensor.to_local()
             if local.numel():
                 total = total + (local * 0).sum()  # NaN of infinity, too
     return float(total) == 0.0

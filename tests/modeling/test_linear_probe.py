@@ -63,6 +63,7 @@ def test_feature_norm_is_pytorchs_batch_norm():
     for _ in range(4):
         x = (rng.standard_normal((10, 7)) * 3 + 20).astype(np.float32)
         np.testing.assert_allclose(ours(to_global(x)).numpy(), theirs.train(x), atol=2e-5)
+        ours.follow()
     ours.eval()
     np.testing.assert_allclose(ours(to_global(x)).numpy(), theirs.eval(x), atol=2e-5)
     np.testing.assert_allclose(ours.running_mean.numpy(), theirs.mean, rtol=1e-6)
@@ -79,6 +80,7 @@ def test_feature_norm_and_its_reference_are_torchs_batch_norm():
         x = rng.standard_normal((10, 7), np.float32)
         expected = norm(torch.from_numpy(x)).numpy()
         np.testing.assert_allclose(ours(to_global(x)).numpy(), expected, atol=1e-5)
+        ours.follow()
         np.testing.assert_allclose(reference.train(x), expected, atol=1e-5)
     np.testing.assert_allclose(ours.running_mean.numpy(), norm.running_mean.numpy(), atol=1e-6)
     np.testing.assert_allclose(ours.running_var.numpy(), norm.running_var.numpy(), rtol=1e-5)
@@ -142,6 +144,7 @@ def test_training_follows_the_reference_while_the_rate_changes(probe, batches, w
         loss = probe(to_global(images), to_global(labels))["losses"]
         loss.backward()
         optimizer.step()
+        probe.feature_norm.follow()
         optimizer.zero_grad()
         scheduler.step()
         losses.append(float(loss.numpy()))
@@ -175,6 +178,7 @@ def test_the_head_alone_is_trained(probe, batches):
     assert sum(len(group.parameters) for group in optimizer.param_groups) == 2
     probe(to_global(batches[0][0]), to_global(batches[0][1]))["losses"].backward()
     optimizer.step()
+    probe.feature_norm.follow()
     changed = {n for n, t in named_tensors(probe).items() if (t.numpy() != before[n]).any()}
     statistics = {"feature_norm.running_mean", "feature_norm.running_var"}
     assert changed == {"head.weight", "head.bias"} | statistics

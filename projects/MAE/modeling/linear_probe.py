@@ -24,6 +24,7 @@ class FeatureNorm(nn.Module):
     def __init__(self, features, eps=1e-6, momentum=0.1, *, layer_idx):
         super().__init__()
         self.eps, self.momentum = eps, momentum
+        self._latest = None  # mean and variance of the last batch in training
 
         def statistic(value):
             placement = dist.get_layer_placement(layer_idx)
@@ -41,12 +42,17 @@ class FeatureNorm(nn.Module):
             mean = x.mean(dim=0).to_global(sbp=broadcast_sbp())  # over all ranks
             centred = x - mean
             squares = (centred * centred).sum(dim=0).to_global(sbp=broadcast_sbp())
-            self._follow(self.running_mean, mean)
-            self._follow(self.running_var, squares / max(count - 1, 1))
+            self._latest = mean, squares / max(count - 1, 1)
             return centred * flow.rsqrt(squares / count + self.eps)
 
-    def _follow(self, running, latest):
-        running.copy_(running * (1.0 - self.momentum) + latest * self.momentum)
+    def follow(self):
+        """Let the running statistics follow the latest batch; for every batch that is trained on.
+
+        It is no part of `forward`, so that a batch whose update is left out leaves no trace.
+        """
+        with flow.no_grad():
+            for running, latest in zip((self.running_mean, self.running_var), self._latest):
+                running.copy_(running * (1.0 - self.momentum) + latest * self.momentum)
 
 
 class LinearProbe(VisionTransformer):
