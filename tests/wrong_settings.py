@@ -21,8 +21,12 @@ PRETRAINING = [
         "are: 0",
     ),
     # Types
-    ("train.seed=abc", "train.seed=abc must be a whole number of at least 0"),
-    ("train.seed=-1", "train.seed=-1 must be a whole number of at least 0"),
+    ("train.seed=abc", "train.seed=abc must be a whole number of at least 0 and below 2^63"),
+    ("train.seed=-1", "train.seed=-1 must be a whole number of at least 0 and below 2^63"),
+    (
+        f"train.seed={2**70}",
+        f"train.seed={2**70} must be a whole number of at least 0 and below 2^63",
+    ),
     ("model.depth=2.5", "model.depth=2.5 must be a whole number of at least 1"),
     ("model.depth=0", "model.depth=0 must be a whole number of at least 1"),
     ("model.num_heads=-4", "model.num_heads=-4 must be a whole number of at least 1"),
@@ -119,6 +123,11 @@ PRETRAINING = [
     (
         "train.evaluation.eval_metric=Acc@1",
         "train.evaluation.eval_metric=Acc@1 is not measured: choose reconstruction_loss",
+    ),
+    (
+        "train.evaluation.eval_mode=max",
+        "train.evaluation.eval_mode=max would keep the model with the worst reconstruction_loss as "
+        "model_best: set train.evaluation.eval_mode=min",
     ),
     ("train.evaluation.eval_mode=best", "train.evaluation.eval_mode=best must be max or min"),
     (

@@ -16,7 +16,7 @@ from projects.MAE.utils.compat import (
     setup_dist_util,
     use_device,
 )
-from projects.MAE.utils.config import kind_of_model, load_config
+from projects.MAE.utils.config import expand_home, kind_of_model, load_config
 from projects.MAE.utils.disk import check_writable
 from projects.MAE.utils.layout import check_layout, check_rdma, check_zero, set_batch_sizes
 from projects.MAE.utils.libai_folder import iteration_of
@@ -54,6 +54,7 @@ def configure(args, world_size):
         UserError: the first setting that can be known to be wrong.
     """
     cfg = load_config(args.config_file, args.opts)
+    expand_home(cfg)
     cfg.train.resume = args.resume
     if args.fast_dev_run:
         cfg.train.train_epoch, cfg.train.train_iter, cfg.train.log_period = 0, 3, 1

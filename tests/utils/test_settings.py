@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from projects.MAE.errors import UserError
 from projects.MAE.utils import setting_rules
-from projects.MAE.utils.config import load_config
+from projects.MAE.utils.config import expand_home, load_config
 from projects.MAE.utils.setting_walk import rule_of, settings
 from projects.MAE.utils.settings import check_settings
 from tests.command import CONFIGS, ROOT
@@ -83,3 +83,12 @@ def test_planning_refuses_the_same_settings():
 
     with pytest.raises(UserError, match="model.depth=0 must be a whole number of at least 1"):
         run([str(ROOT / CONFIGS / "mae_pretraining.py"), "2", "model.depth=0"])
+
+
+def test_the_home_folder_is_written_out(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    paths = ["train.output_dir=~/run", "finetune.path=~/weights.pth", "train.load_weight=a/~/b"]
+    cfg = load(ROOT / CONFIGS / "mae_finetune.py", *paths)
+    expand_home(cfg)
+    assert cfg.train.output_dir == "/home/someone/run"
+    assert cfg.finetune.path == "/home/someone/weights.pth" and cfg.train.load_weight == "a/~/b"

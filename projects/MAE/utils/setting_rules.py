@@ -96,7 +96,9 @@ CALLS_OR_NONE = Rule(
 SHARE = number(least=0, most=1)  # probabilities, too
 PERIOD = null_or(whole(0), "for never")
 EPOCHS = null_or(number(least=0), "to count iterations")
-SEED = whole(0)
+SEED = Rule(
+    lambda v: _is_whole(v) and 0 <= v < 2**63, "a whole number of at least 0 and below 2^63"
+)
 ON_ERROR = choice("raise", "skip")
 
 RULES = {

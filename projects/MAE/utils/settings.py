@@ -184,6 +184,12 @@ def _check_metric(cfg):
             f"train.evaluation.eval_metric={evaluation.eval_metric} is not measured: choose "
             + " or ".join(metrics)
         )
+    mode = "max" if "num_classes" in cfg.model else "min"
+    if evaluation.enabled and evaluation.eval_mode != mode:
+        raise UserError(
+            f"train.evaluation.eval_mode={evaluation.eval_mode} would keep the model with the worst "
+            f"{evaluation.eval_metric} as model_best: set train.evaluation.eval_mode={mode}"
+        )
 
 
 def _check_pictures(cfg):
