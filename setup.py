@@ -30,6 +30,7 @@ setup(
     extras_require={
         "pytorch": ["torch==1.13.1"],
         "viz": ["tensorboard"],  # shows the event files
+        "wandb": ["wandb>=0.13,<0.19"],  # later ones need a protobuf with which OneFlow does not start
         "test": ["pytest>=7", "pytest-xdist>=3"],
         # The independent implementations that tests marked `oracle` compare with.
         "oracle": ["torch==1.13.1", "torchvision==0.14.1", "timm>=1.0", "transformers==4.49.0"],
