@@ -59,7 +59,7 @@ def parse_arguments(argv):
     parser.add_shared("--num-workers")
     parser.add_shared("--on-error")
     parser.add_shared("--device")
-    parser.add_shared("--force", help="replace FILE, or what a run with other settings left")
+    parser.add_shared("--force", help="replace FILE, and start anew whatever a stopped run left")
     parser.add_shared("--json")
     return parser.parse_args(argv)
 
@@ -93,6 +93,7 @@ def extract(args, show):
         preprocessing=saved.preprocessing._asdict(),
         preprocessing_from=saved.known_from["preprocessing"],
         images=images.root,
+        images_sha256=images.checksum(),
         batch_size=args.batch_size,
     )
     arrays = dict(

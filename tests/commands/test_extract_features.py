@@ -1,4 +1,5 @@
 """The feature file: what it holds, that a stop costs nothing, and what is refused."""
+import io
 import json
 import os
 import resource
@@ -12,6 +13,7 @@ from PIL import Image
 from projects.MAE.encoder import Encoder, load_encoder
 from projects.MAE.errors import UserError
 from projects.MAE.extract_features import main
+from projects.MAE.utils import feature_file
 from projects.MAE.utils.feature_file import FeatureFile
 from tests.commands import process
 from tests.commands.process import refused, succeed
@@ -132,6 +134,86 @@ def test_another_extraction_is_not_gone_on_with(whole, command, tmp_path, capsys
     assert (tmp_path / "out.npz.partial").read_bytes() == content[:-200]
     succeed(capsys, main, *other, "--force")
     assert len(np.load(tmp_path / "out.npz")["features"]) == 9
+
+
+def test_images_that_were_changed_are_not_gone_on_with(weights, tmp_path, capsys):
+    folder, out = tmp_path / "images", tmp_path / "out.npz"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGB", (40, 40), (80 * i, 0, 0)).save(folder / f"{i}.png")
+    command = ["--weights", weights, "--images", folder, "--out", out, "--batch-size", 1]
+    command += ["--num-workers", 0]
+    succeed(capsys, main, *command)
+    content, partial = out.read_bytes(), tmp_path / "out.npz.partial"
+    out.rename(partial)
+    Image.new("RGB", (40, 40), (0, 99, 0)).save(folder / "1.png")  # of the same size, that is
+    assert "images that were changed since" in refused(capsys, main, *command)
+    assert partial.read_bytes() == content and not out.exists()
+    succeed(capsys, main, *command, "--force")
+    before, after = (np.load(file)["features"] for file in (io.BytesIO(content), out))
+    assert (before != after).any(axis=1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("zeroed", [16, 100, 5 * 32 * 4, 9 * 32 * 4])
+def test_a_tail_of_zeros_is_computed_anew(whole, tmp_path, capsys, zeroed):
+    """What a power cut may leave: the whole length, and no data where the disk got none."""
+    content, command = whole
+    rows = np.load(io.BytesIO(content))["features"].tobytes()
+    end = content.index(rows) + len(rows)
+    holed = content[: end - zeroed] + bytes(zeroed) + bytes(len(content) - end)
+    (tmp_path / "out.npz.partial").write_bytes(holed)
+    succeed(capsys, main, *command, "--out", tmp_path / "out.npz")
+    assert (tmp_path / "out.npz").read_bytes() == content
+
+
+def test_rows_after_a_hole_are_computed_anew(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((11, 3, 4)).astype(np.float32)
+
+    def file():
+        return FeatureFile(tmp_path / "out.npz", {}, len(rows), (3, 4), group=2)
+
+    whole = file()
+    whole.write(rows)
+    whole.close()
+    with open(whole.partial, "r+b") as partial:
+        partial.seek(-5 * 48, os.SEEK_END)
+        partial.write(bytes(20))  # in row 6
+    again = file()
+    assert again.done == 6
+    again.write(rows[6:])
+    again.finish()
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npz")["features"], rows)
+
+
+def test_rows_are_sent_to_the_disk_now_and_then(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_file, "SYNC_SECONDS", 0)
+    sent, fsync = [], os.fsync
+
+    def counting(handle):
+        sent.append(os.fstat(handle).st_size)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", counting)
+    file = FeatureFile(tmp_path / "out.npz", {}, 2, (4,), group=1)
+    for _ in range(2):
+        file.write(np.ones((1, 4), np.float32))
+    file.close()
+    assert np.diff(sent).tolist() == [16, 16]
+
+
+def test_force_starts_anew(whole, tmp_path, capsys, monkeypatch):
+    content, command = whole
+    (tmp_path / "out.npz.partial").write_bytes(content)
+    encoded = []
+    encode = Encoder.encode
+
+    def counting(self, images, *rest):
+        encoded.append(len(images))
+        return encode(self, images, *rest)
+
+    monkeypatch.setattr(Encoder, "encode", counting)
+    succeed(capsys, main, *command, "--out", tmp_path / "out.npz", "--force")
+    assert sum(encoded) == 9 and (tmp_path / "out.npz").read_bytes() == content
 
 
 def test_what_is_there_stays(command, capsys):
