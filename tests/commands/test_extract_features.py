@@ -18,6 +18,7 @@ from projects.MAE.utils.feature_file import FeatureFile
 from tests.commands import process
 from tests.commands.process import refused, succeed
 from tests.commands.weights import write_weights
+from tests.without_flock import refuse_flock
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +231,15 @@ def test_two_processes_do_not_write_one_file(command, capsys):
     held.write(np.ones((4, 2), np.float32))
     held.finish()
     assert np.load(command[-1])["features"].sum() == 8
+
+
+def test_a_disk_without_locks(whole, tmp_path):
+    content, command = whole
+    command = [*command, "--out", tmp_path / "out.npz"]
+    status, _, error = process.run("extract_features", *command, preexec_fn=refuse_flock)
+    assert status == 0, error
+    assert "can't be locked on this file system" in error and error.count("\n") == 1
+    assert (tmp_path / "out.npz").read_bytes() == content
 
 
 def test_a_full_disk(command, tmp_path, capsys):

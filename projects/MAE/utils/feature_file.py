@@ -11,6 +11,7 @@ therefore sent to the disk every few seconds, and those from the first hole on a
 import errno
 import fcntl
 import io
+import logging
 import os
 import shutil
 import time
@@ -20,6 +21,9 @@ import numpy as np
 
 from projects.MAE.errors import UserError
 from projects.MAE.utils.disk import sync
+from projects.MAE.utils.folder_lock import WITHOUT_LOCKS
+
+logger = logging.getLogger("libai." + __name__)
 
 CHUNK = 1 << 20
 SYNC_SECONDS = 5  # what a power cut costs at most, beside what a stop costs
@@ -224,13 +228,32 @@ class _Sequential:
         except OSError as error:
             raise UserError(f"--out {path}: can't be written: {error.strerror}") from None
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.stat(path).st_ino != os.fstat(self._fd).st_ino:  # it was finished just now
-                raise BlockingIOError
-        except OSError:
+            self._lock(path)
+        except BlockingIOError:
             os.close(self._fd)
             raise UserError(f"{path}: another process writes it: wait, or name another --out") from None
+        except OSError as error:
+            os.close(self._fd)
+            raise UserError(f"--out {path}: can't be locked: {error.strerror}") from None
         self.length, self.position = os.fstat(self._fd).st_size, 0
+
+    def _lock(self, path):
+        """Hold the file, until its end; BlockingIOError if another process does."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            logger.warning(
+                f"{path} can't be locked on this file system ({error.strerror}): nothing keeps a second "
+                "process from writing it"
+            )
+        try:
+            is_in_place = os.path.samestat(os.stat(path), os.fstat(self._fd))
+        except FileNotFoundError:
+            is_in_place = False
+        if not is_in_place:
+            raise BlockingIOError  # it was finished just now
 
     def write(self, data):
         view = memoryview(data).cast("B")
