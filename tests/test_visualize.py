@@ -228,7 +228,7 @@ def test_options_that_cannot_be(pretrained, tmp_path, capsys):
     for arguments, parts in [
         (["--mask-ratio", 1], ["--mask-ratio 1"]),
         (["--mask-ratio", 0.99], ["--mask-ratio 0.99 leaves 0 of 36"]),
-        (["--num-images", 0], ["--num-images 0"]),
+        (["--num-images", 0], ["--num-images", "above 0", "'0'"]),
         (["--seed", -1], ["--seed", "-1"]),
         (["--norm-pix-loss", "yes"], ["--norm-pix-loss", "says False"]),
         (["--images", tmp_path / "none"], ["--images", "no such file"]),

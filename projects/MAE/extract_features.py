@@ -14,7 +14,7 @@ import zlib
 
 import numpy as np
 
-from projects.MAE.command_line import CommandParser, check_out, leave, run_command
+from projects.MAE.command_line import CommandParser, check_out, leave, positive, run_command
 from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.data.workers import read_ahead
 from projects.MAE.encoder import FEATURES, load_encoder
@@ -50,7 +50,7 @@ def parse_arguments(argv):
     )
     parser.add_argument(
         "--block",
-        type=int,
+        type=positive,
         metavar="B",
         help="the block whose output to take, from 1 (default: the last, with the final norm)",
     )

@@ -9,7 +9,7 @@ import json
 
 import numpy as np
 
-from projects.MAE.command_line import CommandParser, leave, run_command
+from projects.MAE.command_line import CommandParser, leave, positive, run_command
 from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.data.workers import read_ahead
 from projects.MAE.errors import UserError
@@ -29,7 +29,7 @@ def parse_arguments(argv):
     parser.add_shared("--weights")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     parser.add_argument(
-        "-k", type=int, default=5, help="how many classes to print (default: %(default)s)"
+        "-k", type=positive, default=5, help="how many classes to print (default: %(default)s)"
     )
     parser.add_argument(
         "--classes", metavar="FILE", help="a text file with the names of the classes, one a line"
@@ -40,10 +40,7 @@ def parse_arguments(argv):
     parser.add_shared("--on-error")
     parser.add_shared("--device")
     parser.add_shared("--json")
-    args = parser.parse_args(argv)
-    if args.k < 1:
-        raise UserError(f"-k {args.k} must be at least 1")
-    return args
+    return parser.parse_args(argv)
 
 
 def predictions(saved, images, args):

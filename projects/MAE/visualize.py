@@ -9,7 +9,7 @@ masks that they have there. The same seed gives the same picture.
 """
 import os
 
-from projects.MAE.command_line import CommandParser, check_out, leave, run_command
+from projects.MAE.command_line import CommandParser, check_out, leave, positive, run_command
 from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.errors import UserError
 from projects.MAE.utils.one_process import prepare_command, start_one_process
@@ -31,7 +31,7 @@ def parse_arguments(argv):
     parser.add_argument(
         "--num-images",
         metavar="N",
-        type=int,
+        type=positive,
         default=8,
         help="how many images, spread evenly over those there are (default: %(default)s)",
     )
@@ -50,8 +50,6 @@ def parse_arguments(argv):
     parser.add_shared("--decoder-num-heads")
     parser.add_shared("--device")
     args = parser.parse_args(argv)
-    if args.num_images < 1:
-        raise UserError(f"--num-images {args.num_images} must be at least 1")
     if args.mask_ratio is not None and not 0 < args.mask_ratio < 1:
         raise UserError(f"--mask-ratio {args.mask_ratio} must be between 0 and 1")
     if not args.out.lower().endswith(".png"):

@@ -11,6 +11,7 @@ import pytest
 from projects.MAE.command_line import SHARED
 from tests.command import ROOT, environment
 from tests.commands import process
+from tests.commands.process import refused
 from tests.commands.workplace import commands_of, make_workplace
 
 FILES = sorted((ROOT / "projects" / "MAE").glob("*.py"))
@@ -60,6 +61,30 @@ def test_mistakes_are_one_line(name, capsys):
         out, error = capsys.readouterr()
         assert out == "" and error.startswith("error: ") and error.count("\n") == 1
         assert "see --help" in error
+
+
+@pytest.mark.parametrize(
+    "name, option, least",
+    [
+        ("extract_features", "--num-workers", 0),
+        ("extract_features", "--batch-size", 1),
+        ("extract_features", "--block", 1),
+        ("extract_features", "--num-heads", 1),
+        ("predict", "--num-workers", 0),
+        ("predict", "-k", 1),
+        ("visualize", "--num-images", 1),
+        ("visualize", "--decoder-num-heads", 1),
+        ("visualize", "--seed", 0),
+    ],
+)
+def test_whole_numbers(name, option, least, capsys):
+    others = dict(extract_features=["--images", "a", "--out", "b"], predict=["a"], visualize=[])
+    arguments = ["--weights", "w", *others[name], option]
+    parsed = module(name).parse_arguments([*arguments, str(least)])
+    assert vars(parsed)[option.lstrip("-").replace("-", "_")] == least
+    for wrong in (str(least - 1), "-1", "1.5", "many", ""):
+        error = refused(capsys, module(name).main, *arguments, wrong)
+        assert option in error and f"{wrong!r}" in error and "whole number" in error
 
 
 @pytest.mark.parametrize("name", COMMANDS)

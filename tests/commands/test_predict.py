@@ -75,7 +75,8 @@ def test_what_is_no_classifier(golden, files, tmp_path, capsys):
     path = write_weights(golden, "full", tmp_path / "full", decoder_num_heads=4)
     error = refused(capsys, main, "--weights", path, files[0])
     assert "an autoencoder without a classifier" in error and "mae_finetuned_vit_*.pth" in error
-    assert "-k 0" in refused(capsys, main, "--weights", path, files[0], "-k", 0)
+    error = refused(capsys, main, "--weights", path, files[0], "-k", 0)
+    assert "-k: invalid whole number above 0 value: '0'" in error
     assert "such file" in refused(capsys, main, "--weights", tmp_path / "none", files[0])
 
 
