@@ -1,4 +1,5 @@
 """The pictures of training, on any layout, and those of the command."""
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -240,6 +241,16 @@ def test_options_that_cannot_be(pretrained, tmp_path, capsys):
     assert "--force" in refused(capsys, main, *base, "--out", tmp_path / "there.png")
     assert (tmp_path / "there.png").read_text() == "mine"
     assert "such file" in refused(capsys, main, "--weights", tmp_path / "none", "--out", tmp_path / "a.png")
+
+
+def test_a_picture_that_cannot_be_written(pretrained, tmp_path, capsys):
+    base = ["--weights", pretrained[0], "--num-images", 1, "--out"]
+    error = refused(capsys, main, *base, tmp_path / ("a" * 250 + ".png"))  # .partial is too much
+    assert "error: --out " in error and "File name too long" in error
+    os.symlink("/dev/full", tmp_path / "grid.png.partial")
+    error = refused(capsys, main, *base, tmp_path / "grid.png")
+    assert f"--out {tmp_path / 'grid.png'}" in error and "No space left" in error
+    assert not list(tmp_path.iterdir())
 
 
 class Album:

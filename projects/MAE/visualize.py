@@ -12,6 +12,7 @@ import os
 from projects.MAE.command_line import CommandParser, check_out, leave, positive, run_command
 from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.errors import UserError
+from projects.MAE.utils.disk import reason
 from projects.MAE.utils.one_process import prepare_command, start_one_process
 
 EXAMPLES = """examples:
@@ -141,7 +142,11 @@ def run(argv):
         seed=seed,
         known_from=saved.known_from["norm_pix_loss"],
     )
-    save_png(grid, args.out)
+    try:
+        save_png(grid, args.out)
+    except OSError as error:
+        told = reason(error, os.path.dirname(args.out) or ".")
+        raise UserError(f"--out {args.out} can't be written: {told}: name another file") from None
     print(f"{args.out}: {len(samples.labels)} of {len(images)} images, {grid.width} x {grid.height}")
     print(grid.info["Description"])
 
