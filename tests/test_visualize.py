@@ -14,7 +14,7 @@ from projects.MAE.errors import UserError
 from projects.MAE.hooks_reconstruction import ReconstructionHook
 from projects.MAE.utils.libai_folder import find_checkpoint
 from projects.MAE.visualize import main
-from tests.command import ROOT, TINY, TINY_DECODER, finetune, pretrain, train
+from tests.command import ROOT, TINY, TINY_DECODER, environment, finetune, pretrain, train
 from tests.commands.process import refused, run, succeed
 from tests.commands.weights import write_weights
 from tests.modeling.golden_models import tiny_mae
@@ -156,6 +156,18 @@ def test_files_one_by_one(image_folder, pretrained, tmp_path, capsys):
     assert "2 of 3 images" in succeed(capsys, main, *base, bad, "--force", "--on-error", "skip")
     skip = ["--weights", pretrained[0], "--out", tmp_path / "no.png", "--on-error", "skip"]
     assert "none of these images" in refused(capsys, main, *skip, "--images", bad)
+
+
+def test_a_name_that_is_no_text(image_folder, pretrained, tmp_path):
+    image = os.fsencode(tmp_path) + b"/\xff\x1b[2J.jpg"
+    shutil.copy(next((image_folder / "val").rglob("*.jpg")), image)
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/\xfe.png")
+    env = dict(environment(), PYTHONPATH=os.fspath(ROOT), PYTHONIOENCODING="utf-8:strict")
+    arguments = ["--weights", pretrained[0], "--images", os.fsdecode(image), "--out", out]
+    status, said, error = run("visualize", *arguments, env=env)
+    assert (status, error) == (0, "")
+    assert f"{tmp_path}/\\udcfe.png: 1 of 1" in said and "\\udcff\\x1b[2J.jpg" in said
+    assert os.path.isfile(out)
 
 
 @pytest.mark.parametrize("norm_pix", ["yes", "no"])

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from projects.MAE.errors import UserError, report
+from projects.MAE.errors import UserError, printable, report
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # what a shell reports for SIGINT and SIGPIPE
 
@@ -149,6 +149,15 @@ def run_command(run, argv=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
     return 0
+
+
+def show(line):
+    """Print a line on standard output, whatever is named in it; see `printable`.
+
+    A character that standard output's encoding lacks is escaped, too.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    print(printable(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def leave(status):

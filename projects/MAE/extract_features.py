@@ -14,7 +14,14 @@ import zlib
 
 import numpy as np
 
-from projects.MAE.command_line import CommandParser, check_out, leave, positive, run_command
+from projects.MAE.command_line import (
+    CommandParser,
+    check_out,
+    leave,
+    positive,
+    run_command,
+    show,
+)
 from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.data.workers import read_ahead
 from projects.MAE.encoder import FEATURES, load_encoder
@@ -64,12 +71,12 @@ def parse_arguments(argv):
     return parser.parse_args(argv)
 
 
-def extract(args, show):
+def extract(args, progress):
     """Write the file.
 
     Args:
         args: of the command line.
-        show: called with (images that are done, all images) after each batch.
+        progress: called with (images that are done, all images) after each batch.
 
     Returns:
         A dict that says what the file holds.
@@ -114,7 +121,7 @@ def extract(args, show):
             rows = encoder.encode(batch["images"], features, block)
             rows[~batch["readable"]] = np.nan
             file.write(rows)
-            show(file.done, len(images))
+            progress(file.done, len(images))
         file.finish()
     finally:
         file.close()
@@ -166,12 +173,12 @@ def run(argv):
         print(json.dumps(result))
         return
     what = {"class": "class token", "mean": "mean of the patch tokens", "all": "all tokens"}
-    print(
+    show(
         f"{args.out}: {what[result['features']]} after block {result['block']}, float32 "
         f"{result['shape']}, of {result['images']:,} images in {result['classes']} classes"
     )
     if result["unreadable"]:
-        print(f"{result['unreadable']:,} images can't be read: their features are NaN")
+        show(f"{result['unreadable']:,} images can't be read: their features are NaN")
 
 
 def main(argv=None):

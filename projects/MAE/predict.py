@@ -9,7 +9,7 @@ import json
 
 import numpy as np
 
-from projects.MAE.command_line import CommandParser, leave, positive, run_command
+from projects.MAE.command_line import CommandParser, leave, positive, run_command, show
 from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.data.workers import read_ahead
 from projects.MAE.errors import UserError
@@ -105,16 +105,16 @@ def class_names(saved, path):
     return names
 
 
-def as_text(path, found):
-    """The lines of an image."""
+def as_lines(path, found):
+    """The lines of an image, as a list."""
     if found is None:
-        return f"{path}\n  can't be read"
+        return [path, "  can't be read"]
     lines = [
         f"{100 * item['probability']:7.2f} %  "
         + (f"class {item['index']}" if item["class"] is None else item["class"])
         for item in found
     ]
-    return "\n".join([path, *lines])
+    return [path, *lines]
 
 
 def run(argv):
@@ -130,7 +130,8 @@ def run(argv):
     for path, probabilities in predictions(saved, images, args):
         found = None if probabilities is None else best(probabilities, args.k, classes)
         if not args.json:
-            print(as_text(path, found), flush=True)
+            for line in as_lines(path, found):
+                show(line)
             continue
         print(separator + json.dumps({"image": path, "predictions": found}), end="", flush=True)
         separator = ",\n "

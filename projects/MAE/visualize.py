@@ -9,7 +9,14 @@ masks that they have there. The same seed gives the same picture.
 """
 import os
 
-from projects.MAE.command_line import CommandParser, check_out, leave, positive, run_command
+from projects.MAE.command_line import (
+    CommandParser,
+    check_out,
+    leave,
+    positive,
+    run_command,
+    show,
+)
 from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.errors import UserError
 from projects.MAE.utils.disk import reason
@@ -147,8 +154,9 @@ def run(argv):
     except OSError as error:
         told = reason(error, os.path.dirname(args.out) or ".")
         raise UserError(f"--out {args.out} can't be written: {told}: name another file") from None
-    print(f"{args.out}: {len(samples.labels)} of {len(images)} images, {grid.width} x {grid.height}")
-    print(grid.info["Description"])
+    show(f"{args.out}: {len(samples.labels)} of {len(images)} images, {grid.width} x {grid.height}")
+    for line in grid.info["Description"].split("\n"):
+        show(line)
 
 
 def main(argv=None):
