@@ -234,6 +234,9 @@ def test_images_that_are_not_known(golden, pretrained, tmp_path, capsys):
     (moved / "config.yaml").write_text(config.replace(root, "/no/such/images"))
     error = refused(capsys, main, "--weights", moved, *out)
     assert "/no/such/images" in error and "give --images" in error
+    (moved / "config.yaml").write_text(config.replace(root, "${oc.env:NO_SUCH_VARIABLE}"))
+    error = refused(capsys, main, "--weights", moved, *out)
+    assert "does not say which images it was trained with: give --images" in error
 
 
 def test_options_that_cannot_be(pretrained, tmp_path, capsys):

@@ -75,9 +75,7 @@ def run_images(cfg, source):
     Raises:
         UserError: it is not known where they are, or they are gone.
     """
-    from omegaconf import OmegaConf
-
-    root = cfg and OmegaConf.select(cfg, "dataloader.test.0.dataset.root")
+    root = setting(cfg, "dataloader.test.0.dataset.root")
     if not root:
         raise UserError(f"{source} does not say which images it was trained with: give --images")
     root = os.path.expanduser(str(root))
@@ -86,6 +84,17 @@ def run_images(cfg, source):
     if not found:
         raise UserError(f"{root}, where the run of {source} had its images, is gone: give --images")
     return ImageList(found[:1])
+
+
+def setting(cfg, key):
+    """A setting of a run; None without a configuration, or where it can't be had on this machine."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return cfg and OmegaConf.select(cfg, key)
+    except OmegaConfBaseException:  # ${oc.env:NAME}, say, of a variable that is not set here
+        return None
 
 
 def load(args):
@@ -135,7 +144,8 @@ def run(argv):
         images = run_images(cfg, saved.source)
     seed = args.seed
     if seed is None:
-        seed = DEFAULT_SEED if cfg is None else cfg.train.seed
+        seed = setting(cfg, "train.seed")
+        seed = seed if isinstance(seed, int) and seed >= 0 else DEFAULT_SEED
     read = ImageReader(
         images, preprocessing.transform(), saved.sizes.img_size, skip=args.on_error == "skip"
     )
