@@ -54,6 +54,8 @@ def test_a_run_writes_the_same_figures_to_both(image_folder, tmp_path):
     ]:
         expected = [(line["iteration"], np.float32(line[key])) for line in lines if key in line]
         assert found[f"{group}/{key}"] == expected
+    firsts = [line["iteration"] for line in lines if line.get("first_step")]
+    assert firsts == [1, 3]  # whose speed contains the compilation
     assert [step for step, _ in found["train/total_loss"]] == [1, 2, 3, 4, 3, 4]
     assert [step for step, _ in found["evaluation/reconstruction_loss"]] == [2, 4, 4]
 

@@ -129,8 +129,9 @@ def _read_metrics(path):
                 for curve in curves.values():
                     for later in [i for i in curve if i >= iteration]:
                         del curve[later]
-            # The first figure of a part of the run includes the compilation of the graph.
-            if last == 0 or iteration <= last:
+            # The first figure of a part of the run includes the compilation of the graph. Files of
+            # earlier versions of this code tell where one begins only where iterations go back.
+            if last == 0 or iteration <= last or values.get("first_step") is True:
                 values.pop("samples_per_second", None)
             last = iteration
         for name, value in values.items():

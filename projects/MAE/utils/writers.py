@@ -43,7 +43,7 @@ def check_writers(train):
 
 def build_writers(train):
     """The writers that the configuration's `train` node asks for."""
-    writers = [JsonLines(os.path.join(train.output_dir, "metrics.json"))]
+    writers = [JsonLines(os.path.join(train.output_dir, "metrics.json"), train.start_iter)]
     if train.tensorboard or (train.tensorboard is None and _installed("tensorboardX")):
         folder = os.path.join(train.output_dir, TENSORBOARD_FOLDER)
         writers.append(TensorBoard(folder, train.start_iter))
@@ -58,13 +58,21 @@ def build_writers(train):
 
 
 class JsonLines:
-    """metrics.json: an object a line, with `iteration` and the values. A resumed run adds to it."""
+    """metrics.json: an object a line, with `iteration` and the values. A resumed run adds to it.
 
-    def __init__(self, path):
-        self.file = AppendedFile(path)
+    Args:
+        start_iter: iterations done before. The line of the next one says `first_step`: its speed
+            contains the compilation.
+    """
+
+    def __init__(self, path, start_iter):
+        self.file, self.start_iter = AppendedFile(path), start_iter
 
     def scalars(self, group, iteration, values):
-        self.file.add(json.dumps(dict(iteration=iteration, **values)).encode() + b"\n")
+        line = dict(iteration=iteration, **values)
+        if group == "train" and iteration == self.start_iter + 1:
+            line["first_step"] = True
+        self.file.add(json.dumps(line).encode() + b"\n")
 
     def image(self, name, pixels, iteration):
         """JSON is no place for pictures."""
