@@ -117,7 +117,8 @@ def extract(args, progress):
             for start in range(file.done, len(images), args.batch_size)
         ]
         read = ImageReader(images, encoder.transform, size, skip=args.on_error == "skip")
-        for batch in read_ahead(read, batches, args.num_workers):
+        way_on = f"{file.way_on()} goes on, with a smaller --num-workers if the memory was full"
+        for batch in read_ahead(read, batches, args.num_workers, way_on):
             rows = encoder.encode(batch["images"], features, block)
             rows[~batch["readable"]] = np.nan
             file.write(rows)

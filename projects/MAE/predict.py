@@ -58,7 +58,8 @@ def predictions(saved, images, args):
     read = ImageReader(images, transform, size, skip=args.on_error == "skip")
     starts = range(0, len(images), args.batch_size)
     batches = [range(start, min(start + args.batch_size, len(images))) for start in starts]
-    for indices, batch in zip(batches, read_ahead(read, batches, args.num_workers)):
+    way_on = "start again, with a smaller --num-workers if the memory was full"
+    for indices, batch in zip(batches, read_ahead(read, batches, args.num_workers, way_on)):
         with flow.no_grad():
             scores = saved.model(as_input(batch["images"]))["prediction_scores"].numpy()
         for index, row, readable in zip(indices, softmax(scores), batch["readable"]):

@@ -1,4 +1,6 @@
 """The feature file: what it holds, that a stop costs nothing, and what is refused."""
+import contextlib
+import glob
 import io
 import json
 import os
@@ -125,6 +127,37 @@ def test_killed_for_real(weights, tmp_path):
         status, _, error = process.run("extract_features", *command, "--out", out)
         assert status == 0, error
         assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+@pytest.mark.parametrize("options, command", [([], "command goes on"), (["--force"], "without --force")])
+def test_a_reader_that_is_killed(weights, tmp_path, options, command):
+    files = [tmp_path / "image.png", tmp_path / "endless.png"]
+    Image.new("RGB", (40, 40)).save(files[0])
+    os.mkfifo(files[1])  # a reader waits here
+    arguments = ["--weights", weights, "--out", tmp_path / "out.npz", "--batch-size", 1, *options]
+    running = process.start("extract_features", *arguments, "--images", *files)
+    try:
+        partial = tmp_path / "out.npz.partial"
+        while not (partial.exists() and readers_of(running.pid)):
+            assert running.poll() is None, running.communicate()[1]
+            time.sleep(0.01)
+        os.kill(readers_of(running.pid)[0], signal.SIGKILL)
+        _, error = running.communicate(timeout=120)
+    finally:
+        running.kill()
+        running.wait()
+    assert running.returncode == 1 and error.count("\n") == 1
+    assert "a process that reads images died" in error and "--resume" not in error
+    assert command in error and "smaller --num-workers" in error
+
+
+def readers_of(pid):
+    """The processes that the fork server of a command has started."""
+    parents = {}
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(path) as file:
+            parents[int(path.split("/")[2])] = int(file.read().rpartition(")")[2].split()[1])
+    return [child for child, parent in parents.items() if parents.get(parent) == pid]
 
 
 def test_another_extraction_is_not_gone_on_with(whole, command, tmp_path, capsys):

@@ -168,15 +168,18 @@ class FeatureFile:
 
     def _fail(self, error):
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
-        command = "the same command"
-        if self._force:  # which would start anew
-            command += " without --force"
-            if os.path.lexists(self.path):  # which would be refused
-                command = f"when {self.path} is moved away, {command}"
         raise UserError(
             f"--out {self.path}: {reason}: {self.done:,} of {self._count:,} images are kept in "
-            f"{self.partial}; {command} goes on from there"
+            f"{self.partial}; {self.way_on()} goes on from there"
         ) from None
+
+    def way_on(self):
+        """What goes on after a stop, as the beginning of a sentence."""
+        if not self._force:
+            return "the same command"
+        command = "the same command without --force"  # which would start anew
+        # It would be refused where the target exists.
+        return f"when {self.path} is moved away, {command}" if os.path.lexists(self.path) else command
 
 
 class Texts:
