@@ -14,12 +14,18 @@ from tests.commands import process
 from tests.commands.process import refused
 from tests.commands.workplace import commands_of, make_workplace
 
-FILES = sorted((ROOT / "projects" / "MAE").glob("*.py"))
-COMMANDS = [f.stem for f in FILES if f.stem != "command_line" and "CommandParser(" in f.read_text()]
+MAE = ROOT / "projects" / "MAE"
+# {what stands behind `python -m projects.MAE.`: the file}
+COMMANDS = {
+    ".".join(part for part in file.relative_to(MAE).with_suffix("").parts if part != "__main__"): file
+    for file in sorted(MAE.rglob("*.py"))
+    if file.stem != "command_line" and "CommandParser(" in file.read_text()
+}
 
 
 def module(name):
-    return importlib.import_module(f"projects.MAE.{name}")
+    parts = COMMANDS[name].relative_to(ROOT).with_suffix("").parts
+    return importlib.import_module(".".join(parts))
 
 
 def help_of(name, capsys):
@@ -30,7 +36,8 @@ def help_of(name, capsys):
 
 
 def test_the_commands_are_found():
-    assert {"convert_weights", "extract_features", "plan", "predict"} <= set(COMMANDS)
+    found = {"convert_weights", "extract_features", "plan", "predict", "report", "data.digits"}
+    assert found <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -49,7 +56,7 @@ def test_help(name, capsys):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_shared_options_have_one_name(name):
     """An option that several commands have is taken from `SHARED`, not defined anew."""
-    source = (ROOT / "projects" / "MAE" / f"{name}.py").read_text()
+    source = COMMANDS[name].read_text()
     own = re.findall(r'add_argument\(\s*"(--[a-z-]+)"', source)
     assert not set(own) & set(SHARED)
 
@@ -96,6 +103,16 @@ def test_help_as_a_process_is_quick_and_quiet(name):
     assert (status, error) == (0, "") and "examples:" in out
 
 
+@pytest.mark.parametrize("script", ["quickstart", "setup", "train"])
+def test_help_of_the_scripts(script):
+    command = ["bash", ROOT / "tools" / f"{script}.sh", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"usage: bash tools/{script}.sh ")
+    examples = result.stdout[result.stdout.index("example") :]
+    assert f"  bash tools/{script}.sh" in examples
+
+
 @pytest.fixture(scope="module")
 def workplace(golden, tmp_path_factory):
     return make_workplace(golden, tmp_path_factory.mktemp("workplace"))
@@ -122,7 +139,9 @@ def run_there(workplace, *command):
     return result.stdout
 
 
-@pytest.mark.parametrize("name", ["convert_weights", "extract_features", "plan", "predict"])
+@pytest.mark.parametrize(
+    "name", ["convert_weights", "data.digits", "extract_features", "plan", "predict"]
+)
 def test_examples_run(name, workplace):
     for line in commands_of(module(name).EXAMPLES):
         assert needs_pytorch(line) or run_there(workplace, "bash", "-c", line)
