@@ -89,10 +89,14 @@ class WeightsAndBiases:
         project, name: what wandb calls them; name None lets wandb choose.
         mode: "online", or "offline" to keep all on this machine for `wandb sync`.
         resume: whether to go on with the run that `output_dir` names.
+
+    Raises:
+        UserError: wandb can't begin the run: it has no login, say, or can't reach its server.
     """
 
     def __init__(self, output_dir, project, name, mode, resume):
         import wandb
+        import wandb.errors
         from omegaconf import OmegaConf
 
         id_file = os.path.join(output_dir, WANDB_ID_FILE)
@@ -102,15 +106,22 @@ class WeightsAndBiases:
                 run_id = file.read().strip()
         config = OmegaConf.load(os.path.join(output_dir, "config.yaml"))
         self.wandb = wandb
-        self.run = wandb.init(
-            dir=output_dir,
-            project=project,
-            name=name,
-            mode=mode,
-            config=OmegaConf.to_container(config, resolve=True),
-            id=run_id,
-            resume="allow",
-        )
+        try:
+            self.run = wandb.init(
+                dir=output_dir,
+                project=project,
+                name=name,
+                mode=mode,
+                config=OmegaConf.to_container(config, resolve=True),
+                id=run_id,
+                resume="allow",
+            )
+        except wandb.errors.Error as error:
+            said = " ".join(str(error).split())  # it may have lines
+            raise UserError(
+                f"train.wandb.enabled=True, but wandb can't begin a run ({said}): wandb login, or set "
+                "train.wandb.mode=offline"
+            ) from None
         with open(id_file, "w") as file:
             file.write(self.run.id)
         # Steps of wandb only go up; iterations go back when a run that broke off is resumed.
