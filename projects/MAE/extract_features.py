@@ -85,9 +85,9 @@ def extract(args, progress):
         UserError: see the parts; nothing that is there is lost.
     """
     images = ImageList(args.images)
-    if images.classes == ["train", "val"]:
+    if {"train", "val"} <= set(images.classes):
         raise UserError(
-            f"--images {images.root}: it holds train/ and val/, which would be the classes: name one"
+            f"--images {images.root}: it holds train/ and val/, which would be classes: name one"
         )
     encoder = load_encoder(args.weights, args.device, args.batch_size, args.num_heads)
     features, block = encoder.check(args.features, args.block)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import signal
 import time
 
@@ -318,6 +319,12 @@ def test_images_that_cannot_be_read(weights, tmp_path, capsys):
 def test_bad_input(command, image_folder, tmp_path, capsys):
     assert "no such file" in refused(capsys, main, *command[:3], tmp_path / "none", *command[4:])
     assert "holds train/ and val/" in refused(capsys, main, *command[:3], image_folder, *command[4:])
+    for name in ("train", "val", "test"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "root" / name / "1.png")
+    error = refused(capsys, main, *command[:3], tmp_path / "root", *command[4:])
+    assert "holds train/ and val/" in error
+    shutil.rmtree(tmp_path / "root")
     assert "blocks 1 to 3" in refused(capsys, main, *command, "--block", 9)
     assert "is a folder" in refused(capsys, main, *command[:-1], tmp_path)
     (tmp_path / "empty").mkdir()
