@@ -7,20 +7,24 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from projects.MAE.encoder import Encoder, load_encoder
 from projects.MAE.errors import UserError
 from projects.MAE.extract_features import main
 from projects.MAE.utils import feature_file
 from projects.MAE.utils.feature_file import FeatureFile
+from tests.command import ROOT, environment
 from tests.commands import process
 from tests.commands.process import refused, succeed
-from tests.commands.weights import write_weights
+from tests.commands.weights import golden_state, write_weights
 from tests.without_flock import refuse_flock
 
 
@@ -299,6 +303,46 @@ def test_a_disk_that_fills_up(whole, tmp_path):
 def test_a_disk_that_is_too_small(tmp_path):
     with pytest.raises(UserError, match="need .* TB more, and the disk has"):
         FeatureFile(tmp_path / "out.npz", {}, 10**12, (1000,), group=1)
+
+
+# Runs a command and prints the most memory, in kB, that it had resident at a time. It starts small,
+# as a program has what its parent had before it.
+MEASURE = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_images(golden, tmp_path):
+    state = golden_state(golden, "mean")
+    rng = np.random.default_rng(0)
+    tokens, width = 1 + 32 * 32, 32
+    state["pos_embed"] = rng.standard_normal((1, tokens, width)).astype(np.float32)
+    save_file(state, tmp_path / "vit.safetensors")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(1200):
+        Image.new("RGB", (8, 8), (i % 256, 0, 0)).save(folder / f"{i:04d}.png")
+    few = sorted(folder.iterdir())[:60]
+    command = [sys.executable, "-c", MEASURE, sys.executable, "-m", "projects.MAE.extract_features"]
+    command += ["--weights", tmp_path / "vit.safetensors", "--num-heads", 4, "--features", "all"]
+    command += ["--batch-size", 2, "--num-workers", 0, "--out"]
+    peaks = {}
+    for name, images in (("few", few), ("many", [folder])):
+        out = tmp_path / f"{name}.npz"
+        result = subprocess.run(
+            [str(part) for part in (*command, out, "--images", *images)],
+            cwd=ROOT,
+            env=dict(environment(), PYTHONPATH=os.fspath(ROOT)),
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+        peaks[name] = int(result.stdout) / 1000
+    assert (tmp_path / "many.npz").stat().st_size > 1200 * tokens * width * 4 > 157e6
+    # Both have a peak of some 30 MB while they start, so not all of what is kept would show.
+    assert peaks["many"] < peaks["few"] + 40, peaks  # MB
 
 
 def test_images_that_cannot_be_read(weights, tmp_path, capsys):
