@@ -21,7 +21,16 @@ from projects.MAE.utils.libai_folder import find_checkpoint, read_card, read_wei
 from projects.MAE.utils.pretrained import load_pretrained
 from projects.MAE.utils.settings import check_settings
 from projects.MAE.utils.weight_writer import write_libai
-from tests.command import CONFIGS, ROOT, TINY, environment, must_train, pretrain, train, train_command
+from tests.command import (
+    CONFIGS,
+    ROOT,
+    TINY,
+    environment,
+    must_train,
+    pretrain,
+    train,
+    train_command,
+)
 from tests.commands.process import refused, succeed
 from tests.runs import assert_same_weights, losses, metrics
 from tests.terminal import frames, on_terminal
@@ -199,7 +208,8 @@ def test_knn_shows_how_far_it_is(digits, pretrained, tmp_path):
     status, text = on_terminal(command, cwd=ROOT, env=environment())
     assert status == 0, text
     bars = [frame for frame in frames(text) if "%|" in frame]
-    for what, total in (("features of the training images", 25), ("neighbours of the validation", 13)):
+    whole = {"features of the training images": 25, "neighbours of the validation images": 13}
+    for what, total in whole.items():
         mine = [frame for frame in bars if f"k-NN: {what}" in frame]
         assert mine and all(f"/{total} " in frame for frame in mine), text
 

@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user, not of the program, and how it is said."""
+"""The one exception that stands for a mistake of the user, not of the program; how it is said."""
 import os
 import sys
 import traceback

@@ -87,7 +87,7 @@ def run_images(cfg, source):
 
 
 def setting(cfg, key):
-    """A setting of a run; None without a configuration, or where it can't be had on this machine."""
+    """A setting of a run; None without a configuration, or where this machine can't tell."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

@@ -17,7 +17,7 @@ from tests.commands.workplace import commands_of, make_workplace
 MAE = ROOT / "projects" / "MAE"
 # {what stands behind `python -m projects.MAE.`: the file}
 COMMANDS = {
-    ".".join(part for part in file.relative_to(MAE).with_suffix("").parts if part != "__main__"): file
+    ".".join(p for p in file.relative_to(MAE).with_suffix("").parts if p != "__main__"): file
     for file in sorted(MAE.rglob("*.py"))
     if file.stem != "command_line" and "CommandParser(" in file.read_text()
 }

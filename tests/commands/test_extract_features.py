@@ -134,7 +134,9 @@ def test_killed_for_real(weights, tmp_path):
         assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
-@pytest.mark.parametrize("options, command", [([], "command goes on"), (["--force"], "without --force")])
+@pytest.mark.parametrize(
+    "options, command", [([], "command goes on"), (["--force"], "without --force")]
+)
 def test_a_reader_that_is_killed(weights, tmp_path, options, command):
     files = [tmp_path / "image.png", tmp_path / "endless.png"]
     Image.new("RGB", (40, 40)).save(files[0])

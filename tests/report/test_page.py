@@ -196,7 +196,8 @@ def test_the_command(tmp_path):
 def test_names_that_are_no_text_and_numbers_that_are_none(tmp_path):
     huge = "9" * 401
     found = [*lines(1, 5), '{"iteration": 5, "\\ud800": 1}']
-    found += [f'{{"iteration": 6, "total_loss": {huge}}}', f'{{"iteration": {huge}, "total_loss": 1}}']
+    found.append(f'{{"iteration": 6, "total_loss": {huge}}}')
+    found.append(f'{{"iteration": {huge}, "total_loss": 1}}')
     folder = make_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff")), found)
     make_checkpoint(folder, "model_best", iteration=5, reconstruction_loss=int(huge))
     command = [sys.executable, "-m", "projects.MAE.report", str(folder)]

@@ -77,7 +77,8 @@ def run(argv):
     folder = parse_arguments(argv).folder
     written = write_digits(folder)
     if written:
-        show(f"Wrote {written['train']} training and {written['val']} validation images to {folder}")
+        train, val = written["train"], written["val"]
+        show(f"Wrote {train} training and {val} validation images to {folder}")
     else:
         show(f"{folder} is there already")
 

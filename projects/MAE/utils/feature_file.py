@@ -179,7 +179,8 @@ class FeatureFile:
             return "the same command"
         command = "the same command without --force"  # which would start anew
         # It would be refused where the target exists.
-        return f"when {self.path} is moved away, {command}" if os.path.lexists(self.path) else command
+        there = os.path.lexists(self.path)
+        return f"when {self.path} is moved away, {command}" if there else command
 
 
 class Texts:
@@ -248,8 +249,8 @@ class _Sequential:
             if error.errno not in WITHOUT_LOCKS:
                 raise
             logger.warning(
-                f"{path} can't be locked on this file system ({error.strerror}): nothing keeps a second "
-                "process from writing it"
+                f"{path} can't be locked on this file system ({error.strerror}): nothing keeps "
+                "a second process from writing it"
             )
         try:
             is_in_place = os.path.samestat(os.stat(path), os.fstat(self._fd))

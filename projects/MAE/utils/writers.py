@@ -119,8 +119,8 @@ class WeightsAndBiases:
         except wandb.errors.Error as error:
             said = " ".join(str(error).split())  # it may have lines
             raise UserError(
-                f"train.wandb.enabled=True, but wandb can't begin a run ({said}): wandb login, or set "
-                "train.wandb.mode=offline"
+                f"train.wandb.enabled=True, but wandb can't begin a run ({said}): wandb login, or "
+                "set train.wandb.mode=offline"
             ) from None
         with open(id_file, "w") as file:
             file.write(self.run.id)
