@@ -8,7 +8,7 @@ from projects.MAE.train_net import parse_arguments
 from projects.MAE.utils.config import load_config
 from projects.MAE.utils.layout import check_layout, set_batch_sizes
 from tests.command import ROOT, environment
-from tests.documents import words
+from tests.documents import configurations, words
 
 TRAIN = ["bash", "tools/train.sh", "projects/MAE/train_net.py"]
 # What makes a run tiny, whatever the configuration; added after the command's own settings.
@@ -77,11 +77,16 @@ class Workplace:
         env, parts = words(text)
         if parts[:3] == TRAIN:
             self._make_room(parts)
-            return self._start(tiny_run(parts), env)
+            return self._start(tiny_run(parts, self.folder), env)
         if parts[:2] == ["bash", "tools/quickstart.sh"]:
             return self._start([*parts, "1", *TINY], env)
         text = " ".join([text.replace("/data/", "data/"), *SMALL.get(text, [])])
         return self._start(["bash", "-c", text], env)
+
+    def write_configurations(self, page):
+        """Do what a page asks of its reader; see `configurations`."""
+        for name, text in configurations(page).items():
+            (self.folder / name).write_text(text)
 
     def run_python(self, text):
         """Run Python of a document; returns (exit status, its output)."""
@@ -123,29 +128,38 @@ def settings_of(parts):
     return [p for p in parts[4:] if "=" in p and not p.startswith("-")]
 
 
-def tiny_run(parts):
+def tiny_run(parts, root):
     """A training command on as few ranks as its layout has parts, with a tiny model and images that
-    are there."""
+    are there.
+
+    Args:
+        root: the folder that its configuration's path begins in.
+    """
     config, rest = parts[3], parts[4:]
     if rest and rest[0].isdecimal():
         rest = rest[1:]
     rest = [p.replace("=/data/", "=data/") for p in rest]
-    added = [*TINY, *(TINY_DECODER if "pretraining" in config else [])]
+    cfg = load_config(str(root / config), settings_of(parts))
+    added = [*TINY, *(TINY_DECODER if "decoder_depth" in cfg.model else [])]
     if "/mae_" in config:
         added += OF_PHOTOGRAPHS
         added += [f"model.num_classes={CLASSES}"] if "pretraining" not in config else []
-    dist = load_config(str(ROOT / config), settings_of(parts)).train.dist
+    dist = cfg.train.dist
     ranks = dist.tensor_parallel_size * dist.pipeline_parallel_size
     return [*TRAIN, config, str(ranks), *rest, *added]
 
 
-def check_at_full_size(text):
-    """Raise a `UserError` unless options, keys, ranks and batch of a training command agree."""
+def check_at_full_size(text, root):
+    """Raise a `UserError` unless options, keys, ranks and batch of a training command agree.
+
+    Args:
+        root: the folder that its configuration's path begins in.
+    """
     env, parts = words(text)
     has_ranks = len(parts) > 4 and parts[4].isdecimal()
     ranks = int(env.get("NODE", 1)) * (int(parts[4]) if has_ranks else 1)
     args = parse_arguments(["--config-file", parts[3], *parts[5 if has_ranks else 4 :]])
-    cfg = load_config(str(ROOT / args.config_file), args.opts)
+    cfg = load_config(str(root / args.config_file), args.opts)
     check_layout(cfg, ranks)
     set_batch_sizes(cfg)
 

@@ -40,6 +40,18 @@ def blocks(text):
     return found
 
 
+def configurations(text):
+    """{path: Python} of the configurations that a page has its reader write: the line before such a
+    block ends with the name of the file."""
+    lines, found = text.splitlines(), {}
+    for block in blocks(text):
+        above = " ".join(lines[: block.line - 2]).rstrip()
+        name = re.search(r"`(projects/MAE/configs/\w+\.py)`:$", above)
+        if name and block.language == "python":
+            found[name.group(1)] = block.text + "\n"
+    return found
+
+
 def commands(text):
     """Every command of the bash blocks of a page, as a reader would paste it."""
     return [c for block in blocks(text) if block.language == "bash" for c in _commands_of(block)]

@@ -6,6 +6,7 @@ and sizes, their options, keys and layout are checked.
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -57,6 +58,7 @@ def needs_pytorch(command):
 def run_all(workplace, page, done=()):
     """Run the commands of a page, in order, but those that are done; returns what was run."""
     ran = []
+    workplace.write_configurations(PAGES[page])
     for command in documents.commands(PAGES[page]):
         text = command.text
         if text in [*done, *ran] or reason_not_to_run(text) or needs_pytorch(text):
@@ -122,6 +124,12 @@ def run_in_a_hook(text, folder):
     assert json.loads((folder / "metrics.json").read_text())["iteration"] == 7
 
 
+def test_configurations_that_are_written_are_used():
+    for page, text in PAGES.items():
+        for name in documents.configurations(text):
+            assert sum(name in command.text for command in documents.commands(text)) > 1, page
+
+
 def test_nothing_is_excused_in_vain():
     commands = [c.text for text in PAGES.values() for c in documents.commands(text)]
     for pattern in NOT_RUN:
@@ -137,11 +145,15 @@ def test_every_command_is_in_a_block_that_says_so(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_training_commands_fit_together_as_they_stand(page):
+def test_training_commands_fit_together_as_they_stand(page, tmp_path):
+    configs = tmp_path / "projects/MAE/configs"
+    shutil.copytree(ROOT / "projects/MAE/configs", configs)
+    for name, text in documents.configurations(PAGES[page]).items():
+        (tmp_path / name).write_text(text)
     for command in documents.commands(PAGES[page]):
         parts = documents.words(command.text)[1] if "|" not in command.text else []
         if parts[:3] == TRAIN:
-            check_at_full_size(command.text)
+            check_at_full_size(command.text, tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -21,9 +21,19 @@ from projects.MAE.utils.libai_folder import find_checkpoint, read_card, read_wei
 from projects.MAE.utils.pretrained import load_pretrained
 from projects.MAE.utils.settings import check_settings
 from projects.MAE.utils.weight_writer import write_libai
-from tests.command import CONFIGS, ROOT, TINY, must_train, pretrain, train
+from tests.command import (
+    CONFIGS,
+    ROOT,
+    TINY,
+    environment,
+    must_train,
+    pretrain,
+    train,
+    train_command,
+)
 from tests.commands.process import refused, succeed
 from tests.runs import assert_same_weights, losses, metrics
+from tests.terminal import frames, on_terminal
 
 TINY_PROBE = [s for s in TINY if not s.startswith("optim.")] + ["model.global_pool=False"]
 SIZES = dict(img_size=24, patch_size=4, embed_dim=32, depth=2, num_heads=4, num_classes=3)
@@ -190,6 +200,18 @@ def test_knn_is_the_same_on_every_layout(digits, pretrained, neighbours, tmp_pat
     arguments = ["--knn", f"finetune.path={pretrained}", "train.test_micro_batch_size=7", *layout]
     probe(digits, tmp_path, *arguments, ranks=ranks)
     assert json.loads((tmp_path / "knn.json").read_text()) == neighbours
+
+
+def test_knn_shows_how_far_it_is(digits, pretrained, tmp_path):
+    settings = settings_of(digits, tmp_path, "--knn", f"finetune.path={pretrained}")
+    command = train_command("quickstart_linprobe.py", *settings, ranks=2)
+    status, text = on_terminal(command, cwd=ROOT, env=environment())
+    assert status == 0, text
+    bars = [frame for frame in frames(text) if "%|" in frame]
+    whole = {"features of the training images": 25, "neighbours of the validation images": 13}
+    for what, total in whole.items():
+        mine = [frame for frame in bars if f"k-NN: {what}" in frame]
+        assert mine and all(f"/{total} " in frame for frame in mine), text
 
 
 def test_knn_before_pretraining(digits, neighbours, tmp_path):

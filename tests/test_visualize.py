@@ -1,4 +1,5 @@
 """The pictures of training, on any layout, and those of the command."""
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from projects.MAE.errors import UserError
 from projects.MAE.hooks_reconstruction import ReconstructionHook
 from projects.MAE.utils.libai_folder import find_checkpoint
 from projects.MAE.visualize import main
-from tests.command import ROOT, TINY, TINY_DECODER, finetune, pretrain, train
+from tests.command import ROOT, TINY, TINY_DECODER, environment, finetune, pretrain, train
 from tests.commands.process import refused, run, succeed
 from tests.commands.weights import write_weights
 from tests.modeling.golden_models import tiny_mae
@@ -157,6 +158,18 @@ def test_files_one_by_one(image_folder, pretrained, tmp_path, capsys):
     assert "none of these images" in refused(capsys, main, *skip, "--images", bad)
 
 
+def test_a_name_that_is_no_text(image_folder, pretrained, tmp_path):
+    image = os.fsencode(tmp_path) + b"/\xff\x1b[2J.jpg"
+    shutil.copy(next((image_folder / "val").rglob("*.jpg")), image)
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/\xfe.png")
+    env = dict(environment(), PYTHONPATH=os.fspath(ROOT), PYTHONIOENCODING="utf-8:strict")
+    arguments = ["--weights", pretrained[0], "--images", os.fsdecode(image), "--out", out]
+    status, said, error = run("visualize", *arguments, env=env)
+    assert (status, error) == (0, "")
+    assert f"{tmp_path}/\\udcfe.png: 1 of 1" in said and "\\udcff\\x1b[2J.jpg" in said
+    assert os.path.isfile(out)
+
+
 @pytest.mark.parametrize("norm_pix", ["yes", "no"])
 def test_what_told_of_normalised_targets(golden, image_folder, tmp_path, capsys, norm_pix):
     weights = write_weights(golden, "full", tmp_path / "full.safetensors")
@@ -221,6 +234,9 @@ def test_images_that_are_not_known(golden, pretrained, tmp_path, capsys):
     (moved / "config.yaml").write_text(config.replace(root, "/no/such/images"))
     error = refused(capsys, main, "--weights", moved, *out)
     assert "/no/such/images" in error and "give --images" in error
+    (moved / "config.yaml").write_text(config.replace(root, "${oc.env:NO_SUCH_VARIABLE}"))
+    error = refused(capsys, main, "--weights", moved, *out)
+    assert "does not say which images it was trained with: give --images" in error
 
 
 def test_options_that_cannot_be(pretrained, tmp_path, capsys):
@@ -228,7 +244,7 @@ def test_options_that_cannot_be(pretrained, tmp_path, capsys):
     for arguments, parts in [
         (["--mask-ratio", 1], ["--mask-ratio 1"]),
         (["--mask-ratio", 0.99], ["--mask-ratio 0.99 leaves 0 of 36"]),
-        (["--num-images", 0], ["--num-images 0"]),
+        (["--num-images", 0], ["--num-images", "above 0", "'0'"]),
         (["--seed", -1], ["--seed", "-1"]),
         (["--norm-pix-loss", "yes"], ["--norm-pix-loss", "says False"]),
         (["--images", tmp_path / "none"], ["--images", "no such file"]),
@@ -240,6 +256,16 @@ def test_options_that_cannot_be(pretrained, tmp_path, capsys):
     assert "--force" in refused(capsys, main, *base, "--out", tmp_path / "there.png")
     assert (tmp_path / "there.png").read_text() == "mine"
     assert "such file" in refused(capsys, main, "--weights", tmp_path / "none", "--out", tmp_path / "a.png")
+
+
+def test_a_picture_that_cannot_be_written(pretrained, tmp_path, capsys):
+    base = ["--weights", pretrained[0], "--num-images", 1, "--out"]
+    error = refused(capsys, main, *base, tmp_path / ("a" * 250 + ".png"))  # .partial is too much
+    assert "error: --out " in error and "File name too long" in error
+    os.symlink("/dev/full", tmp_path / "grid.png.partial")
+    error = refused(capsys, main, *base, tmp_path / "grid.png")
+    assert f"--out {tmp_path / 'grid.png'}" in error and "No space left" in error
+    assert not list(tmp_path.iterdir())
 
 
 class Album:

@@ -7,7 +7,13 @@ cd "$root"
 
 case "${1:-}" in
   -h | --help)
-    echo "usage: bash tools/quickstart.sh [N] [key=value ...]   (N ranks and settings for every run)"
+    cat <<'USAGE'
+usage: bash tools/quickstart.sh [N] [key=value ...]   (N ranks and settings for every run)
+
+examples:
+  bash tools/quickstart.sh
+  bash tools/quickstart.sh 2 train.device=cpu
+USAGE
     exit 0 ;;
 esac
 

@@ -5,6 +5,21 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+case "${1:-}" in
+  -h | --help)
+    cat <<'USAGE'
+usage: bash tools/setup.sh [EXTRA ...]
+
+Makes .venv in the repository root with all packages, 5 GB, and those of the extras of setup.py that
+are named. Running it again is instant when nothing changed, and repairs an install that broke off.
+
+examples:
+  bash tools/setup.sh
+  bash tools/setup.sh viz
+USAGE
+    exit 0 ;;
+esac
+
 venv=$root/.venv
 stamp=$venv/.complete
 

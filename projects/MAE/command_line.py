@@ -9,29 +9,30 @@ import argparse
 import os
 import sys
 
-from projects.MAE.errors import UserError, report
+from projects.MAE.errors import UserError, printable, report
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # what a shell reports for SIGINT and SIGPIPE
 
 
-def _positive(text):
+def positive(text):
+    """The type of an option whose value is a whole number above 0."""
     number = int(text)
     if number < 1:
         raise ValueError(text)
     return number
 
 
-_positive.__name__ = "whole number above 0"  # argparse names the type in its errors
+positive.__name__ = "whole number above 0"  # argparse names the type in its errors
 
 
-def _seed(text):
+def _not_negative(text):
     number = int(text)
     if number < 0:
         raise ValueError(text)
     return number
 
 
-_seed.__name__ = "whole number"
+_not_negative.__name__ = "whole number of at least 0"
 
 
 def _yes_or_no(text):
@@ -54,10 +55,13 @@ SHARED = {
     "--images": dict(metavar="PATH", nargs="+", help="image files, or folders of them"),
     "--out": dict(metavar="FILE", help="the file to write"),
     "--batch-size": dict(
-        metavar="N", type=_positive, default=64, help="images at a time (default: %(default)s)"
+        metavar="N", type=positive, default=64, help="images at a time (default: %(default)s)"
     ),
     "--num-workers": dict(
-        metavar="N", type=int, default=1, help="processes that read images (default: %(default)s)"
+        metavar="N",
+        type=_not_negative,
+        default=1,
+        help="processes that read images (default: %(default)s)",
     ),
     "--on-error": dict(
         choices=["raise", "skip"],
@@ -71,16 +75,19 @@ SHARED = {
         help="where to compute; auto takes a GPU if there is a usable one (default: %(default)s)",
     ),
     "--seed": dict(
-        metavar="N", type=_seed, default=0, help="of everything drawn (default: %(default)s)"
+        metavar="N",
+        type=_not_negative,
+        default=0,
+        help="of everything drawn (default: %(default)s)",
     ),
     "--force": dict(action="store_true", help="replace what is there"),
     "--json": dict(action="store_true", help="print JSON, for another program"),
     "--num-heads": dict(
         metavar="N",
-        type=_positive,
+        type=positive,
         help="attention heads, where neither the weights nor their size tell",
     ),
-    "--decoder-num-heads": dict(metavar="N", type=_positive, help="the same of the decoder"),
+    "--decoder-num-heads": dict(metavar="N", type=positive, help="the same of the decoder"),
     "--norm-pix-loss": dict(
         metavar="{yes,no}",
         type=_yes_or_no,
@@ -142,6 +149,15 @@ def run_command(run, argv=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
     return 0
+
+
+def show(line):
+    """Print a line on standard output, whatever is named in it; see `printable`.
+
+    A character that standard output's encoding lacks is escaped, too.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    print(printable(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def leave(status):

@@ -7,7 +7,7 @@ folder of transformers. What it is and holds is read from it. Values are moved, 
 """
 import os
 
-from projects.MAE.command_line import CommandParser, leave, run_command
+from projects.MAE.command_line import CommandParser, leave, run_command, show
 from projects.MAE.errors import UserError
 from projects.MAE.utils.transformers_layout import make_config, to_transformers
 from projects.MAE.utils.vit_sizes import shapes_of
@@ -139,7 +139,8 @@ def make_card(sizes, facts, args):
 
 
 def run(argv):
-    print("\n".join(convert(parse_arguments(argv))))
+    for line in convert(parse_arguments(argv)):
+        show(line)
 
 
 def main(argv=None):

@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user, not of the program."""
+"""The one exception that stands for a mistake of the user, not of the program; how it is said."""
 import os
 import sys
 import traceback
@@ -23,10 +23,22 @@ class UserError(Exception):
         self.local, self.told = local, told
 
 
+def printable(text):
+    """A text on one line that a terminal prints as it stands and any stream takes.
+
+    A name in a stranger's file may hold what a terminal takes for commands, and a name on the disk
+    bytes that are no text: such are written as Python would escape them, white space as a space.
+    """
+    return "".join(
+        c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
 def report(error):
     """Print a `UserError` as one line; where it was found, too, if MAE_TRACEBACK=1 asks for it."""
     if os.environ.get("MAE_TRACEBACK", "0") not in ("", "0"):
         traceback.print_exception(type(error), error, error.__traceback__)
-    # A name in a stranger's file may hold what a terminal takes for commands, and be of any length.
-    line = "".join(c if c.isprintable() else " " for c in str(error)[:LONGEST])
+    # What is named may be of any length.
+    line = printable(str(error)[:LONGEST])[:LONGEST]
     print(f"error: {line}", file=sys.stderr, flush=True)

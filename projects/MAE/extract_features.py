@@ -14,7 +14,14 @@ import zlib
 
 import numpy as np
 
-from projects.MAE.command_line import CommandParser, check_out, leave, run_command
+from projects.MAE.command_line import (
+    CommandParser,
+    check_out,
+    leave,
+    positive,
+    run_command,
+    show,
+)
 from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.data.workers import read_ahead
 from projects.MAE.encoder import FEATURES, load_encoder
@@ -50,7 +57,7 @@ def parse_arguments(argv):
     )
     parser.add_argument(
         "--block",
-        type=int,
+        type=positive,
         metavar="B",
         help="the block whose output to take, from 1 (default: the last, with the final norm)",
     )
@@ -59,17 +66,17 @@ def parse_arguments(argv):
     parser.add_shared("--num-workers")
     parser.add_shared("--on-error")
     parser.add_shared("--device")
-    parser.add_shared("--force", help="replace FILE, or what a run with other settings left")
+    parser.add_shared("--force", help="replace FILE, and start anew whatever a stopped run left")
     parser.add_shared("--json")
     return parser.parse_args(argv)
 
 
-def extract(args, show):
+def extract(args, progress):
     """Write the file.
 
     Args:
         args: of the command line.
-        show: called with (images that are done, all images) after each batch.
+        progress: called with (images that are done, all images) after each batch.
 
     Returns:
         A dict that says what the file holds.
@@ -78,9 +85,9 @@ def extract(args, show):
         UserError: see the parts; nothing that is there is lost.
     """
     images = ImageList(args.images)
-    if images.classes == ["train", "val"]:
+    if {"train", "val"} <= set(images.classes):
         raise UserError(
-            f"--images {images.root}: it holds train/ and val/, which would be the classes: name one"
+            f"--images {images.root}: it holds train/ and val/, which would be classes: name one"
         )
     encoder = load_encoder(args.weights, args.device, args.batch_size, args.num_heads)
     features, block = encoder.check(args.features, args.block)
@@ -93,6 +100,7 @@ def extract(args, show):
         preprocessing=saved.preprocessing._asdict(),
         preprocessing_from=saved.known_from["preprocessing"],
         images=images.root,
+        images_sha256=images.checksum(),
         batch_size=args.batch_size,
     )
     arrays = dict(
@@ -109,11 +117,12 @@ def extract(args, show):
             for start in range(file.done, len(images), args.batch_size)
         ]
         read = ImageReader(images, encoder.transform, size, skip=args.on_error == "skip")
-        for batch in read_ahead(read, batches, args.num_workers):
+        way_on = f"{file.way_on()} goes on, with a smaller --num-workers if the memory was full"
+        for batch in read_ahead(read, batches, args.num_workers, way_on):
             rows = encoder.encode(batch["images"], features, block)
             rows[~batch["readable"]] = np.nan
             file.write(rows)
-            show(file.done, len(images))
+            progress(file.done, len(images))
         file.finish()
     finally:
         file.close()
@@ -165,12 +174,12 @@ def run(argv):
         print(json.dumps(result))
         return
     what = {"class": "class token", "mean": "mean of the patch tokens", "all": "all tokens"}
-    print(
+    show(
         f"{args.out}: {what[result['features']]} after block {result['block']}, float32 "
         f"{result['shape']}, of {result['images']:,} images in {result['classes']} classes"
     )
     if result["unreadable"]:
-        print(f"{result['unreadable']:,} images can't be read: their features are NaN")
+        show(f"{result['unreadable']:,} images can't be read: their features are NaN")
 
 
 def main(argv=None):

@@ -16,6 +16,7 @@ from projects.MAE.data.build import build_image_test_loader
 from projects.MAE.data.datasets import ConcatenatedDataset, check_same_classes
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation import gather
+from projects.MAE.progress import watched
 from projects.MAE.utils.compat import instantiate
 
 TOPK = (1, 5)
@@ -111,12 +112,18 @@ def all_gather(array):
     return gather(rows.to_global(placement=ranks, sbp=flow.sbp.split(0)))
 
 
-def features_of(model, loader, get_batch, max_batches):
+def features_of(model, loader, get_batch, max_batches, what):
     """Yield (features [n, D] of length 1, labels [n]) of every batch, without its padding.
 
-    Every rank gets all rows, in the order of the data set.
+    Every rank gets all rows, in the order of the data set. Rank 0 shows how far that is.
+
+    Args:
+        what: is done with them, to be shown.
     """
-    for batch in itertools.islice(loader, max_batches):
+    batches = itertools.islice(loader, max_batches)
+    if dist.is_main_process():
+        batches = watched(batches, min(len(loader), max_batches or len(loader)), what)
+    for batch in batches:
         data = get_batch(batch)
         labels = gather(data["labels"])
         features = gather(model.forward_features(data["images"]).float())
@@ -142,7 +149,10 @@ def knn_accuracy(model, train_loader, val_loader, get_batch, k, temperature, max
     labels, correct, total = [], np.zeros(len(TOPK), np.int64), 0
     with flow.no_grad():
         count = 0
-        for features, own in features_of(model, train_loader, get_batch, max_batches):
+        training = features_of(
+            model, train_loader, get_batch, max_batches, "k-NN: features of the training images"
+        )
+        for features, own in training:
             bank.add(features, count)
             labels.append(own)
             count += len(own)
@@ -150,7 +160,10 @@ def knn_accuracy(model, train_loader, val_loader, get_batch, k, temperature, max
         if not count:
             raise UserError("none of the training images can be read: see the log for the first")
         k = min(k, count)
-        for queries, wanted in features_of(model, val_loader, get_batch, max_batches):
+        validation = features_of(
+            model, val_loader, get_batch, max_batches, "k-NN: neighbours of the validation images"
+        )
+        for queries, wanted in validation:
             similarities, indices = map(all_gather, bank.nearest(queries, k))
             similarities, indices = best(
                 np.concatenate(similarities, axis=1), np.concatenate(indices, axis=1), k

@@ -9,7 +9,7 @@ import json
 
 import numpy as np
 
-from projects.MAE.command_line import CommandParser, leave, run_command
+from projects.MAE.command_line import CommandParser, leave, positive, run_command, show
 from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.data.workers import read_ahead
 from projects.MAE.errors import UserError
@@ -29,7 +29,7 @@ def parse_arguments(argv):
     parser.add_shared("--weights")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     parser.add_argument(
-        "-k", type=int, default=5, help="how many classes to print (default: %(default)s)"
+        "-k", type=positive, default=5, help="how many classes to print (default: %(default)s)"
     )
     parser.add_argument(
         "--classes", metavar="FILE", help="a text file with the names of the classes, one a line"
@@ -40,10 +40,7 @@ def parse_arguments(argv):
     parser.add_shared("--on-error")
     parser.add_shared("--device")
     parser.add_shared("--json")
-    args = parser.parse_args(argv)
-    if args.k < 1:
-        raise UserError(f"-k {args.k} must be at least 1")
-    return args
+    return parser.parse_args(argv)
 
 
 def predictions(saved, images, args):
@@ -61,7 +58,8 @@ def predictions(saved, images, args):
     read = ImageReader(images, transform, size, skip=args.on_error == "skip")
     starts = range(0, len(images), args.batch_size)
     batches = [range(start, min(start + args.batch_size, len(images))) for start in starts]
-    for indices, batch in zip(batches, read_ahead(read, batches, args.num_workers)):
+    way_on = "start again, with a smaller --num-workers if the memory was full"
+    for indices, batch in zip(batches, read_ahead(read, batches, args.num_workers, way_on)):
         with flow.no_grad():
             scores = saved.model(as_input(batch["images"]))["prediction_scores"].numpy()
         for index, row, readable in zip(indices, softmax(scores), batch["readable"]):
@@ -108,16 +106,16 @@ def class_names(saved, path):
     return names
 
 
-def as_text(path, found):
-    """The lines of an image."""
+def as_lines(path, found):
+    """The lines of an image, as a list."""
     if found is None:
-        return f"{path}\n  can't be read"
+        return [path, "  can't be read"]
     lines = [
         f"{100 * item['probability']:7.2f} %  "
         + (f"class {item['index']}" if item["class"] is None else item["class"])
         for item in found
     ]
-    return "\n".join([path, *lines])
+    return [path, *lines]
 
 
 def run(argv):
@@ -133,7 +131,8 @@ def run(argv):
     for path, probabilities in predictions(saved, images, args):
         found = None if probabilities is None else best(probabilities, args.k, classes)
         if not args.json:
-            print(as_text(path, found), flush=True)
+            for line in as_lines(path, found):
+                show(line)
             continue
         print(separator + json.dumps({"image": path, "predictions": found}), end="", flush=True)
         separator = ",\n "

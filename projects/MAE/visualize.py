@@ -9,9 +9,17 @@ masks that they have there. The same seed gives the same picture.
 """
 import os
 
-from projects.MAE.command_line import CommandParser, check_out, leave, run_command
+from projects.MAE.command_line import (
+    CommandParser,
+    check_out,
+    leave,
+    positive,
+    run_command,
+    show,
+)
 from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.errors import UserError
+from projects.MAE.utils.disk import reason
 from projects.MAE.utils.one_process import prepare_command, start_one_process
 
 EXAMPLES = """examples:
@@ -31,7 +39,7 @@ def parse_arguments(argv):
     parser.add_argument(
         "--num-images",
         metavar="N",
-        type=int,
+        type=positive,
         default=8,
         help="how many images, spread evenly over those there are (default: %(default)s)",
     )
@@ -50,8 +58,6 @@ def parse_arguments(argv):
     parser.add_shared("--decoder-num-heads")
     parser.add_shared("--device")
     args = parser.parse_args(argv)
-    if args.num_images < 1:
-        raise UserError(f"--num-images {args.num_images} must be at least 1")
     if args.mask_ratio is not None and not 0 < args.mask_ratio < 1:
         raise UserError(f"--mask-ratio {args.mask_ratio} must be between 0 and 1")
     if not args.out.lower().endswith(".png"):
@@ -69,9 +75,7 @@ def run_images(cfg, source):
     Raises:
         UserError: it is not known where they are, or they are gone.
     """
-    from omegaconf import OmegaConf
-
-    root = cfg and OmegaConf.select(cfg, "dataloader.test.0.dataset.root")
+    root = setting(cfg, "dataloader.test.0.dataset.root")
     if not root:
         raise UserError(f"{source} does not say which images it was trained with: give --images")
     root = os.path.expanduser(str(root))
@@ -80,6 +84,17 @@ def run_images(cfg, source):
     if not found:
         raise UserError(f"{root}, where the run of {source} had its images, is gone: give --images")
     return ImageList(found[:1])
+
+
+def setting(cfg, key):
+    """A setting of a run; None without a configuration, or where this machine can't tell."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return cfg and OmegaConf.select(cfg, key)
+    except OmegaConfBaseException:  # ${oc.env:NAME}, say, of a variable that is not set here
+        return None
 
 
 def load(args):
@@ -129,7 +144,8 @@ def run(argv):
         images = run_images(cfg, saved.source)
     seed = args.seed
     if seed is None:
-        seed = DEFAULT_SEED if cfg is None else cfg.train.seed
+        seed = setting(cfg, "train.seed")
+        seed = seed if isinstance(seed, int) and seed >= 0 else DEFAULT_SEED
     read = ImageReader(
         images, preprocessing.transform(), saved.sizes.img_size, skip=args.on_error == "skip"
     )
@@ -143,9 +159,14 @@ def run(argv):
         seed=seed,
         known_from=saved.known_from["norm_pix_loss"],
     )
-    save_png(grid, args.out)
-    print(f"{args.out}: {len(samples.labels)} of {len(images)} images, {grid.width} x {grid.height}")
-    print(grid.info["Description"])
+    try:
+        save_png(grid, args.out)
+    except OSError as error:
+        told = reason(error, os.path.dirname(args.out) or ".")
+        raise UserError(f"--out {args.out} can't be written: {told}: name another file") from None
+    show(f"{args.out}: {len(samples.labels)} of {len(images)} images, {grid.width} x {grid.height}")
+    for line in grid.info["Description"].split("\n"):
+        show(line)
 
 
 def main(argv=None):

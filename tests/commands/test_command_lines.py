@@ -11,14 +11,21 @@ import pytest
 from projects.MAE.command_line import SHARED
 from tests.command import ROOT, environment
 from tests.commands import process
+from tests.commands.process import refused
 from tests.commands.workplace import commands_of, make_workplace
 
-FILES = sorted((ROOT / "projects" / "MAE").glob("*.py"))
-COMMANDS = [f.stem for f in FILES if f.stem != "command_line" and "CommandParser(" in f.read_text()]
+MAE = ROOT / "projects" / "MAE"
+# {what stands behind `python -m projects.MAE.`: the file}
+COMMANDS = {
+    ".".join(p for p in file.relative_to(MAE).with_suffix("").parts if p != "__main__"): file
+    for file in sorted(MAE.rglob("*.py"))
+    if file.stem != "command_line" and "CommandParser(" in file.read_text()
+}
 
 
 def module(name):
-    return importlib.import_module(f"projects.MAE.{name}")
+    parts = COMMANDS[name].relative_to(ROOT).with_suffix("").parts
+    return importlib.import_module(".".join(parts))
 
 
 def help_of(name, capsys):
@@ -29,7 +36,8 @@ def help_of(name, capsys):
 
 
 def test_the_commands_are_found():
-    assert {"convert_weights", "extract_features", "plan", "predict"} <= set(COMMANDS)
+    found = {"convert_weights", "extract_features", "plan", "predict", "report", "data.digits"}
+    assert found <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -48,7 +56,7 @@ def test_help(name, capsys):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_shared_options_have_one_name(name):
     """An option that several commands have is taken from `SHARED`, not defined anew."""
-    source = (ROOT / "projects" / "MAE" / f"{name}.py").read_text()
+    source = COMMANDS[name].read_text()
     own = re.findall(r'add_argument\(\s*"(--[a-z-]+)"', source)
     assert not set(own) & set(SHARED)
 
@@ -62,6 +70,30 @@ def test_mistakes_are_one_line(name, capsys):
         assert "see --help" in error
 
 
+@pytest.mark.parametrize(
+    "name, option, least",
+    [
+        ("extract_features", "--num-workers", 0),
+        ("extract_features", "--batch-size", 1),
+        ("extract_features", "--block", 1),
+        ("extract_features", "--num-heads", 1),
+        ("predict", "--num-workers", 0),
+        ("predict", "-k", 1),
+        ("visualize", "--num-images", 1),
+        ("visualize", "--decoder-num-heads", 1),
+        ("visualize", "--seed", 0),
+    ],
+)
+def test_whole_numbers(name, option, least, capsys):
+    others = dict(extract_features=["--images", "a", "--out", "b"], predict=["a"], visualize=[])
+    arguments = ["--weights", "w", *others[name], option]
+    parsed = module(name).parse_arguments([*arguments, str(least)])
+    assert vars(parsed)[option.lstrip("-").replace("-", "_")] == least
+    for wrong in (str(least - 1), "-1", "1.5", "many", ""):
+        error = refused(capsys, module(name).main, *arguments, wrong)
+        assert option in error and f"{wrong!r}" in error and "whole number" in error
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_as_a_process_is_quick_and_quiet(name):
     """Without OneFlow, that is: a module that fails to import stands in its place."""
@@ -69,6 +101,16 @@ def test_help_as_a_process_is_quick_and_quiet(name):
     env = dict(environment(), PYTHONPATH=f"{broken}:{ROOT}")
     status, out, error = process.run(name, "--help", env=env)
     assert (status, error) == (0, "") and "examples:" in out
+
+
+@pytest.mark.parametrize("script", ["quickstart", "setup", "train"])
+def test_help_of_the_scripts(script):
+    command = ["bash", ROOT / "tools" / f"{script}.sh", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"usage: bash tools/{script}.sh ")
+    examples = result.stdout[result.stdout.index("example") :]
+    assert f"  bash tools/{script}.sh" in examples
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +139,9 @@ def run_there(workplace, *command):
     return result.stdout
 
 
-@pytest.mark.parametrize("name", ["convert_weights", "extract_features", "plan", "predict"])
+@pytest.mark.parametrize(
+    "name", ["convert_weights", "data.digits", "extract_features", "plan", "predict"]
+)
 def test_examples_run(name, workplace):
     for line in commands_of(module(name).EXAMPLES):
         assert needs_pytorch(line) or run_there(workplace, "bash", "-c", line)

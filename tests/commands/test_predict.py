@@ -1,5 +1,7 @@
 """What predict prints, against the golden logits."""
 import json
+import os
+import shutil
 
 import numpy as np
 import oneflow as flow
@@ -7,6 +9,7 @@ import pytest
 from PIL import Image
 
 from projects.MAE.predict import main
+from tests.command import ROOT, environment
 from tests.commands import process
 from tests.commands.process import refused, succeed
 from tests.commands.weights import write_weights
@@ -71,11 +74,29 @@ def test_an_image_that_cannot_be_read(weights, files, tmp_path, capsys):
     assert [item["predictions"] is None for item in told] == [False, True, False]
 
 
+def test_names_of_any_bytes(golden, files, tmp_path):
+    """A name on the disk that is no text, and classes that a terminal would take for commands."""
+    classes = ["\x1b[2Jevil", "caf\xe9", *map(str, range(8))]
+    weights = write_weights(golden, "mean", tmp_path / "vit", classes=classes)
+    image = os.fsencode(tmp_path) + b"/\xff\n.jpg"
+    shutil.copy(files[0], image)
+    command = ["--weights", weights, "-k", 10, os.fsdecode(image)]
+    for encoding, cafe in (("utf-8", "caf\xe9"), ("ascii", "caf\\xe9")):
+        env = dict(environment(), PYTHONPATH=os.fspath(ROOT), PYTHONIOENCODING=f"{encoding}:strict")
+        status, out, error = process.run("predict", *command, env=env, encoding="utf-8")
+        assert (status, error) == (0, "")
+        lines = out.split("\n")
+        assert lines[0] == f"{tmp_path}/\\udcff .jpg" and len(lines) == 12
+        names = {line.split("%  ")[1] for line in lines[1:11]}
+        assert names == {"\\x1b[2Jevil", cafe, *map(str, range(8))}
+
+
 def test_what_is_no_classifier(golden, files, tmp_path, capsys):
     path = write_weights(golden, "full", tmp_path / "full", decoder_num_heads=4)
     error = refused(capsys, main, "--weights", path, files[0])
     assert "an autoencoder without a classifier" in error and "mae_finetuned_vit_*.pth" in error
-    assert "-k 0" in refused(capsys, main, "--weights", path, files[0], "-k", 0)
+    error = refused(capsys, main, "--weights", path, files[0], "-k", 0)
+    assert "-k: invalid whole number above 0 value: '0'" in error
     assert "such file" in refused(capsys, main, "--weights", tmp_path / "none", files[0])
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from projects.MAE.data import digits
 from projects.MAE.data.build import build_image_test_loader, build_image_train_loader
 from projects.MAE.data.datasets import ClassificationDataset, PretrainingDataset
 from projects.MAE.data.digits import write_digits
@@ -10,6 +11,7 @@ from projects.MAE.data.image_folder import ImageFolder
 from projects.MAE.data.mixup import Mixup
 from projects.MAE.data.transforms import Compose, RandomResizedCrop, ToArray
 from projects.MAE.errors import UserError
+from tests.commands.process import refused, succeed
 
 
 def transform():
@@ -97,3 +99,18 @@ def test_digits(tmp_path):
     assert (np.bincount(val.labels) >= 34).all()  # stratified
     assert val.load(0).size == (8, 8)
     assert write_digits(str(tmp_path / "digits")) == {}  # once
+
+
+def test_the_command_that_writes_digits(tmp_path, capsys):
+    folder = tmp_path / "new" / "digits"
+    folder.mkdir(parents=True)  # an empty one is filled
+    assert "Wrote 1437 training and 360 validation images" in succeed(capsys, digits.main, folder)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    assert succeed(capsys, digits.main, folder) == f"{folder} is there already\n"
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert f"DIR {file}: is no folder" in refused(capsys, digits.main, file)
+    assert "is no folder, or lies in none" in refused(capsys, digits.main, file / "digits")
+    error = refused(capsys, digits.main, tmp_path / ("n" * 300))
+    assert "File name too long" in error and file.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted([*before, "file"])

@@ -127,6 +127,21 @@ def test_settings_of_the_run_come_along(tmp_path):
     assert set(found["Evaluate it"]) >= {"model.decoder_depth=2", "--eval-only", "vit.size=large"}
 
 
+def test_a_run_on_several_machines_is_gone_on_with_on_each(tmp_path):
+    folder = make_run(tmp_path / "run", list(lines(1, 5)), arguments=["--config-file", PRETRAINING])
+    make_checkpoint(folder, "model_0000004", iteration=5)
+    environment = json.loads((folder / "environment.json").read_text())
+    (folder / "environment.json").write_text(json.dumps(dict(environment, ranks=16)))
+    config = (folder / "config.yaml").read_text()
+    config = config.replace("train: {global", "train: {dist: {num_nodes: 2}, global")
+    (folder / "config.yaml").write_text(config)
+    found = commands_of(folder)
+    start = "NODE=2 NODE_RANK=NUMBER ADDR=ADDRESS bash tools/train.sh projects/MAE/train_net.py "
+    for what in ("Go on with the run", "Finetune a classifier", "Evaluate it"):
+        assert found[what].startswith(start)
+        assert shlex.split(found[what])[7] == "8"
+
+
 def test_where_the_configuration_is_not_known_its_name_is_left_open(tmp_path):
     folder = make_run(tmp_path / "run")
     make_checkpoint(folder, "model_best")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -190,6 +191,24 @@ def test_the_command(tmp_path):
         "error: nowhere: no such folder: name the train.output_dir of a run\n"
     )
     assert not list(tmp_path.glob("**/*.partial"))
+
+
+def test_names_that_are_no_text_and_numbers_that_are_none(tmp_path):
+    huge = "9" * 401
+    found = [*lines(1, 5), '{"iteration": 5, "\\ud800": 1}']
+    found.append(f'{{"iteration": 6, "total_loss": {huge}}}')
+    found.append(f'{{"iteration": {huge}, "total_loss": 1}}')
+    folder = make_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff")), found)
+    make_checkpoint(folder, "model_best", iteration=5, reconstruction_loss=int(huge))
+    command = [sys.executable, "-m", "projects.MAE.report", str(folder)]
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONIOENCODING="utf-8:strict")
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    said = f"{tmp_path}/run\\udcff/report.html\n"
+    assert (result.returncode, result.stdout, result.stderr) == (0, said, "")
+    text = (folder / "report.html").read_text()
+    assert "run\\udcff" in text and "\\ud800" in text and huge not in text
+    assert "1 line of metrics.json could not be read" in text
+    assert not list(folder.glob("*.partial"))
 
 
 def test_help_and_its_examples(tmp_path):

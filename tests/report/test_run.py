@@ -40,6 +40,15 @@ def test_a_resumed_run_shows_what_came_last(tmp_path):
     assert [i for i, _ in run.curves["samples_per_second"]] == [*range(2, 8), *range(9, 21)]
 
 
+def test_the_speed_of_a_first_step_is_left_out_after_a_clean_stop(tmp_path):
+    found = [*lines(1, 3), *lines(4, 6)]
+    found[3]["first_step"] = True
+    run = read_run(str(make_run(tmp_path / "run", found)))
+    assert [i for i, _ in run.curves["samples_per_second"]] == [2, 3, 5, 6]
+    assert len(run.curves["total_loss"]) == 6 and "first_step" not in run.curves
+    assert run.restarts == []
+
+
 def test_a_run_started_anew_in_its_folder_is_the_new_one(tmp_path):
     found = [*lines(1, 15), *lines(1, 3, loss=9.0)]
     run = read_run(str(make_run(tmp_path / "run", found)))

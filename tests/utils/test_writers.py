@@ -54,6 +54,8 @@ def test_a_run_writes_the_same_figures_to_both(image_folder, tmp_path):
     ]:
         expected = [(line["iteration"], np.float32(line[key])) for line in lines if key in line]
         assert found[f"{group}/{key}"] == expected
+    firsts = [line["iteration"] for line in lines if line.get("first_step")]
+    assert firsts == [1, 3]  # whose speed contains the compilation
     assert [step for step, _ in found["train/total_loss"]] == [1, 2, 3, 4, 3, 4]
     assert [step for step, _ in found["evaluation/reconstruction_loss"]] == [2, 4, 4]
 
@@ -126,3 +128,35 @@ def test_weights_and_biases_without_a_network(tmp_path):
         ids.append((tmp_path / "wandb_id.txt").read_text())
     assert ids[0] and ids[0] == ids[1]  # a resumed run is the same run
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{ids[0]}/*.wandb"))) == 2
+
+
+# Stands in for a service that can't be had here, and for its client, which is not installed.
+WANDB = """
+from wandb import errors
+
+def init(**unused):
+    raise errors.CommError("Network error: timed out.\\nPlease try again")
+"""
+WANDB_ERRORS = """
+class Error(Exception):
+    pass
+
+class CommError(Error):
+    pass
+"""
+
+
+def test_a_service_that_cannot_be_reached(image_folder, tmp_path, monkeypatch):
+    package = tmp_path / "packages" / "wandb"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(WANDB)
+    (package / "errors.py").write_text(WANDB_ERRORS)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    data = f"dataloader.train.dataset.0.root={image_folder}"
+    settings = [*TINY, *TINY_DECODER, data, f"train.output_dir={tmp_path / 'run'}"]
+    result = train("quickstart_pretraining.py", *settings, "train.wandb.enabled=True", ranks=2)
+    errors = [line for line in result.stdout.splitlines() if "rror" in line]
+    assert result.returncode == 1 and len(errors) == 1, result.stdout
+    assert errors[0].startswith("error: train.wandb.enabled=True, but wandb can't begin a run ")
+    assert "(Network error: timed out. Please try again): wandb login, or set" in errors[0]
+    assert "Traceback" not in result.stdout and "died of" not in result.stdout

@@ -1,4 +1,5 @@
 """Images that a command line names: files, and folders of them."""
+import hashlib
 import os
 
 import numpy as np
@@ -51,6 +52,19 @@ class ImageList:
 
     def path(self, index):
         return os.path.join(self.root or "", self.name(index))
+
+    def checksum(self):
+        """A text that tells these images from others, and from what they were before a change: of
+        each one's name, size and time of change."""
+        sum_of = hashlib.sha256()
+        for index in range(len(self)):
+            try:
+                status = os.stat(self.path(index))
+                known = status.st_size, status.st_mtime_ns
+            except OSError as error:  # reading it will say more
+                known = "gone", error.errno
+            sum_of.update(os.fsencode(self.name(index)) + b"\0%r %r\0" % known)
+        return sum_of.hexdigest()
 
 
 class ImageReader:

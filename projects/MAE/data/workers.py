@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from projects.MAE.errors import UserError
 
 BATCHES_AHEAD = 2  # of each worker
+RESUME = "start again with --resume, with a smaller num_workers if the memory was full"
 
 _context = multiprocessing.get_context("forkserver")
 _read = None  # what this worker process does with a list of keys
@@ -36,13 +37,14 @@ def prepare_workers():
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def read_ahead(read, batches, num_workers):
+def read_ahead(read, batches, num_workers, way_on=RESUME):
     """Yield `read(keys)` for each list of keys in `batches`, in their order.
 
     Args:
         read: a picklable callable; what it raises is raised here.
         batches: an iterable of lists of keys.
         num_workers: processes that read; 0 reads in this one.
+        way_on: what to do when a worker died, for the error; by default in training.
 
     Raises:
         UserError: a worker process died.
@@ -64,8 +66,7 @@ def read_ahead(read, batches, num_workers):
             yield pending.popleft().result()
     except BrokenProcessPool:
         raise UserError(
-            "a process that reads images died (was it killed, is the memory full?): start again "
-            "with --resume, with a smaller num_workers if the memory was full",
+            f"a process that reads images died (was it killed, is the memory full?): {way_on}",
             local=True,
         ) from None
     finally:

@@ -9,7 +9,7 @@ goes on, was resumed, or lost a line of its figures can be reported, too.
 import os
 import sys
 
-from projects.MAE.command_line import CommandParser, check_out, run_command
+from projects.MAE.command_line import CommandParser, check_out, run_command, show
 from projects.MAE.report.save import NAME, save_report
 
 EXAMPLES = """examples:
@@ -38,7 +38,7 @@ def run(argv):
         path = args.out or NAME
         check_out(path, args.force)
     save_report(args.folders, path)
-    print(path)
+    show(path)
 
 
 def main(argv=None):

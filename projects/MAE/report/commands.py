@@ -16,9 +16,11 @@ def next_commands(run):
         return []
     folder = run.folder.rstrip("/")
     config, ranks, overrides = _started_with(run)
+    machines, ranks = _machines(run, ranks)
+    train = [*machines, *TRAIN]
     found = []
     if run.planned and run.iterations < run.planned:
-        found.append(("Go on with the run", [*TRAIN, config, *ranks, "--resume", *overrides]))
+        found.append(("Go on with the run", [*train, config, *ranks, "--resume", *overrides]))
     shared = [setting for setting in overrides if setting.startswith(SHARED)]
     if run.kind == "pretraining":
         classifier = [setting for setting in shared if not setting.startswith(AUTOENCODER_ONLY)]
@@ -27,17 +29,18 @@ def next_commands(run):
             if sibling:
                 path = f"finetune.path={folder}"
                 output = f"train.output_dir={folder}_{suffix}"
-                found.append((what, [*TRAIN, sibling, *ranks, path, output, *classifier]))
+                found.append((what, [*train, sibling, *ranks, path, output, *classifier]))
         probe = _sibling(config, "linprobe")
         if probe:
             where = [f"finetune.path={folder}", f"train.output_dir={folder}/knn"]
-            nearest = [*TRAIN, probe, *ranks, "--knn", *where, *classifier]
+            nearest = [*train, probe, *ranks, "--knn", *where, *classifier]
             found.append(("Judge its features by nearest neighbours", nearest))
         picture = f"{folder}/reconstruction.png"
         found.append(("Look at reconstructions", _module("visualize", folder, "--out", picture)))
     elif run.kind in ("finetuning", "linear probing"):
         found.append(("Classify images of your own", _module("predict", folder, "IMAGE")))
-    found.append(("Evaluate it", _evaluation(config, ranks, folder, shared)))
+    where = [f"train.load_weight={folder}", f"train.output_dir={folder}/evaluation"]
+    found.append(("Evaluate it", [*train, config, *ranks, "--eval-only", *where, *shared]))
     out = f"{folder}/features.npz"
     features = _module("extract_features", folder, "--images", "FOLDER", "--out", out)
     found.append(("Features of images of your own", features))
@@ -55,7 +58,20 @@ def _started_with(run):
     overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
     if not any(setting.startswith("train.output_dir=") for setting in overrides):
         overrides.append(f"train.output_dir={run.folder.rstrip('/')}")
-    return config, [str(ranks)] if isinstance(ranks, int) else [], overrides
+    return config, ranks if isinstance(ranks, int) else None, overrides
+
+
+def _machines(run, ranks):
+    """The words before a command of tools/train.sh, and its N: the ranks of one machine.
+
+    With several machines the command is to be given on each, with its number.
+    """
+    machines = run.setting("train.dist.num_nodes")
+    if ranks is None:
+        return [], []
+    if not isinstance(machines, int) or machines < 2 or ranks % machines:
+        return [], [str(ranks)]
+    return [f"NODE={machines}", "NODE_RANK=NUMBER", "ADDR=ADDRESS"], [str(ranks // machines)]
 
 
 def _short(config):
@@ -75,11 +91,6 @@ def _sibling(config, suffix):
 def _in_repository(path):
     root = os.path.abspath(os.path.join(os.path.dirname(__file__), "../../.."))
     return os.path.join(root, path)
-
-
-def _evaluation(config, ranks, folder, shared):
-    where = [f"train.load_weight={folder}", f"train.output_dir={folder}/evaluation"]
-    return [*TRAIN, config, *ranks, "--eval-only", *where, *shared]
 
 
 def _module(name, folder, *arguments):

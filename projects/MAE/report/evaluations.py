@@ -49,13 +49,14 @@ def _read(path):
         return None
     if not isinstance(content, dict):
         return None
-    numbers = {key: value for key, value in content.items() if _is_finite(value)}
+    numbers = {key: value for key, value in content.items() if is_finite(value)}
     metrics = {key: value for key, value in numbers.items() if key not in (*NUMBERS, *TEXTS)}
     about = {key: numbers[key] for key in NUMBERS if key in numbers}
     about.update({key: content[key] for key in TEXTS if isinstance(content.get(key), str)})
     return Evaluation(KINDS[os.path.basename(path)], metrics, about) if metrics else None
 
 
-def _is_finite(value):
+def is_finite(value):
+    """Whether what was read from JSON is a number, not a bool, that a float can hold."""
     # A whole number of hundreds of digits is none that anybody has measured, and no float.
     return type(value) in (int, float) and abs(value) <= sys.float_info.max

@@ -5,6 +5,7 @@ import re
 
 from projects.MAE.report.chart import Series, legend, line_chart
 from projects.MAE.report.commands import next_commands
+from projects.MAE.report.evaluations import is_finite
 from projects.MAE.report.markup import Markup, element, join, section, table, void
 from projects.MAE.report.results import evaluations, metric_name, metric_text, results
 
@@ -152,7 +153,7 @@ def _weights(runs, names):
             metrics = [
                 f"{metric_name(k)} {metric_text(k, v)}"
                 for k, v in card.items()
-                if k in run.evaluations and isinstance(v, (int, float))
+                if k in run.evaluations and is_finite(v)
             ]
             row = [f"{run.folder.rstrip('/')}/{found['name']}", card.get("iteration", "–")]
             row += [f"{found['bytes'] / 1e6:,.1f} MB", ", ".join(metrics) or "–"]

@@ -1,6 +1,5 @@
 """Reads what a run left in its output folder. Every part may be missing, and lines may be damaged."""
 import json
-import math
 import os
 import re
 from collections import defaultdict
@@ -10,7 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from projects.MAE.errors import UserError
-from projects.MAE.report.evaluations import find_evaluations, holds_run
+from projects.MAE.report.evaluations import find_evaluations, holds_run, is_finite
 from projects.MAE.utils.environment import FILE as ENVIRONMENT
 from projects.MAE.utils.libai_folder import read_card
 
@@ -88,9 +87,10 @@ class Run:
         """Epochs that an iteration ends after, None where the size of the data is not known."""
         images = self.environment.get("training_images")
         batch = self.setting("train.global_batch_size")
-        if not isinstance(images, int) or images < 1 or not isinstance(batch, int):
+        if not all(isinstance(n, int) and is_finite(n) and n > 0 for n in (images, batch)):
             return None
-        return iteration * batch / images
+        epochs = float(iteration) * batch / images
+        return epochs if is_finite(epochs) else None
 
     def best(self, metric):
         """(iteration, value) of the best evaluation: the lowest loss, the highest accuracy."""
@@ -129,12 +129,13 @@ def _read_metrics(path):
                 for curve in curves.values():
                     for later in [i for i in curve if i >= iteration]:
                         del curve[later]
-            # The first figure of a part of the run includes the compilation of the graph.
-            if last == 0 or iteration <= last:
+            # The first figure of a part of the run includes the compilation of the graph. Files of
+            # earlier versions of this code tell where one begins only where iterations go back.
+            if last == 0 or iteration <= last or values.get("first_step") is True:
                 values.pop("samples_per_second", None)
             last = iteration
         for name, value in values.items():
-            if isinstance(value, (int, float)) and math.isfinite(value):
+            if is_finite(value):
                 curves[name][iteration] = value
     return {n: sorted(c.items()) for n, c in curves.items() if c}, restarts, damaged
 
@@ -151,7 +152,10 @@ def _parse_line(line):
         values = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(values, dict) or not isinstance(values.get("iteration"), int):
+    if not isinstance(values, dict):
+        return None
+    iteration = values.get("iteration")
+    if not isinstance(iteration, int) or not is_finite(iteration):
         return None
     return values
 

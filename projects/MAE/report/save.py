@@ -22,13 +22,15 @@ def save_report(folders, path):
     text = report([read_run(folder) for folder in folders])
     beside = f"{path}.{os.getpid()}.partial"  # a run and an evaluation of it may end together
     try:
-        with open(beside, "w", encoding="utf-8") as file:
+        # The name of a folder, or of a figure, need not be text.
+        with open(beside, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
         os.replace(beside, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.remove(beside)
         raise UserError(f"{path}: can't be written: {error.strerror}: name another with --out") from None
+    finally:
+        with contextlib.suppress(OSError):  # it has got its name, or the first error says more
+            os.remove(beside)
 
 
 def report_of_run(folder):

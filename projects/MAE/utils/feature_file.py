@@ -4,19 +4,32 @@ NumPy's own writer needs an array in memory. Here the file is written from front
 describes it first, then the rows, then the list of contents. What a stopped process leaves beside
 the target is therefore the beginning of the very file that the next one would write: it is compared
 byte by byte up to the rows, whose number follows from the length, and the rest is added.
+
+After a power cut a file may have its full length and zeros where the disk got no data. Rows are
+therefore sent to the disk every few seconds, and those from the first hole on are written anew.
 """
 import errno
 import fcntl
 import io
+import logging
 import os
 import shutil
+import time
 import zipfile
 
 import numpy as np
 
 from projects.MAE.errors import UserError
+from projects.MAE.utils.disk import sync
+from projects.MAE.utils.folder_lock import WITHOUT_LOCKS
+
+logger = logging.getLogger("libai." + __name__)
 
 CHUNK = 1 << 20
+SYNC_SECONDS = 5  # what a power cut costs at most, beside what a stop costs
+# Zeros one after another that are taken for a hole. Where weights do give so many, a run that goes
+# on computes more rows anew than it need.
+HOLE = 4
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # a zip file's first day: no time of writing in the file
 
 
@@ -29,7 +42,7 @@ class FeatureFile:
             another belongs here.
         count, shape: rows, and the shape of each; float32.
         group: rows that are written at a time; a stop costs at most as many.
-        force: start anew where `path`.partial is the beginning of another file.
+        force: start anew, whatever `path`.partial holds.
 
     Attributes:
         done: rows that are there, at first 0, a multiple of group, or count.
@@ -43,14 +56,15 @@ class FeatureFile:
     def __init__(self, path, arrays, count, shape, group, force=False):
         self.path, self.partial = path, f"{path}.partial"
         self._count, self._row_bytes = count, int(np.prod(shape)) * 4
-        self._zip, self.done, self.missing = None, 0, 0
+        self._zip, self.done, self.missing, self._force = None, 0, 0, force
         self._out = _Sequential(self.partial)
         try:
-            body = self._begin_or_restart(arrays, shape, force)
-            rows = max(self._out.length - body, 0) // self._row_bytes
-            self.done = count if rows >= count else rows // group * group
+            if force:
+                self._out.restart()
+            self._begin(arrays, shape)
+            self._replay(group)
             self._check_room()
-            self._replay()
+            self._sync()
         except OSError as error:
             self.close()
             self._fail(error)
@@ -58,21 +72,17 @@ class FeatureFile:
             self.close()
             raise
 
-    def _begin_or_restart(self, arrays, shape, force):
-        try:
-            return self._begin(arrays, shape)
-        except _Differs:
-            if not force:
-                raise UserError(
-                    f"{self.partial}: left by a stopped run with other settings, images or weights: "
-                    "give the same to go on, or --force to start anew"
-                ) from None
-        self._leave_zip()
-        self._out.restart()
-        return self._begin(arrays, shape)
-
     def _begin(self, arrays, shape):
-        """Write up to the rows; returns where they begin."""
+        """Write up to the rows, over what is there: only the same."""
+        try:
+            self._write_head(arrays, shape)
+        except _Differs:
+            raise UserError(
+                f"{self.partial}: left by a stopped run with other settings, images or weights, or "
+                "images that were changed since: give the same to go on, or --force to start anew"
+            ) from None
+
+    def _write_head(self, arrays, shape):
         self._zip = zipfile.ZipFile(self._out, "w")
         for name, array in arrays.items():
             with self._zip.open(_entry(name, zipfile.ZIP_DEFLATED), "w") as member:
@@ -85,7 +95,6 @@ class FeatureFile:
         entry.file_size = len(header) + self._count * self._row_bytes  # may need zip64
         self._member = self._zip.open(entry, "w")
         self._member.write(header)
-        return self._out.position
 
     def _check_room(self):
         folder = os.path.dirname(os.path.abspath(self.path))
@@ -97,28 +106,43 @@ class FeatureFile:
                 f"{_size(free)}: name another disk"
             )
 
-    def _replay(self):
+    def _replay(self, group):
         """Read the rows that are there: the file ends with a checksum over all of them."""
-        at_once = max(CHUNK // self._row_bytes, 1)
+        there = max(self._out.length - self._out.position, 0) // self._row_bytes
+        there = self._count if there >= self._count else there // group * group
+        at_once = max(CHUNK // (self._row_bytes * group), 1) * group
         with open(self.partial, "rb") as file:
             file.seek(self._out.position)
-            for start in range(0, self.done, at_once):
-                rows = file.read(min(at_once, self.done - start) * self._row_bytes)
-                self._member.write(rows)
-                self._count_missing(np.frombuffer(rows, "<f4").reshape(-1, self._row_bytes // 4))
+            while self.done < there:
+                rows = file.read(min(at_once, there - self.done) * self._row_bytes)
+                rows = np.frombuffer(rows, "<f4").reshape(-1, self._row_bytes // 4)
+                whole = _rows_before_hole(rows)
+                kept = rows if whole == len(rows) else rows[: whole // group * group]
+                self._member.write(kept.tobytes())
+                self._count_missing(kept)
+                self.done += len(kept)
+                if len(kept) < len(rows):
+                    break
         self._out.cut()
 
     def _count_missing(self, rows):
-        self.missing += int(np.isnan(rows.reshape(len(rows), -1)).all(axis=1).sum())
+        flat = rows.reshape(len(rows), self._row_bytes // 4)
+        self.missing += int(np.isnan(flat).all(axis=1).sum())
 
     def write(self, rows):
         """Add rows, float32 [n, *shape]."""
         try:
             self._member.write(np.ascontiguousarray(rows, "<f4").tobytes())
+            if time.monotonic() - self._synced >= SYNC_SECONDS:
+                self._sync()
         except OSError as error:
             self._fail(error)
         self.done += len(rows)
         self._count_missing(rows)
+
+    def _sync(self):
+        self._out.sync()
+        self._synced = time.monotonic()
 
     def finish(self):
         """Write the end, and give the file its name."""
@@ -127,6 +151,7 @@ class FeatureFile:
             self._zip.close()
             self._out.sync()
             os.replace(self.partial, self.path)
+            sync(os.path.dirname(self.path) or ".")
         except OSError as error:
             self._fail(error)
         self.close()
@@ -145,8 +170,17 @@ class FeatureFile:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
         raise UserError(
             f"--out {self.path}: {reason}: {self.done:,} of {self._count:,} images are kept in "
-            f"{self.partial}; the same command goes on from there"
+            f"{self.partial}; {self.way_on()} goes on from there"
         ) from None
+
+    def way_on(self):
+        """What goes on after a stop, as the beginning of a sentence."""
+        if not self._force:
+            return "the same command"
+        command = "the same command without --force"  # which would start anew
+        # It would be refused where the target exists.
+        there = os.path.lexists(self.path)
+        return f"when {self.path} is moved away, {command}" if there else command
 
 
 class Texts:
@@ -166,6 +200,15 @@ class Texts:
         for start in range(0, self._count, 1000):
             indices = range(start, min(start + 1000, self._count))
             file.write(np.array([self._text_of(i) for i in indices], f"<U{length}").tobytes())
+
+
+def _rows_before_hole(rows):
+    """How many rows, float32 [n, D], come before one that holds `HOLE` zeros one after another."""
+    zero = rows.ravel() == 0
+    holes = zero[: max(zero.size - HOLE + 1, 0)].copy()
+    for shift in range(1, HOLE):
+        holes &= zero[shift : shift + holes.size]
+    return int(holes.argmax()) // rows.shape[1] if holes.any() else len(rows)
 
 
 def _npy_header(dtype, shape):
@@ -189,13 +232,32 @@ class _Sequential:
         except OSError as error:
             raise UserError(f"--out {path}: can't be written: {error.strerror}") from None
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.stat(path).st_ino != os.fstat(self._fd).st_ino:  # it was finished just now
-                raise BlockingIOError
-        except OSError:
+            self._lock(path)
+        except BlockingIOError:
             os.close(self._fd)
             raise UserError(f"{path}: another process writes it: wait, or name another --out") from None
+        except OSError as error:
+            os.close(self._fd)
+            raise UserError(f"--out {path}: can't be locked: {error.strerror}") from None
         self.length, self.position = os.fstat(self._fd).st_size, 0
+
+    def _lock(self, path):
+        """Hold the file, until its end; BlockingIOError if another process does."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            logger.warning(
+                f"{path} can't be locked on this file system ({error.strerror}): nothing keeps "
+                "a second process from writing it"
+            )
+        try:
+            is_in_place = os.path.samestat(os.stat(path), os.fstat(self._fd))
+        except FileNotFoundError:
+            is_in_place = False
+        if not is_in_place:
+            raise BlockingIOError  # it was finished just now
 
     def write(self, data):
         view = memoryview(data).cast("B")
@@ -223,6 +285,7 @@ class _Sequential:
         self.cut()
 
     def sync(self):
+        """Wait until the disk has the data."""
         os.fsync(self._fd)
 
     def close(self):

@@ -4,6 +4,7 @@ Pillow's own font, the only one that is there on every machine, has the letters 
 accents. What it has not is written as Python would escape it, so that a name can still be told.
 """
 import contextlib
+import io
 import math
 import os
 
@@ -112,14 +113,21 @@ def shortened(pieces, font, width):
 
 
 def save_png(image, path):
-    """Write a `PIL.Image` and its description as PNG; the file is there whole or not at all."""
+    """Write a `PIL.Image` and its description as PNG; the file is there whole or not at all.
+
+    Raises:
+        OSError: it can't be written.
+    """
     text = PngInfo()
     text.add_itxt("Description", image.info["Description"])
+    content = io.BytesIO()  # Pillow itself keeps to itself why a disk refuses it
+    image.save(content, format="PNG", pnginfo=text)
     beside = f"{path}.partial"
     try:
-        image.save(beside, format="PNG", pnginfo=text)
+        with open(beside, "wb") as file:
+            file.write(content.getbuffer())
         os.replace(beside, path)
-    except OSError:
-        with contextlib.suppress(FileNotFoundError):
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error says more
             os.remove(beside)
         raise

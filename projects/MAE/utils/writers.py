@@ -43,7 +43,7 @@ def check_writers(train):
 
 def build_writers(train):
     """The writers that the configuration's `train` node asks for."""
-    writers = [JsonLines(os.path.join(train.output_dir, "metrics.json"))]
+    writers = [JsonLines(os.path.join(train.output_dir, "metrics.json"), train.start_iter)]
     if train.tensorboard or (train.tensorboard is None and _installed("tensorboardX")):
         folder = os.path.join(train.output_dir, TENSORBOARD_FOLDER)
         writers.append(TensorBoard(folder, train.start_iter))
@@ -58,13 +58,21 @@ def build_writers(train):
 
 
 class JsonLines:
-    """metrics.json: an object a line, with `iteration` and the values. A resumed run adds to it."""
+    """metrics.json: an object a line, with `iteration` and the values. A resumed run adds to it.
 
-    def __init__(self, path):
-        self.file = AppendedFile(path)
+    Args:
+        start_iter: iterations done before. The line of the next one says `first_step`: its speed
+            contains the compilation.
+    """
+
+    def __init__(self, path, start_iter):
+        self.file, self.start_iter = AppendedFile(path), start_iter
 
     def scalars(self, group, iteration, values):
-        self.file.add(json.dumps(dict(iteration=iteration, **values)).encode() + b"\n")
+        line = dict(iteration=iteration, **values)
+        if group == "train" and iteration == self.start_iter + 1:
+            line["first_step"] = True
+        self.file.add(json.dumps(line).encode() + b"\n")
 
     def image(self, name, pixels, iteration):
         """JSON is no place for pictures."""
@@ -81,10 +89,14 @@ class WeightsAndBiases:
         project, name: what wandb calls them; name None lets wandb choose.
         mode: "online", or "offline" to keep all on this machine for `wandb sync`.
         resume: whether to go on with the run that `output_dir` names.
+
+    Raises:
+        UserError: wandb can't begin the run: it has no login, say, or can't reach its server.
     """
 
     def __init__(self, output_dir, project, name, mode, resume):
         import wandb
+        import wandb.errors
         from omegaconf import OmegaConf
 
         id_file = os.path.join(output_dir, WANDB_ID_FILE)
@@ -94,15 +106,22 @@ class WeightsAndBiases:
                 run_id = file.read().strip()
         config = OmegaConf.load(os.path.join(output_dir, "config.yaml"))
         self.wandb = wandb
-        self.run = wandb.init(
-            dir=output_dir,
-            project=project,
-            name=name,
-            mode=mode,
-            config=OmegaConf.to_container(config, resolve=True),
-            id=run_id,
-            resume="allow",
-        )
+        try:
+            self.run = wandb.init(
+                dir=output_dir,
+                project=project,
+                name=name,
+                mode=mode,
+                config=OmegaConf.to_container(config, resolve=True),
+                id=run_id,
+                resume="allow",
+            )
+        except wandb.errors.Error as error:
+            said = " ".join(str(error).split())  # it may have lines
+            raise UserError(
+                f"train.wandb.enabled=True, but wandb can't begin a run ({said}): wandb login, or "
+                "set train.wandb.mode=offline"
+            ) from None
         with open(id_file, "w") as file:
             file.write(self.run.id)
         # Steps of wandb only go up; iterations go back when a run that broke off is resumed.
