@@ -89,7 +89,7 @@ def test_tensorboard_can_be_switched_off(tmp_path):
 def test_a_writer_that_is_not_installed(tmp_path, monkeypatch, changes, package):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
-    with pytest.raises(UserError, match=f"{package} is not installed: pip install {package}"):
+    with pytest.raises(UserError, match=f"{package} is not installed: pip install '?{package}"):
         check_writers(settings(tmp_path, **changes))
     check_writers(settings(tmp_path))
     assert [type(w).__name__ for w in build_writers(settings(tmp_path))][0] == "JsonLines"

@@ -36,8 +36,8 @@ def check_writers(train):
         raise UserError(f"train.wandb.mode={train.wandb.mode} must be online or offline")
     if train.wandb.enabled and not _installed("wandb"):
         raise UserError(
-            "train.wandb.enabled=True, but wandb is not installed: pip install wandb, or set "
-            "train.wandb.enabled=False"
+            "train.wandb.enabled=True, but wandb is not installed: pip install 'wandb<0.19' (a "
+            "later one keeps OneFlow from starting), or set train.wandb.enabled=False"
         )
 
 
