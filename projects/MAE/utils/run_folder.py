@@ -96,7 +96,8 @@ def checkpoint_to_resume(folder):
     Damaged ones are set aside and named in the log; `last_checkpoint` names the result.
 
     Raises:
-        UserError: there are checkpoints, and none is whole; or the folder can't be changed.
+        UserError: there are checkpoints, and none is whole or to go on from; or the folder can't be
+            changed.
     """
     with told("--resume: train.output_dir", folder):
         clear_leftovers(folder)
@@ -122,7 +123,18 @@ def checkpoint_to_resume(folder):
                 f"--resume: no checkpoint of train.output_dir={folder} is whole ({why}): start a new "
                 "run in another train.output_dir"
             )
+        _refuse_where_only_others_are(folder)
         return ""
+
+
+def _refuse_where_only_others_are(folder):
+    """Raise a UserError where a new run would in time replace a checkpoint that can't be resumed."""
+    if os.path.isdir(os.path.join(folder, BEST)):
+        raise UserError(
+            f"--resume: train.output_dir={folder} holds {BEST}, but no checkpoint to go on from: name "
+            f"another train.output_dir (finetune.path={os.path.join(folder, BEST)} begins with its "
+            "weights), or move it away"
+        )
 
 
 def _check_best(folder):
