@@ -1,11 +1,16 @@
 """What a run finds in its output folder and leaves alone: checkpoints that it can't go on from."""
+import os
 import shutil
 
 import pytest
+from libai.utils.checkpoint import Checkpointer
 
 from projects.MAE.errors import UserError
+from projects.MAE.utils import run_folder
 from projects.MAE.utils.checkpoint import open_output_folder
-from tests.checkpoints import CARD_OF_RUN, newest
+from projects.MAE.utils.libai_folder import read_card
+from tests.checkpoints import CARD_OF_RUN, newest, trained
+from tests.command import pretrain
 
 
 def content(folder):
@@ -35,3 +40,60 @@ def test_resuming_where_only_the_best_is_left_is_refused(best_alone):
     assert content(best_alone) == before
     (best_alone / "model_best").rename(best_alone / "moved away")
     assert open_output_folder(str(best_alone), True, CARD_OF_RUN) == ""
+
+
+def test_what_libai_leaves_at_the_end_is_no_place_for_a_run(tmp_path):
+    theirs = trained(tmp_path, True)
+    Checkpointer(theirs.model, str(tmp_path), **theirs.checkpointables).save("model_final")
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final"
+    for tag in ("model_final", "", None):
+        (tmp_path / "last_checkpoint").unlink(missing_ok=True)
+        if tag is not None:
+            (tmp_path / "last_checkpoint").write_text(tag)
+        before = content(tmp_path)
+        with pytest.raises(UserError, match="holds the checkpoints of a run .model_final"):
+            open_output_folder(str(tmp_path), False, CARD_OF_RUN)
+        with pytest.raises(UserError, match="--resume: .* holds model_final, but no checkpoint whose"):
+            open_output_folder(str(tmp_path), True, CARD_OF_RUN)
+        assert content(tmp_path) == before
+
+
+def test_a_checkpoint_of_any_other_name_is_left_alone_where_it_is_the_last(folder):
+    for i in range(2):
+        shutil.rmtree(folder / f"model_{i:07d}")
+    newest(folder).rename(folder / "my_model")
+    (folder / "last_checkpoint").write_text("my_model")
+    for resume in (False, True):
+        with pytest.raises(UserError, match="my_model"):
+            open_output_folder(str(folder), resume, CARD_OF_RUN)
+
+
+@pytest.mark.parametrize("tag", ["", "model_final", "model_0000041"])
+def test_a_last_checkpoint_that_names_nothing_is_forgotten(tmp_path, caplog, tag):
+    (tmp_path / "last_checkpoint").write_text(tag)
+    assert open_output_folder(str(tmp_path), True, CARD_OF_RUN) == ""
+    assert not (tmp_path / "last_checkpoint").exists() and "last_checkpoint" in caplog.text
+
+
+def test_a_run_starts_where_last_checkpoint_names_nothing(image_folder, tmp_path):
+    (tmp_path / "last_checkpoint").write_text("model_final")
+    output = pretrain(image_folder, tmp_path, "--resume", "train.train_iter=1")
+    assert "so this run is a new one" in output
+
+
+def test_a_later_model_final_is_kept_at_the_end(folder, caplog):
+    shutil.copytree(newest(folder), folder / "model_final")
+    for name in ("model_0000000", "model_0000001"):
+        run_folder.link_final(str(folder), name)
+        assert os.readlink(folder / "model_final") == name
+    assert read_card(folder / "model_final.kept")["iteration"] == 3
+    assert "kept as model_final.kept" in caplog.text
+    kept = [path.name for path in folder.glob("model_final*")]
+    assert sorted(kept) == ["model_final", "model_final.kept"]
+
+
+def test_a_link_that_a_user_has_made_is_kept_at_the_end(folder, tmp_path):
+    elsewhere = newest(folder).rename(tmp_path / "elsewhere")
+    (folder / "model_final").symlink_to(elsewhere)
+    run_folder.link_final(str(folder), "model_0000001")
+    assert os.readlink(folder / "model_final.kept") == str(elsewhere) and elsewhere.is_dir()

@@ -15,6 +15,7 @@ TAG = "last_checkpoint"
 BEST = "model_best"
 FINAL = "model_final"
 PARTIAL, REPLACED, DELETED = "partial", "replaced", "deleted"
+DAMAGED, FOREIGN = "damaged", "kept"
 SET_ASIDE = re.compile(r"model_\d{7,}\.damaged\d*")
 LEFTOVER = re.compile(rf"\.(?P<name>.+)\.(?P<kind>{PARTIAL}|{REPLACED}|{DELETED})")
 
@@ -44,14 +45,20 @@ def delete(folder, name):
 
 
 def link_final(folder, name):
-    """Make `model_final` a link to the checkpoint `name`."""
+    """Make `model_final` a link to the checkpoint `name`; one that is no such link is set aside."""
     link = os.path.join(folder, FINAL)
-    if os.path.isdir(link) and not os.path.islink(link):
-        shutil.rmtree(link)  # LiBai's own trainer writes a second copy there
+    if os.path.lexists(link) and not _is_link_to_last(link):
+        aside = set_aside(folder, FINAL, FOREIGN)  # of LiBai's own trainer, perhaps of a later iteration
+        logger.warning(f"{link} was there and is no link of a run's end: kept as {aside}")
     if os.path.lexists(f"{link}.partial"):
         os.remove(f"{link}.partial")
     os.symlink(name, f"{link}.partial")
     rename(f"{link}.partial", link)
+
+
+def _is_link_to_last(path):
+    """Whether a `model_final` is the link that `link_final` makes."""
+    return os.path.islink(path) and bool(NUMBERED.fullmatch(os.readlink(path)))
 
 
 def clear_leftovers(folder):
@@ -63,7 +70,7 @@ def clear_leftovers(folder):
         path, name = os.path.join(folder, entry), match["name"]
         if match["kind"] == REPLACED and not _is_whole(os.path.join(folder, name)):
             if os.path.lexists(os.path.join(folder, name)):
-                set_aside(folder, name)
+                set_aside(folder, name, DAMAGED)
             rename(path, os.path.join(folder, name))
             logger.warning(f"Brought back {name}: a save that was to replace it was broken off")
         elif os.path.isdir(path):
@@ -80,12 +87,16 @@ def _is_whole(checkpoint):
     return True
 
 
-def set_aside(folder, name):
-    """Rename a damaged checkpoint to NAME.damaged, or .damaged2 and so on; returns the new name."""
-    new, count = f"{name}.damaged", 1
+def set_aside(folder, name, why):
+    """Rename a checkpoint to NAME.damaged, where that is why, or .damaged2 and so on.
+
+    Returns:
+        The new name.
+    """
+    new, count = f"{name}.{why}", 1
     while os.path.lexists(os.path.join(folder, new)):
         count += 1
-        new = f"{name}.damaged{count}"
+        new = f"{name}.{why}{count}"
     rename(os.path.join(folder, name), os.path.join(folder, new))
     return new
 
@@ -110,7 +121,7 @@ def checkpoint_to_resume(folder):
                 check_whole(os.path.join(folder, name))
             except UserError as error:
                 damaged.append(str(error))
-                aside = set_aside(folder, name)
+                aside = set_aside(folder, name, DAMAGED)
                 logger.warning(f"Damaged checkpoint set aside as {aside}: {error}")
                 continue
             if name != named_last(folder):
@@ -124,17 +135,35 @@ def checkpoint_to_resume(folder):
                 "run in another train.output_dir"
             )
         _refuse_where_only_others_are(folder)
+        _forget_last(folder)
         return ""
 
 
 def _refuse_where_only_others_are(folder):
     """Raise a UserError where a new run would in time replace a checkpoint that can't be resumed."""
-    if os.path.isdir(os.path.join(folder, BEST)):
+    others = _others(folder)
+    if others:
         raise UserError(
-            f"--resume: train.output_dir={folder} holds {BEST}, but no checkpoint to go on from: name "
-            f"another train.output_dir (finetune.path={os.path.join(folder, BEST)} begins with its "
-            "weights), or move it away"
+            f"--resume: train.output_dir={folder} holds {' and '.join(others)}, but no checkpoint whose "
+            "name tells where to go on: name another train.output_dir (finetune.path="
+            f"{os.path.join(folder, others[0])} begins with its weights), or move it away"
         )
+
+
+def _others(folder):
+    """Names of the checkpoints that don't tell their iteration, so that no run goes on from them."""
+    names = {FINAL, BEST, named_last(folder)} - {None}
+    paths = {name: os.path.join(folder, name) for name in names if not NUMBERED.fullmatch(name)}
+    return sorted(n for n, path in paths.items() if os.path.isdir(path) and not _is_link_to_last(path))
+
+
+def _forget_last(folder):
+    """Remove a `last_checkpoint` that names nothing: LiBai would take its number, and stop where it
+    has none."""
+    tag = os.path.join(folder, TAG)
+    if os.path.lexists(tag):
+        logger.warning(f"{tag} names no checkpoint that is there: removed")
+        os.remove(tag)
 
 
 def _check_best(folder):
@@ -143,7 +172,7 @@ def _check_best(folder):
         try:
             check_whole(os.path.join(folder, BEST))
         except UserError as error:
-            aside = set_aside(folder, BEST)
+            aside = set_aside(folder, BEST, DAMAGED)
             logger.warning(f"Damaged checkpoint set aside as {aside}: {error}")
 
 
@@ -159,11 +188,10 @@ def clear_for_new_run(folder, other_run):
     """
     with told("train.output_dir", folder):
         clear_leftovers(folder)
-        found = newest_checkpoints(folder)
-        best = os.path.isdir(os.path.join(folder, BEST))
-        if not found and not best:
+        found = [*newest_checkpoints(folder), *_others(folder)]
+        if not found:
             return
-        newest = found[0] if found else BEST
+        newest = found[0]
         difference = other_run(os.path.join(folder, newest))
         done = f", {iteration_of(newest)} iterations" if NUMBERED.fullmatch(newest) else ""
         holds = f"train.output_dir={folder} holds the checkpoints of a run ({newest}{done})"
