@@ -97,3 +97,33 @@ def test_a_link_that_a_user_has_made_is_kept_at_the_end(folder, tmp_path):
     (folder / "model_final").symlink_to(elsewhere)
     run_folder.link_final(str(folder), "model_0000001")
     assert os.readlink(folder / "model_final.kept") == str(elsewhere) and elsewhere.is_dir()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_a_user_has_named_alike_is_left_alone(tmp_path, resume):
+    names = [".notes.deleted", ".report.txt.replaced", "report.txt"]
+    names += [".model_7.partial", ".model_best.deleted.txt"]
+    for name in names:
+        (tmp_path / name).write_text(f"text of {name}")
+    (tmp_path / ".cache.partial").mkdir()
+    (tmp_path / ".cache.partial" / "file").write_text("one")
+    before = content(tmp_path)
+    assert open_output_folder(str(tmp_path), resume, CARD_OF_RUN) == ""
+    assert content(tmp_path) == before
+
+
+def test_a_refused_folder_keeps_its_leftovers(folder):
+    shutil.copytree(newest(folder), folder / ".model_0000002.partial")
+    before = content(folder)
+    with pytest.raises(UserError):
+        open_output_folder(str(folder), False, CARD_OF_RUN)
+    assert content(folder) == before
+
+
+def test_a_checkpoint_that_a_kill_has_hidden_is_not_overwritten(folder):
+    for i in range(2):
+        shutil.rmtree(folder / f"model_{i:07d}")
+    newest(folder).rename(folder / ".model_0000002.replaced")
+    with pytest.raises(UserError, match="model_0000002, 3 iterations"):
+        open_output_folder(str(folder), False, CARD_OF_RUN)
+    assert newest(folder).is_dir()

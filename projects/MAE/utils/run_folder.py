@@ -17,7 +17,10 @@ FINAL = "model_final"
 PARTIAL, REPLACED, DELETED = "partial", "replaced", "deleted"
 DAMAGED, FOREIGN = "damaged", "kept"
 SET_ASIDE = re.compile(r"model_\d{7,}\.damaged\d*")
-LEFTOVER = re.compile(rf"\.(?P<name>.+)\.(?P<kind>{PARTIAL}|{REPLACED}|{DELETED})")
+# Of the names that a run writes alone: others beside them are the user's.
+LEFTOVER = re.compile(
+    rf"\.(?P<name>{NUMBERED.pattern}|{BEST}|{FINAL})\.(?P<kind>{PARTIAL}|{REPLACED}|{DELETED})"
+)
 
 
 def beside(folder, name, kind):
@@ -187,20 +190,25 @@ def clear_for_new_run(folder, other_run):
         UserError: it holds checkpoints, which a new run would overwrite.
     """
     with told("train.output_dir", folder):
+        _refuse_to_overwrite(folder, other_run)  # first: a folder that is refused stays as it is
         clear_leftovers(folder)
-        found = [*newest_checkpoints(folder), *_others(folder)]
-        if not found:
-            return
-        newest = found[0]
-        difference = other_run(os.path.join(folder, newest))
-        done = f", {iteration_of(newest)} iterations" if NUMBERED.fullmatch(newest) else ""
-        holds = f"train.output_dir={folder} holds the checkpoints of a run ({newest}{done})"
-        if difference:
-            name, ours, theirs = difference
-            raise UserError(f"{holds} with {name}={theirs}, not {ours}: name another train.output_dir")
-        raise UserError(
-            f"{holds}: go on with it by --resume, or name another train.output_dir for a new run"
-        )
+        _refuse_to_overwrite(folder, other_run)  # what a kill in the middle of a save has hidden
+
+
+def _refuse_to_overwrite(folder, other_run):
+    found = [*newest_checkpoints(folder), *_others(folder)]
+    if not found:
+        return
+    newest = found[0]
+    difference = other_run(os.path.join(folder, newest))
+    done = f", {iteration_of(newest)} iterations" if NUMBERED.fullmatch(newest) else ""
+    holds = f"train.output_dir={folder} holds the checkpoints of a run ({newest}{done})"
+    if difference:
+        name, ours, theirs = difference
+        raise UserError(f"{holds} with {name}={theirs}, not {ours}: name another train.output_dir")
+    raise UserError(
+        f"{holds}: go on with it by --resume, or name another train.output_dir for a new run"
+    )
 
 
 def remove_checkpoints(folder):
