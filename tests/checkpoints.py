@@ -48,3 +48,10 @@ def trained(folder, graph_mode, seed=0, steps=1):
 
 def newest(folder):
     return folder / "model_0000002"
+
+
+class Loop:
+    """What a hook sees of a trainer."""
+
+    def __init__(self, start_iter, max_iter):
+        self.start_iter, self.max_iter, self.iter = start_iter, max_iter, start_iter

@@ -5,7 +5,7 @@ import re
 import shutil
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.disk import rename, told, write_text
+from projects.MAE.utils.disk import reason, rename, told, write_text
 from projects.MAE.utils.libai_folder import NUMBERED, iteration_of, named_last, newest_checkpoints
 from projects.MAE.utils.manifest import check_whole
 
@@ -31,30 +31,49 @@ def beside(folder, name, kind):
 def replace(folder, name):
     """Put the finished checkpoint beside `name` in its place; a kill between loses nothing."""
     target, old = os.path.join(folder, name), beside(folder, name, REPLACED)
-    if os.path.isdir(target):
+    if os.path.lexists(target):
+        _remove(old)
         rename(target, old)
     rename(beside(folder, name, PARTIAL), target)
-    shutil.rmtree(old, ignore_errors=True)  # what is left of it is cleared at the next start
+    _remove_if_possible(old)
 
 
 def delete(folder, name):
     """Delete a checkpoint; one that is half deleted is never taken for a damaged one."""
     doomed = beside(folder, name, DELETED)
+    _remove(doomed)
     rename(os.path.join(folder, name), doomed)
-    shutil.rmtree(doomed)
+    _remove_if_possible(doomed)
     link = os.path.join(folder, FINAL)
     if os.path.islink(link) and os.readlink(link) == name:
         os.remove(link)
+
+
+def _remove(path):
+    """Remove a file, a folder or a link, but nothing that a link leads to: a user may have moved a
+    checkpoint to a larger disk. Where nothing is nothing is done."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.remove(path)
+
+
+def _remove_if_possible(path):
+    """`_remove` what is in nobody's way: a network disk, say, keeps the files that a process reads."""
+    try:
+        _remove(path)
+    except OSError as error:
+        why = reason(error, path)
+        logger.warning(f"{path} is left over, it goes at the next save or start: {why}")
 
 
 def link_final(folder, name):
     """Make `model_final` a link to the checkpoint `name`; one that is no such link is set aside."""
     link = os.path.join(folder, FINAL)
     if os.path.lexists(link) and not _is_link_to_last(link):
-        aside = set_aside(folder, FINAL, FOREIGN)  # of LiBai's own trainer, perhaps of a later iteration
+        aside = set_aside(folder, FINAL, FOREIGN)  # of LiBai's trainer, perhaps of a later iteration
         logger.warning(f"{link} was there and is no link of a run's end: kept as {aside}")
-    if os.path.lexists(f"{link}.partial"):
-        os.remove(f"{link}.partial")
+    _remove(f"{link}.partial")
     os.symlink(name, f"{link}.partial")
     rename(f"{link}.partial", link)
 
@@ -65,7 +84,7 @@ def _is_link_to_last(path):
 
 
 def clear_leftovers(folder):
-    """Finish what a kill has broken off: remove what is half written, bring back what was replaced."""
+    """Finish what a kill broke off: remove what is half written, bring back what was replaced."""
     for entry in sorted(os.listdir(folder)):
         match = LEFTOVER.fullmatch(entry)
         if not match:
@@ -76,10 +95,8 @@ def clear_leftovers(folder):
                 set_aside(folder, name, DAMAGED)
             rename(path, os.path.join(folder, name))
             logger.warning(f"Brought back {name}: a save that was to replace it was broken off")
-        elif os.path.isdir(path):
-            shutil.rmtree(path)
         else:
-            os.remove(path)
+            _remove(path)
 
 
 def _is_whole(checkpoint):
@@ -114,6 +131,7 @@ def checkpoint_to_resume(folder):
             changed.
     """
     with told("--resume: train.output_dir", folder):
+        _check_links(folder)
         clear_leftovers(folder)
         _check_best(folder)
         damaged = []
@@ -143,21 +161,22 @@ def checkpoint_to_resume(folder):
 
 
 def _refuse_where_only_others_are(folder):
-    """Raise a UserError where a new run would in time replace a checkpoint that can't be resumed."""
+    """Raise a UserError where a new run would replace checkpoints that can't be resumed."""
     others = _others(folder)
     if others:
         raise UserError(
-            f"--resume: train.output_dir={folder} holds {' and '.join(others)}, but no checkpoint whose "
-            "name tells where to go on: name another train.output_dir (finetune.path="
+            f"--resume: train.output_dir={folder} holds {' and '.join(others)}, but no checkpoint "
+            "whose name tells where to go on: name another train.output_dir (finetune.path="
             f"{os.path.join(folder, others[0])} begins with its weights), or move it away"
         )
 
 
 def _others(folder):
-    """Names of the checkpoints that don't tell their iteration, so that no run goes on from them."""
+    """Names of the checkpoints that don't tell their iteration: no run goes on from them."""
     names = {FINAL, BEST, named_last(folder)} - {None}
-    paths = {name: os.path.join(folder, name) for name in names if not NUMBERED.fullmatch(name)}
-    return sorted(n for n, path in paths.items() if os.path.isdir(path) and not _is_link_to_last(path))
+    paths = [os.path.join(folder, name) for name in names if not NUMBERED.fullmatch(name)]
+    found = [path for path in paths if os.path.isdir(path) and not _is_link_to_last(path)]
+    return sorted(map(os.path.basename, found))
 
 
 def _forget_last(folder):
@@ -167,6 +186,20 @@ def _forget_last(folder):
     if os.path.lexists(tag):
         logger.warning(f"{tag} names no checkpoint that is there: removed")
         os.remove(tag)
+
+
+def _check_links(folder):
+    """Raise a UserError where a checkpoint was linked to a place that is out of reach now."""
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if (NUMBERED.fullmatch(name) or name == BEST) and os.path.islink(path):
+            try:
+                os.stat(path)
+            except OSError as error:
+                raise UserError(
+                    f"train.output_dir={folder}: {name} is a link to {os.readlink(path)}, which can't "
+                    f"be reached ({error.strerror}): mount that disk, or remove the link"
+                ) from None
 
 
 def _check_best(folder):
@@ -190,6 +223,7 @@ def clear_for_new_run(folder, other_run):
         UserError: it holds checkpoints, which a new run would overwrite.
     """
     with told("train.output_dir", folder):
+        _check_links(folder)
         _refuse_to_overwrite(folder, other_run)  # first: a folder that is refused stays as it is
         clear_leftovers(folder)
         _refuse_to_overwrite(folder, other_run)  # what a kill in the middle of a save has hidden
@@ -218,5 +252,4 @@ def remove_checkpoints(folder):
         for name in os.listdir(folder):
             if NUMBERED.fullmatch(name) or name == BEST:
                 delete(folder, name)
-        if os.path.lexists(os.path.join(folder, TAG)):
-            os.remove(os.path.join(folder, TAG))
+        _remove(os.path.join(folder, TAG))
