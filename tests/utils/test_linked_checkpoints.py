@@ -95,7 +95,8 @@ def test_what_was_left_of_a_replaced_one_is_in_nobodys_way(folder, tmp_path, kin
 def test_a_checkpoint_that_can_not_be_removed_ends_no_run(folder, caplog):
     held = folder / "model_0000000" / "held"  # as a network disk keeps a file that is being read
     held.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", held], capture_output=True, text=True)
+    mount = ["mount", "-t", "tmpfs", "tmpfs", held]
+    mounted = subprocess.run(mount, capture_output=True, text=True)
     if mounted.returncode:
         pytest.skip(f"nothing can be mounted: {mounted.stderr.strip()}")
     try:

@@ -1,79 +1,60 @@
 """The output folder of a run: its checkpoints, put in order before a run starts."""
 import logging
 import os
-import re
-import shutil
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.disk import reason, rename, told, write_text
+from projects.MAE.utils.disk import rename, told, write_text
+from projects.MAE.utils.leftovers import (
+    BEST,
+    DAMAGED,
+    DELETED,
+    FINAL,
+    FOREIGN,
+    PARTIAL,
+    REPLACED,
+    SET_ASIDE,
+    beside,
+    clear_leftovers,
+    remove,
+    remove_if_possible,
+    set_aside,
+)
 from projects.MAE.utils.libai_folder import NUMBERED, iteration_of, named_last, newest_checkpoints
 from projects.MAE.utils.manifest import check_whole
 
 logger = logging.getLogger("libai." + __name__)
 
 TAG = "last_checkpoint"
-BEST = "model_best"
-FINAL = "model_final"
-PARTIAL, REPLACED, DELETED = "partial", "replaced", "deleted"
-DAMAGED, FOREIGN = "damaged", "kept"
-SET_ASIDE = re.compile(r"model_\d{7,}\.damaged\d*")
-# Of the names that a run writes alone: others beside them are the user's.
-LEFTOVER = re.compile(
-    rf"\.(?P<name>{NUMBERED.pattern}|{BEST}|{FINAL})\.(?P<kind>{PARTIAL}|{REPLACED}|{DELETED})"
-)
-
-
-def beside(folder, name, kind):
-    """Where a checkpoint `name` is written, put while it is replaced, or deleted."""
-    return os.path.join(folder, f".{name}.{kind}")
 
 
 def replace(folder, name):
     """Put the finished checkpoint beside `name` in its place; a kill between loses nothing."""
     target, old = os.path.join(folder, name), beside(folder, name, REPLACED)
     if os.path.lexists(target):
-        _remove(old)
+        remove(old)
         rename(target, old)
     rename(beside(folder, name, PARTIAL), target)
-    _remove_if_possible(old)
+    remove_if_possible(old)
 
 
 def delete(folder, name):
     """Delete a checkpoint; one that is half deleted is never taken for a damaged one."""
     doomed = beside(folder, name, DELETED)
-    _remove(doomed)
+    remove(doomed)
     rename(os.path.join(folder, name), doomed)
-    _remove_if_possible(doomed)
+    remove_if_possible(doomed)
     link = os.path.join(folder, FINAL)
     if os.path.islink(link) and os.readlink(link) == name:
         os.remove(link)
-
-
-def _remove(path):
-    """Remove a file, a folder or a link, but nothing that a link leads to: a user may have moved a
-    checkpoint to a larger disk. Where nothing is nothing is done."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        os.remove(path)
-
-
-def _remove_if_possible(path):
-    """`_remove` what is in nobody's way: a network disk, say, keeps the files that a process reads."""
-    try:
-        _remove(path)
-    except OSError as error:
-        why = reason(error, path)
-        logger.warning(f"{path} is left over, it goes at the next save or start: {why}")
 
 
 def link_final(folder, name):
     """Make `model_final` a link to the checkpoint `name`; one that is no such link is set aside."""
     link = os.path.join(folder, FINAL)
     if os.path.lexists(link) and not _is_link_to_last(link):
-        aside = set_aside(folder, FINAL, FOREIGN)  # of LiBai's trainer, perhaps of a later iteration
+        aside = set_aside(folder, FINAL, FOREIGN)  # LiBai's, perhaps of a later iteration
         logger.warning(f"{link} was there and is no link of a run's end: kept as {aside}")
-    _remove(f"{link}.partial")
+    remove(f"{link}.partial")
     os.symlink(name, f"{link}.partial")
     rename(f"{link}.partial", link)
 
@@ -81,44 +62,6 @@ def link_final(folder, name):
 def _is_link_to_last(path):
     """Whether a `model_final` is the link that `link_final` makes."""
     return os.path.islink(path) and bool(NUMBERED.fullmatch(os.readlink(path)))
-
-
-def clear_leftovers(folder):
-    """Finish what a kill broke off: remove what is half written, bring back what was replaced."""
-    for entry in sorted(os.listdir(folder)):
-        match = LEFTOVER.fullmatch(entry)
-        if not match:
-            continue
-        path, name = os.path.join(folder, entry), match["name"]
-        if match["kind"] == REPLACED and not _is_whole(os.path.join(folder, name)):
-            if os.path.lexists(os.path.join(folder, name)):
-                set_aside(folder, name, DAMAGED)
-            rename(path, os.path.join(folder, name))
-            logger.warning(f"Brought back {name}: a save that was to replace it was broken off")
-        else:
-            _remove(path)
-
-
-def _is_whole(checkpoint):
-    try:
-        check_whole(checkpoint)
-    except (UserError, OSError):
-        return False
-    return True
-
-
-def set_aside(folder, name, why):
-    """Rename a checkpoint to NAME.damaged, where that is why, or .damaged2 and so on.
-
-    Returns:
-        The new name.
-    """
-    new, count = f"{name}.{why}", 1
-    while os.path.lexists(os.path.join(folder, new)):
-        count += 1
-        new = f"{name}.{why}{count}"
-    rename(os.path.join(folder, name), os.path.join(folder, new))
-    return new
 
 
 def checkpoint_to_resume(folder):
@@ -185,7 +128,7 @@ def _forget_last(folder):
     tag = os.path.join(folder, TAG)
     if os.path.lexists(tag):
         logger.warning(f"{tag} names no checkpoint that is there: removed")
-        os.remove(tag)
+        remove(tag)
 
 
 def _check_links(folder):
@@ -197,8 +140,8 @@ def _check_links(folder):
                 os.stat(path)
             except OSError as error:
                 raise UserError(
-                    f"train.output_dir={folder}: {name} is a link to {os.readlink(path)}, which can't "
-                    f"be reached ({error.strerror}): mount that disk, or remove the link"
+                    f"train.output_dir={folder}: {name} is a link to {os.readlink(path)}, which "
+                    f"can't be reached ({error.strerror}): mount that disk, or remove the link"
                 ) from None
 
 
@@ -252,4 +195,4 @@ def remove_checkpoints(folder):
         for name in os.listdir(folder):
             if NUMBERED.fullmatch(name) or name == BEST:
                 delete(folder, name)
-        _remove(os.path.join(folder, TAG))
+        remove(os.path.join(folder, TAG))
