@@ -5,7 +5,7 @@ import re
 import shutil
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.disk import reason, rename
+from projects.MAE.utils.disk import Unreadable, reason, rename
 from projects.MAE.utils.libai_folder import NUMBERED
 from projects.MAE.utils.manifest import check_whole
 
@@ -64,7 +64,9 @@ def clear_leftovers(folder):
 def _is_whole(checkpoint):
     try:
         check_whole(checkpoint)
-    except (UserError, OSError):
+    except Unreadable:
+        raise
+    except UserError:
         return False
     return True
 

@@ -1,9 +1,10 @@
 """The output folder of a run: its checkpoints, put in order before a run starts."""
+import contextlib
 import logging
 import os
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.disk import rename, told, write_text
+from projects.MAE.utils.disk import Unreadable, rename, told, write_text
 from projects.MAE.utils.leftovers import (
     BEST,
     DAMAGED,
@@ -71,10 +72,10 @@ def checkpoint_to_resume(folder):
 
     Raises:
         UserError: there are checkpoints, and none is whole or to go on from; or the folder can't be
-            changed.
+            changed; or the system does not read a checkpoint, which is left where it is.
     """
-    with told("--resume: train.output_dir", folder):
-        _check_links(folder)
+    with told("--resume: train.output_dir", folder), _unreadable_told(folder):
+        _check_reach(folder)
         clear_leftovers(folder)
         _check_best(folder)
         damaged = []
@@ -83,6 +84,8 @@ def checkpoint_to_resume(folder):
                 continue  # a name that doesn't tell the iteration, as LiBai's model_final
             try:
                 check_whole(os.path.join(folder, name))
+            except Unreadable:
+                raise
             except UserError as error:
                 damaged.append(str(error))
                 aside = set_aside(folder, name, DAMAGED)
@@ -131,18 +134,37 @@ def _forget_last(folder):
         remove(tag)
 
 
-def _check_links(folder):
-    """Raise a UserError where a checkpoint was linked to a place that is out of reach now."""
+@contextlib.contextmanager
+def _unreadable_told(folder):
+    """End the start where the system does not read a checkpoint: it is not damaged for that."""
+    try:
+        yield
+    except Unreadable as error:
+        raise UserError(
+            f"train.output_dir={folder}: {error}: the checkpoint may be whole and is left as it is; "
+            "start again when the disk can be read"
+        ) from None
+
+
+def _check_reach(folder):
+    """Raise a UserError where a checkpoint was linked to a place that is out of reach now.
+
+    Raises:
+        OSError: the system does not tell what a checkpoint is; it would be taken for none.
+    """
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
-        if (NUMBERED.fullmatch(name) or name == BEST) and os.path.islink(path):
-            try:
-                os.stat(path)
-            except OSError as error:
-                raise UserError(
-                    f"train.output_dir={folder}: {name} is a link to {os.readlink(path)}, which "
-                    f"can't be reached ({error.strerror}): mount that disk, or remove the link"
-                ) from None
+        if not NUMBERED.fullmatch(name) and name != BEST:
+            continue
+        try:
+            os.stat(path)
+        except OSError as error:
+            if not os.path.islink(path):
+                raise
+            raise UserError(
+                f"train.output_dir={folder}: {name} is a link to {os.readlink(path)}, which "
+                f"can't be reached ({error.strerror}): mount that disk, or remove the link"
+            ) from None
 
 
 def _check_best(folder):
@@ -150,6 +172,8 @@ def _check_best(folder):
     if os.path.isdir(os.path.join(folder, BEST)):
         try:
             check_whole(os.path.join(folder, BEST))
+        except Unreadable:
+            raise
         except UserError as error:
             aside = set_aside(folder, BEST, DAMAGED)
             logger.warning(f"Damaged checkpoint set aside as {aside}: {error}")
@@ -165,8 +189,8 @@ def clear_for_new_run(folder, other_run):
     Raises:
         UserError: it holds checkpoints, which a new run would overwrite.
     """
-    with told("train.output_dir", folder):
-        _check_links(folder)
+    with told("train.output_dir", folder), _unreadable_told(folder):
+        _check_reach(folder)
         _refuse_to_overwrite(folder, other_run)  # first: a folder that is refused stays as it is
         clear_leftovers(folder)
         _refuse_to_overwrite(folder, other_run)  # what a kill in the middle of a save has hidden
