@@ -15,7 +15,7 @@ TENSOR = "optimizer/tensor_00007/out"
 
 
 def hide(path):
-    """Let opening a file fail with ELOOP, a read error that root meets, too; returns the way back."""
+    """Let opening a file fail with ELOOP, which root meets, too; returns the way back."""
     path.rename(f"{path}.hidden")
     path.symlink_to(path.name)
 
@@ -62,9 +62,7 @@ def test_a_file_that_can_not_be_read_to_its_end(folder):
     assert_refused(folder, newest(folder) / TENSOR, "Input/output error")
 
 
-@pytest.mark.parametrize(
-    "path", [TENSOR, "optimizer/tensor_00007/meta", "model/pickled_data"]
-)
+@pytest.mark.parametrize("path", [TENSOR, "optimizer/tensor_00007/meta", "model/pickled_data"])
 def test_without_a_manifest(folder, path):
     for name in (MANIFEST, CARD):
         (newest(folder) / name).unlink()

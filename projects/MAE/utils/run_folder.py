@@ -141,8 +141,8 @@ def _unreadable_told(folder):
         yield
     except Unreadable as error:
         raise UserError(
-            f"train.output_dir={folder}: {error}: the checkpoint may be whole and is left as it is; "
-            "start again when the disk can be read"
+            f"train.output_dir={folder}: {error}: the checkpoint may be whole and is left as it "
+            "is; start again when the disk can be read"
         ) from None
 
 
