@@ -135,6 +135,20 @@ def check_whole(checkpoint, under=""):
             raise UserError(f"{os.path.join(checkpoint, path)}: damaged, its checksum is another")
 
 
+def fingerprint(checkpoint):
+    """A short text that tells a checkpoint from others; "nothing" where there is none.
+
+    It is of the manifest, or of the pickle of the model where there is no manifest.
+
+    Raises:
+        Unreadable: the system does not read it now.
+    """
+    for path in (MANIFEST, os.path.join("model", "pickled_data")):
+        if os.path.exists(os.path.join(checkpoint, path)):
+            return sha256_of(os.path.join(checkpoint, path))[:12]
+    return "nothing"
+
+
 def _parts(checkpoint):
     try:
         return sorted(os.listdir(checkpoint))
