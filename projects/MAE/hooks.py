@@ -145,8 +145,8 @@ class EvaluationHook(HookBase):
 
     def before_train(self):
         if self.trainer.start_iter:
-            # A network disk may show another rank an older folder. Where ranks differ in what is best
-            # only some of them would save.
+            # A network disk may show another rank an older folder: where ranks differ in what is
+            # best, only some of them would save.
             self.best = only_on_rank_0(self._best_so_far)
         (owed,) = any_rank(dist.is_main_process() and self._owed())
         if owed:
