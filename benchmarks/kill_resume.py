@@ -45,11 +45,12 @@ def main(arguments):
             )
             rows.append(dict(found, seconds=round(time.monotonic() - start)))
     print(json.dumps(facts()))
-    print("| job | ranks | kills | while starting | tensors that differ | seconds |\n" + "|---" * 6 + "|")
+    print("| job | ranks | kills | while starting | in a save | tensors that differ | seconds |")
+    print("|---" * 7 + "|")
     for row in rows:
         print(
             f"| {row['job']} | {row['ranks']} | {row['kills']} | {row['during_start']} | "
-            f"{', '.join(row['differing']) or 'none'} | {row['seconds']} |"
+            f"{row['in_a_save']} | {', '.join(row['differing']) or 'none'} | {row['seconds']} |"
         )
     return int(any(row["differing"] for row in rows))
 

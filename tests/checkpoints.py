@@ -60,3 +60,10 @@ def training(folder, graph_mode, seed=0, lr=1e-2, iterations=10):
 
 def newest(folder):
     return folder / "model_0000002"
+
+
+class Loop:
+    """What a hook sees of a trainer."""
+
+    def __init__(self, start_iter, max_iter):
+        self.start_iter, self.max_iter, self.iter = start_iter, max_iter, start_iter

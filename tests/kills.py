@@ -1,9 +1,10 @@
 """Kills a run at random instants, resumes it each time, and compares it with one left alone.
 
-An instant is a random iteration and some milliseconds into it, or a random moment of the start, so
-that the same seed finds the same places on a slow machine and on a fast one. Checkpoints are so
-frequent that many kills fall into one.
+An instant is a random iteration and some milliseconds into it, or into the next save after it, or a
+random moment of the start, so that the same seed finds the same places on a slow machine and on a
+fast one.
 """
+import contextlib
 import json
 import random
 import time
@@ -15,8 +16,10 @@ from tests.started_run import StartedRun
 
 PERIOD = 3  # iterations from one checkpoint to the next
 STARTS = 0.2  # share of kills while the run starts
+SAVES = 0.4  # share of the others that wait for a save to begin
 START_SECONDS = 6
 STEP_SECONDS = 0.1
+SAVE_SECONDS = 0.04
 SLOWEST = 600  # seconds a start may take, on the busiest machine
 
 JOBS = {
@@ -53,11 +56,12 @@ def kill_and_resume(job, ranks, data, folder, kills, seed, settings=(), report=p
 
     Returns:
         dict: `kills` that hit a running run, `during_start` and `resumed_from` (iterations) of
-        them, and `differing`, the names of the tensors that differ at the end: none, if nothing
-        was lost.
+        them, `in_a_save`, how many left a checkpoint half written, and `differing`, the names of
+        the tensors that differ at the end: none, if nothing was lost.
 
     Raises:
-        AssertionError: a run that was not killed failed.
+        AssertionError: a run that was not killed failed, or the last did not go on from a
+            checkpoint.
     """
     rng = random.Random(seed)
     config, own = JOBS[job]
@@ -71,25 +75,37 @@ def kill_and_resume(job, ranks, data, folder, kills, seed, settings=(), report=p
 
     with start("undisturbed") as run:
         _must_end_well(run)
-    found = dict(job=job, ranks=ranks, kills=0, during_start=0, resumed_from=[])
+    found = dict(job=job, ranks=ranks, kills=0, during_start=0, in_a_save=0, resumed_from=[])
     targets = sorted(rng.randrange(1, iterations) for _ in range(kills))
     for target in targets:
         early = rng.random() < STARTS
-        delay = rng.random() * (START_SECONDS if early else STEP_SECONDS)
+        saving = not early and rng.random() < SAVES
+        longest = START_SECONDS if early else SAVE_SECONDS if saving else STEP_SECONDS
+        delay = rng.random() * longest
         lines_before = len(_lines(folder / "killed"))
+        left_before = _partial(folder / "killed")  # a run killed early has not cleared it away
         with start("killed", "--resume") as run:
             if not early:
                 _wait_for_iteration(run, target, lines_before)
+            if saving:
+                _wait_for_save(run, left_before)
             time.sleep(delay)
             found["kills"] += run.launcher.poll() is None
             found["during_start"] += early
             run.kill()
+        half_written = sorted(_partial(folder / "killed") - left_before)
+        found["in_a_save"] += bool(half_written)
         resumes_at = _newest_iteration(folder / "killed")
         found["resumed_from"].append(resumes_at)
         where = "while it started" if early else f"at iteration {target}"
-        report(f"killed {where} + {delay * 1000:.0f} ms: it goes on from {resumes_at}")
+        save = f", in the save of {half_written[0][0]}" if half_written else ""
+        report(f"killed {where} + {delay * 1000:.0f} ms{save}: it goes on from {resumes_at}")
+    assert resumes_at, "every kill was before the first checkpoint: no resuming was tested"
+    said_before = len((folder / "killed" / "output").read_text())
     with start("killed", "--resume") as run:
-        _must_end_well(run)
+        said = _must_end_well(run)[said_before:]
+    # A run from the beginning would end with the same bits.
+    assert f"model_{resumes_at - 1:07d}, {resumes_at} iterations done" in said, said
     found["differing"] = differing(folder / "undisturbed", folder / "killed")
     return found
 
@@ -110,6 +126,7 @@ def differing(first, second):
 def _must_end_well(run):
     status, output = run.end(SLOWEST)
     assert status == 0, output
+    return output
 
 
 def _wait_for_iteration(run, target, lines_before):
@@ -121,9 +138,26 @@ def _wait_for_iteration(run, target, lines_before):
     assert run.launcher.poll() in (None, 0), run.log.read_text()
 
 
+def _wait_for_save(run, left_before):
+    """Return once a run has begun to write a checkpoint, or has ended by itself."""
+    deadline = time.monotonic() + SLOWEST
+    while not _partial(run.folder) - left_before and run.launcher.poll() is None:
+        assert time.monotonic() < deadline, run.log.read_text()
+        time.sleep(0.001)
+
+
 def _lines(folder):
     path = folder / "metrics.json"
     return path.read_text().split("\n") if path.exists() else []
+
+
+def _partial(folder):
+    """{(name, when it was written)} of the checkpoints that are half written."""
+    found = set()
+    for path in folder.glob(".model_*.partial"):
+        with contextlib.suppress(FileNotFoundError):  # it is whole by now
+            found.add((path.name, path.stat().st_mtime_ns))
+    return found
 
 
 def _last_logged(lines):

@@ -30,7 +30,7 @@ def test_a_signal_saves_and_the_printed_command_goes_on(image_folder, tmp_path, 
     with StartedRun(image_folder, folder, ranks=ranks) as run:
         run.wait_for_iterations(3)
         run.launcher.send_signal(number)
-        status, output = run.end()
+        status, output = run.end(30)
         assert status == 0, output
         assert wait_until(lambda: not run.processes(), 30)
     done = checkpoint_iteration(folder)
@@ -55,7 +55,7 @@ def test_a_second_signal_ends_at_once_and_harms_nothing(image_folder, tmp_path, 
         for _ in range(2):
             run.launcher.send_signal(signal.SIGTERM)
             time.sleep(0.5)  # for the launcher to take it up
-        status, output = run.end()
+        status, output = run.end(30)
         assert status == 143 and "Traceback" not in output, output
         assert wait_until(lambda: not run.processes(), 30)
     assert read_weights(find_checkpoint(tmp_path))
@@ -96,7 +96,7 @@ def test_signals_before_the_first_step(image_folder, tmp_path):
         run.launcher.send_signal(signal.SIGUSR1)  # there is nothing to save yet
         time.sleep(0.5)
         run.launcher.send_signal(signal.SIGTERM)
-        status, output = run.end()
+        status, output = run.end(30)
         assert wait_until(lambda: not run.processes(), 30)
     # Where the run has been faster than this test, it has saved.
     assert status == 143 or stopped_line(output), output
@@ -111,7 +111,7 @@ def test_sigusr1_saves_and_goes_on(image_folder, tmp_path):
         saved = checkpoint_iteration(tmp_path)
         run.wait_for_iterations(saved + 2)
         os.kill(run.rank_processes()[1], signal.SIGTERM)  # of one rank: all of them stop
-        status, output = run.end()
+        status, output = run.end(30)
     assert status == 0 and saved < checkpoint_iteration(tmp_path), output
 
 

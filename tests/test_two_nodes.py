@@ -1,4 +1,5 @@
 """Two machines, as two network namespaces joined by a virtual cable."""
+import json
 import os
 import shutil
 import subprocess
@@ -7,6 +8,8 @@ import time
 import numpy as np
 import pytest
 
+from projects.MAE.utils.libai_folder import CARD, read_card
+from projects.MAE.utils.manifest import MANIFEST
 from tests.command import CONFIGS, ROOT, TINY, TINY_DECODER, environment, pretrain
 from tests.runs import assert_same_weights, losses
 
@@ -42,7 +45,15 @@ def machines():
 
 
 def start(
-    namespace, node_rank, data, output, ranks=1, address=f"{SUBNET}.1", timeout=120, **others
+    namespace,
+    node_rank,
+    data,
+    output,
+    *arguments,
+    ranks=1,
+    address=f"{SUBNET}.1",
+    timeout=120,
+    **others,
 ):
     """One machine's part of a tiny pretraining run, NODE=2, with other variables besides."""
     enter = ["ip", "netns", "exec", namespace] if namespace else []
@@ -50,7 +61,7 @@ def start(
     return subprocess.Popen(
         [*enter, "bash", "tools/train.sh", "projects/MAE/train_net.py"]
         + [f"{CONFIGS}/quickstart_pretraining.py", str(ranks), *TINY, *TINY_DECODER]
-        + [f"{ROOT_KEY}={data}", f"train.output_dir={output}"],
+        + [f"{ROOT_KEY}={data}", f"train.output_dir={output}", *arguments],
         cwd=ROOT,
         env=environment() | variables | {"PORT": "12987"} | others,
         stdout=subprocess.PIPE,
@@ -83,6 +94,42 @@ def test_two_machines_are_the_same_run(machines, image_folder, tmp_path):
         assert status == 0, output
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
     assert_same_weights(tmp_path / "two", tmp_path / "one", rtol=1e-4)
+
+
+@pytest.mark.parametrize("there", ["nothing", "another run's"])
+def test_resuming_from_a_folder_that_only_machine_0_has(machines, image_folder, tmp_path, there):
+    folders = [tmp_path / "0", tmp_path / "1"]
+    pretrain(image_folder, folders[0], "train.train_iter=2", ranks=2)
+    if there != "nothing":
+        pretrain(image_folder, folders[1], "train.train_iter=2", "train.base_lr=1e-6", ranks=2)
+    settings = ["train.train_iter=3", "--resume"]
+    runs = [start(machines[k], k, image_folder, folders[k], *settings) for k in (0, 1)]
+    (status, errors, output), (other_status, other_errors, other) = ends(*runs)
+    assert status == other_status == 1 and "Traceback" not in output + other, output + other
+    assert len(errors) == 1 and not other_errors, (errors, other_errors)
+    assert f"--resume: {folders[0] / 'model_0000001'}" in errors[0]
+    assert ("rank 1 nothing" in errors[0]) == (there == "nothing")
+    assert "train.output_dir must be a folder that all machines see" in errors[0]
+
+
+def test_the_best_is_read_by_machine_0_alone(machines, image_folder, tmp_path):
+    """Machine 1's view of the folder is an old one, which knows nothing of the best."""
+    new, old = tmp_path / "new", tmp_path / "old"
+    settings = ["train.evaluation.eval_period=2", "train.train_iter=2"]
+    pretrain(image_folder, new, *settings, ranks=2)
+    shutil.copytree(new, old)
+    shutil.rmtree(old / "model_best")
+    best = new / "model_best"
+    content = read_card(best)
+    assert "reconstruction_loss" in content
+    content["reconstruction_loss"] = -1.0  # no evaluation is better
+    (best / CARD).write_text(json.dumps(content))
+    (best / MANIFEST).unlink()
+    settings = ["train.evaluation.eval_period=1", "train.train_iter=3", "--resume"]
+    runs = [start(machines[k], k, image_folder, (new, old)[k], *settings) for k in (0, 1)]
+    for status, _, output in ends(*runs):
+        assert status == 0, output
+    assert read_card(best) == content
 
 
 def test_machines_with_other_kernels(machines, native_kernels, image_folder, tmp_path):

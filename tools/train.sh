@@ -141,7 +141,7 @@ for ((local_rank = 0; local_rank < ranks; local_rank++)); do
   env "${cpu_environment[@]}" PYTHONWARNINGS="$warnings" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" \
     MASTER_ADDR="$address" MASTER_PORT="$PORT" WORLD_SIZE=$((ranks * nodes)) \
     RANK=$((node_rank * ranks + local_rank)) LOCAL_RANK="$local_rank" MAE_COMMAND="$command" \
-    "$python" -u "$file" --config-file "$config" "$@" </dev/null &
+    MAE_LAUNCHER=$$ "$python" -u "$file" --config-file "$config" "$@" </dev/null &
   pids+=($!)
 done
 set +m

@@ -144,9 +144,10 @@ class EvaluationHook(HookBase):
         self.note = os.path.join(checkpointer.save_dir, "evaluation_postponed")
 
     def before_train(self):
-        best = os.path.join(self.checkpointer.save_dir, "model_best")
-        if self.trainer.start_iter and os.path.isdir(best):
-            self.best = read_card(best).get(self.metric)
+        if self.trainer.start_iter:
+            # A network disk may show another rank an older folder: where ranks differ in what is
+            # best, only some of them would save.
+            self.best = only_on_rank_0(self._best_so_far)
         (owed,) = any_rank(dist.is_main_process() and self._owed())
         if owed:
             self._evaluate(self.trainer.start_iter)
@@ -155,6 +156,10 @@ class EvaluationHook(HookBase):
         done = self.trainer.iter + 1
         if done == self.trainer.max_iter or self.due(done):
             self._evaluate(done)
+
+    def _best_so_far(self):
+        best = os.path.join(self.checkpointer.save_dir, "model_best")
+        return read_card(best).get(self.metric) if os.path.isdir(best) else None
 
     def _owed(self):
         """Whether the run that this one resumes has left its evaluation to it."""

@@ -13,6 +13,23 @@ def end_with_parent(number=signal.SIGKILL):
     """Ask Linux for a signal to this process when its launcher dies, so that none is left over."""
     PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
+    # Linux tells nothing of a launcher that has died before it was asked. tools/train.sh gives its
+    # number; LiBai's launcher gives none.
+    launcher = os.environ.get("MAE_LAUNCHER")
+    if launcher is not None and not descends_from(int(launcher)):
+        os.kill(os.getpid(), number)
+
+
+def descends_from(process):
+    """Whether a process is this one's parent, or further up: an interpreter may be a wrapper."""
+    number = os.getppid()
+    while number > 1 and number != process:
+        try:
+            with open(f"/proc/{number}/stat") as file:
+                number = int(file.read().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            return False  # it has ended meanwhile, and those below are another's now
+    return number == process
 
 
 def leave(status):

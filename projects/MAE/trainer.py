@@ -17,12 +17,13 @@ from projects.MAE.hook_list import hooks_of
 from projects.MAE.modeling.graph import TrainGraph, evaluator_of
 from projects.MAE.progress import watched
 from projects.MAE.step_watch import Stopped, StepWatch
-from projects.MAE.utils.agreement import only_on_rank_0
+from projects.MAE.utils.agreement import check_agreement, only_on_rank_0, together
 from projects.MAE.utils.compat import instantiate, take_one_batch_a_step
 from projects.MAE.utils.checkpoint import MAECheckpointer, check_same_run
 from projects.MAE.utils.disk import told
 from projects.MAE.utils.environment import save_environment
-from projects.MAE.utils.libai_folder import read_card
+from projects.MAE.utils.libai_folder import check_part, read_card
+from projects.MAE.utils.manifest import fingerprint
 from projects.MAE.utils.pretrained import load_pretrained, log_report
 from projects.MAE.utils.run_card import model_card
 from projects.MAE.utils.writers import build_writers
@@ -88,17 +89,30 @@ class MAETrainer(DefaultTrainer):
         if self.start_iter:
             name = f"model_{self.start_iter - 1:07d}"
             checkpoint = os.path.join(cfg.train.output_dir, name)
-            check_same_run(read_card(checkpoint), model_card(cfg, self.train_loader.dataset), checkpoint)
-            if self.start_iter > cfg.train.train_iter:
-                raise UserError(
-                    f"--resume: {checkpoint} has {self.start_iter} iterations done, more than this run's "
-                    f"{cfg.train.train_iter}: raise train.train_epoch or train.train_iter"
-                )
+            check_agreement(
+                f"--resume: {checkpoint}",
+                together(lambda: fingerprint(checkpoint)),
+                "train.output_dir must be a folder that all machines see",
+            )
+            together(lambda: self._check_loadable(checkpoint))
             self.checkpointer.resume(name)
             logger.info(f"Resumed from {checkpoint}, {self.start_iter} iterations done")
         elif "finetune" in cfg and cfg.finetune.enable:
             report = load_pretrained(self.model, cfg.finetune.path, cfg.finetune.weight_style)
             log_report(report, cfg.finetune.path)
+
+    def _check_loadable(self, checkpoint):
+        """Raise a UserError where this rank can't go on from a checkpoint: in the middle of loading
+        it the others would wait for this one."""
+        card = model_card(self.cfg, self.train_loader.dataset)
+        check_same_run(read_card(checkpoint), card, checkpoint)
+        if self.start_iter > self.cfg.train.train_iter:
+            raise UserError(
+                f"--resume: {checkpoint} has {self.start_iter} iterations done, more than this run's "
+                f"{self.cfg.train.train_iter}: raise train.train_epoch or train.train_iter"
+            )
+        for part in ("model", *self.checkpointer.checkpointables):
+            check_part(os.path.join(checkpoint, part))
 
     def build_hooks(self):
         train = self.cfg.train

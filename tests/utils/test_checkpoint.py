@@ -13,7 +13,7 @@ from projects.MAE.utils.checkpoint import open_output_folder
 from projects.MAE.utils.libai_folder import read_part_with
 from projects.MAE.utils.manifest import MANIFEST, read_manifest, sha256_of
 from projects.MAE.utils.part_writer import FolderWriter
-from tests.checkpoints import CARD_OF_RUN, newest, trained
+from tests.checkpoints import CARD_OF_RUN, Loop, newest, trained
 
 
 def numbers(checkpoint):
@@ -130,13 +130,6 @@ def test_no_room_is_an_error_before_anything_is_written(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"needs \d\.\d MB, the disk has 1\.0 MB free"):
             action()
     assert not os.listdir(tmp_path)
-
-
-class Loop:
-    """What a hook sees of a trainer."""
-
-    def __init__(self, start_iter, max_iter):
-        self.start_iter, self.max_iter, self.iter = start_iter, max_iter, start_iter
 
 
 def test_max_to_keep_spares_the_newest_and_the_best(folder):

@@ -9,6 +9,18 @@ from projects.MAE.errors import UserError
 
 ROOM = 1 << 16  # bytes that a run writes before it looks whether a checkpoint fits
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What a file that is missing, or not what it should be, is answered with.
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
+
+class Unreadable(UserError):
+    """The system does not read a file at the moment, which says nothing of what is in it."""
+
+
+def read_error(path, error):
+    """The UserError for an OSError while reading: `Unreadable`, unless the file is missing."""
+    kind = UserError if error.errno in MISSING else Unreadable
+    return kind(f"{path}: can't be read: {error.strerror or error}")
 
 
 def readable_size(count):

@@ -8,6 +8,7 @@ import numpy as np
 
 from projects.MAE.errors import UserError
 from projects.MAE.utils.card_types import check_card_types
+from projects.MAE.utils.disk import read_error
 from projects.MAE.utils.restricted_pickle import Built, ordered_dict, read_pickle
 
 # The card lies inside the part "model": LiBai reads every entry of a checkpoint folder as a part.
@@ -145,7 +146,7 @@ def read_part(folder):
         with open(pickle, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise UserError(f"{pickle}: can't be read: {error.strerror}") from None
+        raise read_error(pickle, error) from None
 
     def tensor(*unused):
         value = Tensor(folder)
@@ -273,7 +274,9 @@ class Tensor:
             size = os.path.getsize(data)
         except FileNotFoundError as error:
             raise UserError(f"{error.filename}: missing, it is part of {name}") from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise read_error(error.filename or self.folder, error) from None
+        except ValueError as error:
             raise UserError(f"{self.folder}: {name} can't be read: {error}") from None
         kind = re.search(r"data_type:\s*(\w+)", meta)
         if not kind or kind.group(1) not in DTYPES:

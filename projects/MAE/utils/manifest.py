@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 import projects.MAE
 from projects.MAE.errors import UserError
+from projects.MAE.utils.disk import read_error
 from projects.MAE.utils.environment import libai_version
 from projects.MAE.utils.libai_folder import check_part
 
@@ -75,19 +76,25 @@ def read_manifest(checkpoint):
 
     Raises:
         UserError: it is damaged.
+        Unreadable: the system does not read it now.
     """
     path = os.path.join(checkpoint, MANIFEST)
-    if not os.path.isfile(path):
-        return None
     try:
-        if os.path.getsize(path) > LARGEST:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        if found.st_size > LARGEST:
             raise ValueError("too large")
         with open(path, encoding="utf-8") as file:
             manifest = json.load(file)
         for entry in manifest["files"].values():
             if not (isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)):
                 raise ValueError("no sizes and checksums of files")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise read_error(path, error) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({_short(error)})") from None
     return manifest
 
@@ -104,10 +111,14 @@ def check_whole(checkpoint, under=""):
 
     Args:
         under: check this part alone.
+
+    Raises:
+        UserError: it is damaged.
+        Unreadable: the system does not read a file now; it may be whole.
     """
     manifest = read_manifest(checkpoint)
     if manifest is None:
-        parts = [under] if under else sorted(os.listdir(checkpoint))
+        parts = [under] if under else _parts(checkpoint)
         if not under and "model" not in parts:
             raise UserError(f"{checkpoint}: it holds no model")
         for part in parts:
@@ -124,6 +135,27 @@ def check_whole(checkpoint, under=""):
             raise UserError(f"{os.path.join(checkpoint, path)}: damaged, its checksum is another")
 
 
+def fingerprint(checkpoint):
+    """A short text that tells a checkpoint from others; "nothing" where there is none.
+
+    It is of the manifest, or of the pickle of the model where there is no manifest.
+
+    Raises:
+        Unreadable: the system does not read it now.
+    """
+    for path in (MANIFEST, os.path.join("model", "pickled_data")):
+        if os.path.exists(os.path.join(checkpoint, path)):
+            return sha256_of(os.path.join(checkpoint, path))[:12]
+    return "nothing"
+
+
+def _parts(checkpoint):
+    try:
+        return sorted(os.listdir(checkpoint))
+    except OSError as error:
+        raise read_error(checkpoint, error) from None
+
+
 def _check_size(checkpoint, path, expected):
     full = os.path.join(checkpoint, path)
     if os.path.isabs(path) or ".." in path.split("/") or "\0" in path:
@@ -131,7 +163,7 @@ def _check_size(checkpoint, path, expected):
     try:
         found = os.stat(full)
     except OSError as error:
-        raise UserError(f"{full}: {error.strerror}") from None
+        raise read_error(full, error) from None
     except ValueError:  # half a character of UTF-16, which JSON can write and no file is named by
         raise UserError(f"{checkpoint}: its manifest names a file that can't be ({path!r})") from None
     except UnicodeEncodeError:
@@ -143,12 +175,17 @@ def _check_size(checkpoint, path, expected):
 
 
 def sha256_of(path):
-    """The SHA-256 of a file, hexadecimal."""
+    """The SHA-256 of a file, hexadecimal.
+
+    Raises:
+        UserError: there is none.
+        Unreadable: the system does not read it now.
+    """
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
             for chunk in iter(lambda: file.read(CHUNK), b""):
                 digest.update(chunk)
     except OSError as error:
-        raise UserError(f"{path}: can't be read: {error.strerror}") from None
+        raise read_error(path, error) from None
     return digest.hexdigest()

@@ -1,93 +1,68 @@
 """The output folder of a run: its checkpoints, put in order before a run starts."""
+import contextlib
 import logging
 import os
-import re
-import shutil
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.disk import rename, told, write_text
+from projects.MAE.utils.disk import Unreadable, rename, told, write_text
+from projects.MAE.utils.leftovers import (
+    BEST,
+    DAMAGED,
+    DELETED,
+    FINAL,
+    FOREIGN,
+    PARTIAL,
+    REPLACED,
+    SET_ASIDE,
+    beside,
+    clear_leftovers,
+    remove,
+    remove_if_possible,
+    set_aside,
+)
 from projects.MAE.utils.libai_folder import NUMBERED, iteration_of, named_last, newest_checkpoints
 from projects.MAE.utils.manifest import check_whole
 
 logger = logging.getLogger("libai." + __name__)
 
 TAG = "last_checkpoint"
-BEST = "model_best"
-FINAL = "model_final"
-PARTIAL, REPLACED, DELETED = "partial", "replaced", "deleted"
-SET_ASIDE = re.compile(r"model_\d{7,}\.damaged\d*")
-LEFTOVER = re.compile(rf"\.(?P<name>.+)\.(?P<kind>{PARTIAL}|{REPLACED}|{DELETED})")
-
-
-def beside(folder, name, kind):
-    """Where a checkpoint `name` is written, put while it is replaced, or deleted."""
-    return os.path.join(folder, f".{name}.{kind}")
 
 
 def replace(folder, name):
     """Put the finished checkpoint beside `name` in its place; a kill between loses nothing."""
     target, old = os.path.join(folder, name), beside(folder, name, REPLACED)
-    if os.path.isdir(target):
+    if os.path.lexists(target):
+        remove(old)
         rename(target, old)
     rename(beside(folder, name, PARTIAL), target)
-    shutil.rmtree(old, ignore_errors=True)  # what is left of it is cleared at the next start
+    remove_if_possible(old)
 
 
 def delete(folder, name):
     """Delete a checkpoint; one that is half deleted is never taken for a damaged one."""
     doomed = beside(folder, name, DELETED)
+    remove(doomed)
     rename(os.path.join(folder, name), doomed)
-    shutil.rmtree(doomed)
+    remove_if_possible(doomed)
     link = os.path.join(folder, FINAL)
     if os.path.islink(link) and os.readlink(link) == name:
         os.remove(link)
 
 
 def link_final(folder, name):
-    """Make `model_final` a link to the checkpoint `name`."""
+    """Make `model_final` a link to the checkpoint `name`; one that is no such link is set aside."""
     link = os.path.join(folder, FINAL)
-    if os.path.isdir(link) and not os.path.islink(link):
-        shutil.rmtree(link)  # LiBai's own trainer writes a second copy there
-    if os.path.lexists(f"{link}.partial"):
-        os.remove(f"{link}.partial")
+    if os.path.lexists(link) and not _is_link_to_last(link):
+        aside = set_aside(folder, FINAL, FOREIGN)  # LiBai's, perhaps of a later iteration
+        logger.warning(f"{link} was there and is no link of a run's end: kept as {aside}")
+    remove(f"{link}.partial")
     os.symlink(name, f"{link}.partial")
     rename(f"{link}.partial", link)
 
 
-def clear_leftovers(folder):
-    """Finish what a kill has broken off: remove what is half written, bring back what was replaced."""
-    for entry in sorted(os.listdir(folder)):
-        match = LEFTOVER.fullmatch(entry)
-        if not match:
-            continue
-        path, name = os.path.join(folder, entry), match["name"]
-        if match["kind"] == REPLACED and not _is_whole(os.path.join(folder, name)):
-            if os.path.lexists(os.path.join(folder, name)):
-                set_aside(folder, name)
-            rename(path, os.path.join(folder, name))
-            logger.warning(f"Brought back {name}: a save that was to replace it was broken off")
-        elif os.path.isdir(path):
-            shutil.rmtree(path)
-        else:
-            os.remove(path)
-
-
-def _is_whole(checkpoint):
-    try:
-        check_whole(checkpoint)
-    except (UserError, OSError):
-        return False
-    return True
-
-
-def set_aside(folder, name):
-    """Rename a damaged checkpoint to NAME.damaged, or .damaged2 and so on; returns the new name."""
-    new, count = f"{name}.damaged", 1
-    while os.path.lexists(os.path.join(folder, new)):
-        count += 1
-        new = f"{name}.damaged{count}"
-    rename(os.path.join(folder, name), os.path.join(folder, new))
-    return new
+def _is_link_to_last(path):
+    """Whether a `model_final` is the link that `link_final` makes."""
+    return os.path.islink(path) and bool(NUMBERED.fullmatch(os.readlink(path)))
 
 
 def checkpoint_to_resume(folder):
@@ -96,9 +71,11 @@ def checkpoint_to_resume(folder):
     Damaged ones are set aside and named in the log; `last_checkpoint` names the result.
 
     Raises:
-        UserError: there are checkpoints, and none is whole; or the folder can't be changed.
+        UserError: there are checkpoints, and none is whole or to go on from; or the folder can't be
+            changed; or the system does not read a checkpoint, which is left where it is.
     """
-    with told("--resume: train.output_dir", folder):
+    with told("--resume: train.output_dir", folder), _unreadable_told(folder):
+        _check_reach(folder)
         clear_leftovers(folder)
         _check_best(folder)
         damaged = []
@@ -107,9 +84,11 @@ def checkpoint_to_resume(folder):
                 continue  # a name that doesn't tell the iteration, as LiBai's model_final
             try:
                 check_whole(os.path.join(folder, name))
+            except Unreadable:
+                raise
             except UserError as error:
                 damaged.append(str(error))
-                aside = set_aside(folder, name)
+                aside = set_aside(folder, name, DAMAGED)
                 logger.warning(f"Damaged checkpoint set aside as {aside}: {error}")
                 continue
             if name != named_last(folder):
@@ -122,7 +101,70 @@ def checkpoint_to_resume(folder):
                 f"--resume: no checkpoint of train.output_dir={folder} is whole ({why}): start a new "
                 "run in another train.output_dir"
             )
+        _refuse_where_only_others_are(folder)
+        _forget_last(folder)
         return ""
+
+
+def _refuse_where_only_others_are(folder):
+    """Raise a UserError where a new run would replace checkpoints that can't be resumed."""
+    others = _others(folder)
+    if others:
+        raise UserError(
+            f"--resume: train.output_dir={folder} holds {' and '.join(others)}, but no checkpoint "
+            "whose name tells where to go on: name another train.output_dir (finetune.path="
+            f"{os.path.join(folder, others[0])} begins with its weights), or move it away"
+        )
+
+
+def _others(folder):
+    """Names of the checkpoints that don't tell their iteration: no run goes on from them."""
+    names = {FINAL, BEST, named_last(folder)} - {None}
+    paths = [os.path.join(folder, name) for name in names if not NUMBERED.fullmatch(name)]
+    found = [path for path in paths if os.path.isdir(path) and not _is_link_to_last(path)]
+    return sorted(map(os.path.basename, found))
+
+
+def _forget_last(folder):
+    """Remove a `last_checkpoint` that names nothing: LiBai would take its number, and stop where it
+    has none."""
+    tag = os.path.join(folder, TAG)
+    if os.path.lexists(tag):
+        logger.warning(f"{tag} names no checkpoint that is there: removed")
+        remove(tag)
+
+
+@contextlib.contextmanager
+def _unreadable_told(folder):
+    """End the start where the system does not read a checkpoint: it is not damaged for that."""
+    try:
+        yield
+    except Unreadable as error:
+        raise UserError(
+            f"train.output_dir={folder}: {error}: the checkpoint may be whole and is left as it "
+            "is; start again when the disk can be read"
+        ) from None
+
+
+def _check_reach(folder):
+    """Raise a UserError where a checkpoint was linked to a place that is out of reach now.
+
+    Raises:
+        OSError: the system does not tell what a checkpoint is; it would be taken for none.
+    """
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if not NUMBERED.fullmatch(name) and name != BEST:
+            continue
+        try:
+            os.stat(path)
+        except OSError as error:
+            if not os.path.islink(path):
+                raise
+            raise UserError(
+                f"train.output_dir={folder}: {name} is a link to {os.readlink(path)}, which "
+                f"can't be reached ({error.strerror}): mount that disk, or remove the link"
+            ) from None
 
 
 def _check_best(folder):
@@ -130,8 +172,10 @@ def _check_best(folder):
     if os.path.isdir(os.path.join(folder, BEST)):
         try:
             check_whole(os.path.join(folder, BEST))
+        except Unreadable:
+            raise
         except UserError as error:
-            aside = set_aside(folder, BEST)
+            aside = set_aside(folder, BEST, DAMAGED)
             logger.warning(f"Damaged checkpoint set aside as {aside}: {error}")
 
 
@@ -145,22 +189,27 @@ def clear_for_new_run(folder, other_run):
     Raises:
         UserError: it holds checkpoints, which a new run would overwrite.
     """
-    with told("train.output_dir", folder):
+    with told("train.output_dir", folder), _unreadable_told(folder):
+        _check_reach(folder)
+        _refuse_to_overwrite(folder, other_run)  # first: a folder that is refused stays as it is
         clear_leftovers(folder)
-        found = newest_checkpoints(folder)
-        best = os.path.isdir(os.path.join(folder, BEST))
-        if not found and not best:
-            return
-        newest = found[0] if found else BEST
-        difference = other_run(os.path.join(folder, newest))
-        done = f", {iteration_of(newest)} iterations" if NUMBERED.fullmatch(newest) else ""
-        holds = f"train.output_dir={folder} holds the checkpoints of a run ({newest}{done})"
-        if difference:
-            name, ours, theirs = difference
-            raise UserError(f"{holds} with {name}={theirs}, not {ours}: name another train.output_dir")
-        raise UserError(
-            f"{holds}: go on with it by --resume, or name another train.output_dir for a new run"
-        )
+        _refuse_to_overwrite(folder, other_run)  # what a kill in the middle of a save has hidden
+
+
+def _refuse_to_overwrite(folder, other_run):
+    found = [*newest_checkpoints(folder), *_others(folder)]
+    if not found:
+        return
+    newest = found[0]
+    difference = other_run(os.path.join(folder, newest))
+    done = f", {iteration_of(newest)} iterations" if NUMBERED.fullmatch(newest) else ""
+    holds = f"train.output_dir={folder} holds the checkpoints of a run ({newest}{done})"
+    if difference:
+        name, ours, theirs = difference
+        raise UserError(f"{holds} with {name}={theirs}, not {ours}: name another train.output_dir")
+    raise UserError(
+        f"{holds}: go on with it by --resume, or name another train.output_dir for a new run"
+    )
 
 
 def remove_checkpoints(folder):
@@ -170,5 +219,4 @@ def remove_checkpoints(folder):
         for name in os.listdir(folder):
             if NUMBERED.fullmatch(name) or name == BEST:
                 delete(folder, name)
-        if os.path.lexists(os.path.join(folder, TAG)):
-            os.remove(os.path.join(folder, TAG))
+        remove(os.path.join(folder, TAG))
