@@ -1,4 +1,5 @@
 """What a run finds in its output folder and leaves alone: checkpoints that it can't go on from."""
+import json
 import os
 import shutil
 
@@ -29,7 +30,21 @@ def best_alone(folder):
     return folder
 
 
-def test_resuming_where_only_the_best_is_left_is_refused(best_alone):
+def test_a_run_goes_on_from_the_best_where_it_alone_is_left(best_alone):
+    before = content(best_alone / "model_best")
+    assert open_output_folder(str(best_alone), True, CARD_OF_RUN) == "model_0000002"
+    assert (best_alone / "last_checkpoint").read_text() == "model_0000002"
+    assert content(best_alone / "model_best") == before
+    numbered = content(best_alone / "model_0000002")
+    assert list(numbered.values()) == list(before.values())
+    shutil.rmtree(best_alone / "model_0000002")
+    assert content(best_alone / "model_best") == before
+
+
+def test_a_best_that_tells_no_iteration_is_kept_and_refused(best_alone):
+    card = best_alone / "model_best/model/model_card.json"
+    (best_alone / "model_best/model/manifest.json").unlink()
+    card.write_text(json.dumps({**json.loads(card.read_text()), "iteration": None}))
     before = content(best_alone)
     with pytest.raises(UserError) as error:
         open_output_folder(str(best_alone), True, CARD_OF_RUN)

@@ -2,6 +2,7 @@
 import contextlib
 import logging
 import os
+import shutil
 
 from projects.MAE.errors import UserError
 from projects.MAE.utils.disk import Unreadable, rename, told, write_text
@@ -20,7 +21,13 @@ from projects.MAE.utils.leftovers import (
     remove_if_possible,
     set_aside,
 )
-from projects.MAE.utils.libai_folder import NUMBERED, iteration_of, named_last, newest_checkpoints
+from projects.MAE.utils.libai_folder import (
+    NUMBERED,
+    iteration_of,
+    named_last,
+    newest_checkpoints,
+    read_card,
+)
 from projects.MAE.utils.manifest import check_whole
 
 logger = logging.getLogger("libai." + __name__)
@@ -68,7 +75,8 @@ def _is_link_to_last(path):
 def checkpoint_to_resume(folder):
     """The name of the newest whole checkpoint, after clearing up; "" without any checkpoint.
 
-    Damaged ones are set aside and named in the log; `last_checkpoint` names the result.
+    Damaged ones are set aside and named in the log; `last_checkpoint` names the result. Where only
+    `model_best` is left, it is a second one of the name that tells its iteration.
 
     Raises:
         UserError: there are checkpoints, and none is whole or to go on from; or the folder can't be
@@ -94,6 +102,8 @@ def checkpoint_to_resume(folder):
             if name != named_last(folder):
                 write_text(os.path.join(folder, TAG), name)
             return name
+        if os.path.isdir(os.path.join(folder, BEST)) and _iteration_of_best(folder):
+            return _number_best(folder)
         older = sorted(entry for entry in os.listdir(folder) if SET_ASIDE.fullmatch(entry))
         if older:
             why = damaged[0] if damaged else f"all were set aside: {', '.join(older)}"
@@ -104,6 +114,32 @@ def checkpoint_to_resume(folder):
         _refuse_where_only_others_are(folder)
         _forget_last(folder)
         return ""
+
+
+def _iteration_of_best(folder):
+    """Iterations done at `model_best`, None where it doesn't tell."""
+    iteration = read_card(os.path.join(folder, BEST)).get("iteration")
+    return iteration if iteration and iteration > 0 else None
+
+
+def _number_best(folder):
+    """Give `model_best` a second name, as the checkpoint that it also is; returns the name."""
+    name = f"model_{_iteration_of_best(folder) - 1:07d}"
+    partial = beside(folder, name, PARTIAL)
+    remove(partial)
+    shutil.copytree(os.path.join(folder, BEST), partial, copy_function=_link_or_copy)
+    replace(folder, name)
+    write_text(os.path.join(folder, TAG), name)
+    logger.warning(f"{BEST} is the only checkpoint left: going on from it, as {name}")
+    return name
+
+
+def _link_or_copy(source, target):
+    """No file of a checkpoint is ever changed, so that two may share it."""
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
 
 
 def _refuse_where_only_others_are(folder):
