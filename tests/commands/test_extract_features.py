@@ -89,18 +89,23 @@ def test_a_stop_at_any_byte_costs_nothing(whole, tmp_path, capsys, share):
     assert out.read_bytes() == content and not partial.exists()
 
 
-def test_rows_that_are_there_are_not_computed_again(whole, tmp_path, capsys, monkeypatch):
-    content, command = whole
-    body = content.index(b"features.npy")
-    (tmp_path / "out.npz.partial").write_bytes(content[: body + 128 + 5 * 32 * 4 + 100])
-    encoded = []
-    encode = Encoder.encode
+@pytest.fixture
+def encoded(monkeypatch):
+    """The number of images of each batch that is encoded."""
+    found, encode = [], Encoder.encode
 
     def counting(self, images, *rest):
-        encoded.append(len(images))
+        found.append(len(images))
         return encode(self, images, *rest)
 
     monkeypatch.setattr(Encoder, "encode", counting)
+    return found
+
+
+def test_rows_that_are_there_are_not_computed_again(whole, tmp_path, capsys, encoded):
+    content, command = whole
+    body = content.index(b"features.npy")
+    (tmp_path / "out.npz.partial").write_bytes(content[: body + 128 + 5 * 32 * 4 + 100])
     succeed(capsys, main, *command, "--out", tmp_path / "out.npz")
     assert encoded == [2, 2, 1]  # 4 of the 5 rows were whole batches
     assert (tmp_path / "out.npz").read_bytes() == content
@@ -242,17 +247,9 @@ def test_rows_are_sent_to_the_disk_now_and_then(tmp_path, monkeypatch):
     assert np.diff(sent).tolist() == [16, 16]
 
 
-def test_force_starts_anew(whole, tmp_path, capsys, monkeypatch):
+def test_force_starts_anew(whole, tmp_path, capsys, encoded):
     content, command = whole
     (tmp_path / "out.npz.partial").write_bytes(content)
-    encoded = []
-    encode = Encoder.encode
-
-    def counting(self, images, *rest):
-        encoded.append(len(images))
-        return encode(self, images, *rest)
-
-    monkeypatch.setattr(Encoder, "encode", counting)
     succeed(capsys, main, *command, "--out", tmp_path / "out.npz", "--force")
     assert sum(encoded) == 9 and (tmp_path / "out.npz").read_bytes() == content
 
