@@ -96,7 +96,7 @@ def main(argv):
 
 def run(argv):
     """`main`, with every exception told in the way that is its own; returns the exit status."""
-    from projects.MAE.errors import UserError, report
+    from projects.MAE.errors import UserError, printable, report
     from projects.MAE.utils.rendezvous import meet
 
     try:
@@ -116,7 +116,7 @@ def run(argv):
         from projects.MAE.utils.agreement import leave_late
 
         if int(os.environ.get("RANK", 0)) < 1:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
         leave_late()
         return 1
     except Exception:

@@ -7,14 +7,12 @@ from projects.MAE.modeling.initialization import initialize
 from projects.MAE.modeling.layers import (
     LayerNorm,
     Linear,
-    PatchEmbed,
     TransformerLayer,
     parameter,
-    patchify,
     repeat_token,
-    unpatchify,
 )
 from projects.MAE.modeling.losses import masked_mse, mse, reconstruction_target
+from projects.MAE.modeling.patches import PatchEmbed, patchify, unpatchify
 from projects.MAE.modeling.pos_embed import sincos_pos_embed_2d
 from projects.MAE.modeling.stages import set_stages
 
