@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from projects.MAE.errors import UserError
-from projects.MAE.report.evaluations import find_evaluations, holds_run, is_finite
+from projects.MAE.report.evaluations import find_evaluations, is_finite
 from projects.MAE.utils.environment import FILE as ENVIRONMENT
 from projects.MAE.utils.libai_folder import read_card
 
