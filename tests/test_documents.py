@@ -31,7 +31,7 @@ NOT_RUN = {
     r"python3 benchmarks/train_step\.py.*": "half an hour, and downloads PyTorch",
     r"\.venv/bin/python benchmarks/kill_resume\.py": "hours; see tests/test_kills.py",
     r"\.venv/bin/python benchmarks/loader\.py": "needs torchvision, and minutes",
-    r"\.venv/bin/tensorboard --logdir output": "a server that never ends, which set-up does not install",
+    r"\.venv/bin/tensorboard --logdir output": "never ends, see tests/test_tensorboard.py",
     r"NODE=2 .*": "needs two machines, see tests/test_two_nodes.py",
     r"ss .*": "fails where no Python listens; tests/test_ports.py looks at a run's own ports",
 }
