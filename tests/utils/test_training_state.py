@@ -9,8 +9,11 @@ import pytest
 
 from projects.MAE.errors import UserError
 from projects.MAE.utils.checkpoint import open_output_folder
+from projects.MAE.utils.config import load_config
+from projects.MAE.utils.run_card import model_card
 from projects.MAE.utils.scheduler import warmup_cosine_lr
 from tests.checkpoints import CARD_OF_RUN, trained, training
+from tests.command import CONFIGS, ROOT
 
 NAME = "model_0000001"
 
@@ -54,6 +57,17 @@ def test_another_optimizer_is_refused(saved):
         checkpoint = folder / NAME / "model" / "model_card.json"
         assert '"optimizer": "AdamW"' in checkpoint.read_text()
         open_output_folder(str(folder), True, {**CARD_OF_RUN, "optimizer": "SGD"})
+
+
+def test_a_data_set_needs_no_files():
+    class Numbers:
+        classes = ["even", "odd"]
+
+        def __len__(self):
+            return 10
+
+    card = model_card(load_config(str(ROOT / CONFIGS / "mae_pretraining.py"), []), Numbers())
+    assert card["images"] == 10 and "image_list" not in card
 
 
 def damaged(saved, tmp_path):

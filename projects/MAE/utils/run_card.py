@@ -18,7 +18,8 @@ def model_card(cfg, dataset):
     """`run_card`, with what is known of the data: the number of training images, a checksum of their
     list, the names of their classes, and how evaluation prepares images."""
     card = {**run_card(cfg), "images": len(dataset), "classes": list(dataset.classes)}
-    card["image_list"] = dataset.images.checksum
+    if hasattr(dataset, "images"):  # a data set of the user's own may have no files
+        card["image_list"] = dataset.images.checksum
     steps = OmegaConf.select(cfg, "dataloader.test.0.dataset.transform.transforms") or []
     preprocessing = described_preprocessing([dict(step) for step in steps])
     if preprocessing:
