@@ -35,7 +35,7 @@ from projects.MAE.utils import (  # noqa: E402
     weight_files,
     weight_source,
 )
-from tests import fuzz  # noqa: E402
+from tests import fuzz, fuzz_files  # noqa: E402
 
 SECONDS, MEMORY = 10, 256 * 2**20
 CHUNK = 250
@@ -104,8 +104,8 @@ def read_state(path):
     """The tensors of what a run goes on with besides its weights."""
     parts = {name: os.path.join(path, name) for name in ("graph", "optimizer", "lr_scheduler")}
     read = {name: libai_folder.read_part(folder) for name, folder in parts.items()}
-    state_checks.check_graph(read["graph"], parts["graph"], fuzz.TRAINED)
-    shapes = [list(fuzz.TRAINED.values())]
+    state_checks.check_graph(read["graph"], parts["graph"], fuzz_files.TRAINED)
+    shapes = [list(fuzz_files.TRAINED.values())]
     state_checks.check_optimizer(read["optimizer"], parts["optimizer"], shapes)
     assert type(state_checks.step_of(read["lr_scheduler"], parts["lr_scheduler"])) is int
     tensors = {}
@@ -139,7 +139,7 @@ def run_case(number, seeds, watch, folder):
     kind, files = fuzz.case(number, seeds)
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
-    fuzz.write(files, folder)
+    fuzz_files.write(files, folder)
     signal.alarm(SECONDS)  # ends the process, as no handler of Python's could interrupt C code
     try:
         watch.folder = os.path.realpath(folder)
@@ -166,12 +166,12 @@ def run_case(number, seeds, watch, folder):
 
 def prepare():
     """(seeds, watch) in this process, whose memory is limited from here on."""
-    seeds, watch = fuzz.Seeds(), Watch()
+    seeds, watch = fuzz_files.Seeds(), Watch()
     for codec in ("raw_unicode_escape", "unicode_escape", "latin1", "ascii"):
         codecs.lookup(codec)  # of pickles of protocol 0; Python imports them when first used
     with tempfile.TemporaryDirectory() as folder:
         for kind in fuzz.KINDS:  # every module is imported, and every seed is right
-            fuzz.write(seeds.files[kind], folder)
+            fuzz_files.write(seeds.files[kind], folder)
             state, facts = read(kind, folder)
             check(state, facts, 2**30)
     with open("/proc/self/statm") as file:

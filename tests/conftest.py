@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.needs import CXX
+
 DATA = Path(__file__).parent / "data"
 
 
@@ -56,7 +58,7 @@ def native_kernels():
 
     if os.environ.get("MAE_NATIVE") == "0":
         pytest.skip("MAE_NATIVE=0 asks for no native kernels")
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
+    if shutil.which(CXX) is None:
         pytest.skip("there is no C++ compiler to build the native kernels")
     assert native.load(), "the native kernels were not built: see what tools/setup.sh says"
 

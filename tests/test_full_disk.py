@@ -9,6 +9,7 @@ import pytest
 from projects.MAE.utils.libai_folder import find_checkpoint
 from projects.MAE.utils.manifest import check_whole
 from tests.command import ROOT
+from tests.needs import mount_memory
 from tests.runs import metrics
 from tests.started_run import StartedRun, wait_until
 
@@ -18,9 +19,7 @@ def small_disk(tmp_path):
     """A disk of 8 MB, in memory."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
-    if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("mounting a disk needs root")
+    mount_memory(disk, "-o", "size=8m")
     yield disk
     subprocess.run(["umount", "--lazy", disk], check=True)
 

@@ -11,14 +11,14 @@ from projects.MAE.errors import UserError, report
 from projects.MAE.utils.libai_folder import read_card, read_weights
 from projects.MAE.utils.vit_sizes import sizes_of
 from projects.MAE.utils.weight_files import read_weight_file
-from tests import fuzz
+from tests import fuzz_files
 from tests.command import ROOT
 from tests.fuzz_pickles import text_of
 
 
 @pytest.fixture(scope="module")
 def seeds():
-    return fuzz.Seeds()
+    return fuzz_files.Seeds()
 
 
 def test_some_hundred_cases_of_the_fuzzer():
@@ -53,7 +53,7 @@ def test_the_fuzzer_sees_what_a_reader_must_not_do(tmp_path):
 
 def write_torch(tmp_path, data_pkl, state):
     file = tmp_path / "w.pth"
-    file.write_bytes(fuzz.zip_of_torch(data_pkl, state))
+    file.write_bytes(fuzz_files.zip_of_torch(data_pkl, state))
     return file
 
 
@@ -85,7 +85,7 @@ def test_nested_too_deep_and_in_itself(tmp_path, data):
 def test_one_storage_behind_many_tensors(tmp_path):
     """Each copy is float16 that becomes float32, so a file of megabytes would fill the memory."""
     state = {f"n{i}": np.zeros(1000, np.float16) for i in range(50)}
-    data = fuzz.torch_pickle(state).replace(b"FloatStorage", b"HalfStorage")
+    data = fuzz_files.torch_pickle(state).replace(b"FloatStorage", b"HalfStorage")
     keys = [text_of(str(i)) for i in range(50)]
     for key in keys[1:]:
         at = data.index(b"HalfStorage\n" + key)
@@ -106,11 +106,11 @@ CARDS = [b"[" * 100_000, b"[1]", b'{"num_heads": "4"}', b'{"classes": {"a": 1}}'
 
 @pytest.mark.parametrize("card", CARDS)
 def test_damaged_cards(tmp_path, seeds, card):
-    fuzz.write(seeds.files["card"], tmp_path)
+    fuzz_files.write(seeds.files["card"], tmp_path)
     (tmp_path / "w.safetensors.json").write_bytes(card)
     with pytest.raises(UserError, match="w.safetensors.json"):
         read_weight_file(tmp_path / "w.safetensors")
-    fuzz.write(seeds.files["libai"], tmp_path)
+    fuzz_files.write(seeds.files["libai"], tmp_path)
     checkpoint = tmp_path / "w/model_0000001"
     (checkpoint / "model/model_card.json").write_bytes(card)
     with pytest.raises(UserError, match="model_card.json: damaged"):
@@ -118,7 +118,7 @@ def test_damaged_cards(tmp_path, seeds, card):
 
 
 def test_one_folder_behind_many_tensors(tmp_path, seeds):
-    fuzz.write(seeds.files["libai"], tmp_path)
+    fuzz_files.write(seeds.files["libai"], tmp_path)
     data = tmp_path / "w/model_0000001/model/pickled_data"
     path = text_of("path")
     data.write_bytes(
@@ -130,7 +130,7 @@ def test_one_folder_behind_many_tensors(tmp_path, seeds):
 
 def test_a_number_for_a_name(tmp_path, seeds):
     """Python refuses to print a number of so many digits."""
-    fuzz.write(seeds.files["libai"], tmp_path)
+    fuzz_files.write(seeds.files["libai"], tmp_path)
     folder = tmp_path / "w/model_0000001"
     pairs = {"protocol_version": 1, "data": {10**5000: None}}
     (folder / "model/pickled_data").write_bytes(pickle.dumps(pairs, 2))

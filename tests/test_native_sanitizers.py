@@ -1,16 +1,14 @@
 """The native kernels touch no memory but their own, whatever the shape and the instruction set."""
 import os
-import shutil
 import subprocess
 
 import pytest
 
 from tests.command import ROOT
+from tests.needs import needs_cxx
 
 
-@pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler"
-)
+@needs_cxx
 @pytest.mark.parametrize("sanitizer", ["address", "undefined", "thread"])
 def test_kernels_under(sanitizer):
     command = ["bash", ROOT / "csrc/check.sh", sanitizer]

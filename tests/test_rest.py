@@ -1,12 +1,12 @@
 """csrc/rest.c: who polls in vain naps, if it is OneFlow; others and who finds work are left alone."""
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
-COMPILER = os.environ.get("CXX", "g++")
+from tests.needs import CXX, needs_cxx
+
 LIBRARY = os.path.join(sys.prefix, "lib", "libmae_rest.so")
 POLL = """
 #include <sched.h>
@@ -35,7 +35,7 @@ int poll(double work) {
 }
 """
 
-pytestmark = pytest.mark.skipif(shutil.which(COMPILER) is None, reason="there is no C++ compiler")
+pytestmark = needs_cxx
 
 
 def sleeps(folder, library, work):
@@ -43,7 +43,7 @@ def sleeps(folder, library, work):
     (folder / "poll.c").write_text(POLL)
     path = folder / library
     flags = ["-x", "c", "-D_GNU_SOURCE", "-O1", "-shared", "-fPIC", "-fno-optimize-sibling-calls"]
-    subprocess.run([COMPILER, *flags, folder / "poll.c", "-o", path], check=True)
+    subprocess.run([CXX, *flags, folder / "poll.c", "-o", path], check=True)
     code = f"import ctypes; print(ctypes.CDLL({str(path)!r}).poll(ctypes.c_double({work})))"
     result = subprocess.run(
         [sys.executable, "-c", code],

@@ -12,9 +12,8 @@ from projects.MAE.data.cache import cache_folder
 from projects.MAE.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ToArray
 
 COMPILERS = [os.environ["CC"]] if "CC" in os.environ else ["cc", "gcc", "clang"]
-needs_compiler = pytest.mark.skipif(
-    not any(map(shutil.which, COMPILERS)), reason="there is no C compiler"
-)
+COMPILER, NO_COMPILER = any(map(shutil.which, COMPILERS)), "there is no C compiler"
+needs_compiler = pytest.mark.skipif(not COMPILER, reason=NO_COMPILER)
 
 
 def picture(width, height, seed=0):
@@ -31,8 +30,8 @@ def way(request, monkeypatch):
     if request.param == "Pillow":
         monkeypatch.setattr(resample, "_kernel", lambda: None)
         return
-    if not any(map(shutil.which, COMPILERS)):
-        pytest.skip("there is no C compiler")
+    if not COMPILER:
+        pytest.skip(NO_COMPILER)
     if "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("the processor has no AVX2")
     assert resample.prepare()

@@ -1,13 +1,13 @@
 """A run's record names the LiBai that made it."""
 import importlib.metadata
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
 from tests.command import ROOT
+from tests.needs import needs_git
 
 PRINT = "from projects.MAE.utils.environment import libai_version; print(libai_version())"
 
@@ -37,10 +37,8 @@ def test_an_installed_release(tmp_path):
     assert version_with(tmp_path) == importlib.metadata.version("libai")
 
 
+@needs_git
 def test_a_checkout_comes_before_the_installed_release(checkout):
-    if shutil.which("git") is None:
-        pytest.skip("there is no git")
-
     def git(*arguments):
         author = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
         command = ["git", *author, "-C", checkout, *arguments]

@@ -12,6 +12,7 @@ from projects.MAE.utils.checkpoint import open_output_folder
 from projects.MAE.utils.libai_folder import read_card
 from projects.MAE.utils.manifest import check_whole
 from tests.checkpoints import CARD_OF_RUN, Loop, newest, trained
+from tests.needs import mount_memory
 
 
 def move_and_link(path, disk):
@@ -95,10 +96,7 @@ def test_what_was_left_of_a_replaced_one_is_in_nobodys_way(folder, tmp_path, kin
 def test_a_checkpoint_that_can_not_be_removed_ends_no_run(folder, caplog):
     held = folder / "model_0000000" / "held"  # as a network disk keeps a file that is being read
     held.mkdir()
-    mount = ["mount", "-t", "tmpfs", "tmpfs", held]
-    mounted = subprocess.run(mount, capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"nothing can be mounted: {mounted.stderr.strip()}")
+    mount_memory(held)
     try:
         run_folder.delete(str(folder), "model_0000000")
         assert not (folder / "model_0000000").exists() and "is left over" in caplog.text

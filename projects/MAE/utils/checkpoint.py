@@ -18,6 +18,15 @@ from projects.MAE.utils.manifest import MANIFEST, describe
 from projects.MAE.utils.part_writer import FolderWriter, Part, write_part
 from projects.MAE.utils.training_state import load_state
 
+# What a card's entries are called in messages, where that is not model.KEY.
+NAMES = {
+    "global_batch_size": "train.global_batch_size",
+    "seed": "train.seed",
+    "model": "model",
+    "optimizer": "optim",
+    "images": "training images",
+}
+LISTS = {"classes": "class folders", "image_list": "names of the training images"}
 LOCK_SECONDS = 10  # that a resumed run waits for a killed one to be gone
 
 
@@ -52,19 +61,13 @@ def difference_of_runs(card, current):
     Returns:
         What differs, its value in the other run, and that in the checkpoint's.
     """
-    names = {"global_batch_size": "train.global_batch_size", "seed": "train.seed", "model": "model"}
-    names["optimizer"] = "optim"
     for key, value in current.items():
         # Preprocessing is that of evaluation and of other programs.
         if key == "preprocessing" or card.get(key, value) == value:
             continue
-        if key == "classes":
-            return "class folders", "the data's", "others"
-        if key == "images":
-            return "training images", value, card[key]
-        if key == "image_list":
-            return "names of the training images", "the data's", "others"
-        return names.get(key, f"model.{key}"), value, card[key]
+        if key in LISTS:  # too long to be printed
+            return LISTS[key], "the data's", "others"
+        return NAMES.get(key, f"model.{key}"), value, card[key]
     return None
 
 

@@ -102,8 +102,9 @@ def checkpoint_to_resume(folder):
             if name != named_last(folder):
                 write_text(os.path.join(folder, TAG), name)
             return name
-        if os.path.isdir(os.path.join(folder, BEST)) and _iteration_of_best(folder):
-            return _number_best(folder)
+        best = _number_best(folder)
+        if best:
+            return best
         older = sorted(entry for entry in os.listdir(folder) if SET_ASIDE.fullmatch(entry))
         if older:
             why = damaged[0] if damaged else f"all were set aside: {', '.join(older)}"
@@ -116,15 +117,16 @@ def checkpoint_to_resume(folder):
         return ""
 
 
-def _iteration_of_best(folder):
-    """Iterations done at `model_best`, None where it doesn't tell."""
-    iteration = read_card(os.path.join(folder, BEST)).get("iteration")
-    return iteration if iteration and iteration > 0 else None
-
-
 def _number_best(folder):
-    """Give `model_best` a second name, as the checkpoint that it also is; returns the name."""
-    name = f"model_{_iteration_of_best(folder) - 1:07d}"
+    """Give `model_best` a second name, as the checkpoint that it also is.
+
+    Returns:
+        The name; None where there is no `model_best`, or none that tells its iteration.
+    """
+    iteration = read_card(os.path.join(folder, BEST)).get("iteration") or 0
+    if iteration < 1:
+        return None
+    name = f"model_{iteration - 1:07d}"
     partial = beside(folder, name, PARTIAL)
     remove(partial)
     shutil.copytree(os.path.join(folder, BEST), partial, copy_function=_link_or_copy)
