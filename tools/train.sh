@@ -68,9 +68,7 @@ for argument in "$@"; do
   [ "$argument" != "train.device=cpu" ] || export CUDA_VISIBLE_DEVICES=
 done
 gpus=$(usable_gpus)
-if [ -z "$ranks" ]; then
-  if [ "$gpus" -gt 0 ]; then ranks=$gpus; else ranks=$(cpu_cores); fi
-fi
+[ -n "$ranks" ] || ranks=$(default_ranks "$@")
 address=${ADDR:-}
 if [ "$nodes" -eq 1 ]; then
   address=127.0.0.1
