@@ -38,13 +38,14 @@ def cross_entropy(logits, targets):
     """Cross entropy in float32.
 
     Args:
-        logits: float32 [N, classes].
+        logits: [N, classes].
         targets: int64 [N] class indices, or float32 [N, classes] probabilities (mixup, label
             smoothing).
 
     Returns:
         The mean over the samples, a scalar.
     """
+    logits = logits.float()
     if targets.ndim == 1:
         return flow._C.sparse_softmax_cross_entropy(logits, targets).mean()
     log_probabilities = in_float32(flow.log_softmax(logits, dim=-1))
