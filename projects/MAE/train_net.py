@@ -83,7 +83,8 @@ def may_tell():
     global _teller
     _teller = socket.socket(socket.AF_UNIX)
     try:
-        _teller.bind(f"\0mae-{launcher}-told")  # an abstract name of Linux: no file
+        # An abstract name of Linux, no file. Containers may share the network and count processes alone.
+        _teller.bind(f"\0mae-{launcher}-{os.environ.get('MASTER_PORT')}-told")
     except OSError:
         return False
     return True
