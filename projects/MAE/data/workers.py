@@ -11,6 +11,7 @@ import multiprocessing.resource_tracker
 import multiprocessing.util
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -111,6 +112,17 @@ def _start_worker(read):
     # Ctrl-C reaches the whole process group; what follows from it is the parent's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_training_process, daemon=True).start()
+    sys.excepthook = _hide_lost_connection
+
+
+def _hide_lost_connection(kind, error, trace):
+    """An excepthook for a worker whose training process ends while it takes a batch.
+
+    Symptom without it: the thread that hands over shared memory prints a traceback of its own
+    (`resource_sharer.py`, ConnectionResetError or EOFError) below what the user is told.
+    """
+    if not isinstance(error, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_with_training_process():
