@@ -21,8 +21,9 @@ struct Slice {
   Sizes sizes, strides;
 };
 
-Slice slice_of(Context* ctx, const char* large, const char* small) {
-  const Sizes whole = sizes_of(ctx, large), own = contiguous_strides(whole);
+// own: the strides of the large tensor.
+Slice slice_of(Context* ctx, const char* large, const char* small, const Sizes& own) {
+  const Sizes whole = sizes_of(ctx, large);
   const auto& start = ctx->Attr<std::vector<int64_t>>("start");
   const auto& step = ctx->Attr<std::vector<int64_t>>("step");
   Slice slice;
@@ -39,32 +40,43 @@ Slice slice_of(Context* ctx, const char* large, const char* small) {
 
 void slice(Context* ctx) {
   if (elements_of(ctx, "y") == 0) return;
-  const Slice part = slice_of(ctx, "x", "y");
+  const Slice part = slice_of(ctx, "x", "y", contiguous_strides(sizes_of(ctx, "x")));
   const int bytes = bytes_of(type_of(ctx, "x"));
   copy_strided(ctx->stream(), bytes, part.sizes, part.strides, contiguous_strides(part.sizes),
                moved(input(ctx, "x"), part.first * bytes), output(ctx, "y"));
 }
 
-void write_slice(Context* ctx, const char* large, const char* small) {
+void write_slice(Context* ctx, const char* large, const char* small, const Sizes& large_strides,
+                 const Sizes& small_strides) {
   if (elements_of(ctx, small) == 0) return;
-  const Slice part = slice_of(ctx, large, small);
+  const Slice part = slice_of(ctx, large, small, large_strides);
   const int bytes = bytes_of(type_of(ctx, large));
-  copy_strided(ctx->stream(), bytes, part.sizes, contiguous_strides(part.sizes), part.strides,
-               input(ctx, small), moved(output(ctx, large), part.first * bytes));
+  copy_strided(ctx->stream(), bytes, part.sizes, small_strides, part.strides, input(ctx, small),
+               moved(output(ctx, large), part.first * bytes));
 }
 
 void slice_grad(Context* ctx) {
   fill(ctx->stream(), type_of(ctx, "dx"), Scalar(0), elements_of(ctx, "dx"), output(ctx, "dx"));
-  write_slice(ctx, "dx", "dy");
+  Sizes small = sizes_of(ctx, "dy");
+  if (small.empty()) small.push_back(1);
+  write_slice(ctx, "dx", "dy", contiguous_strides(sizes_of(ctx, "dx")), contiguous_strides(small));
 }
 
+Sizes own_strides(Context* ctx, const char* name) {
+  const auto& given = tensor(ctx, name)->stride();
+  return Sizes(given.begin(), given.end());
+}
+
+// The one operator here that is given tensors as they lie: views with strides of their own.
 void slice_update(Context* ctx) {
-  const int64_t n = elements_of(ctx, "y");
   if (input(ctx, "ref") != output(ctx, "y")) {
-    copy_strided(ctx->stream(), bytes_of(type_of(ctx, "y")), {n}, {1}, {1}, input(ctx, "ref"),
+    copy_strided(ctx->stream(), bytes_of(type_of(ctx, "y")), sizes_of(ctx, "y"),
+                 own_strides(ctx, "ref"), own_strides(ctx, "y"), input(ctx, "ref"),
                  output(ctx, "y"));
   }
-  write_slice(ctx, "y", "value");
+  Sizes value = own_strides(ctx, "value");
+  if (value.empty()) value.push_back(1);
+  write_slice(ctx, "y", "value", own_strides(ctx, "y"), value);
 }
 
 void concat(Context* ctx) {
@@ -85,10 +97,8 @@ void concat(Context* ctx) {
 
 void to_contiguous(Context* ctx) {
   const Sizes sizes = sizes_of(ctx, "in");
-  const auto& given = tensor(ctx, "in")->stride();
-  copy_strided(ctx->stream(), bytes_of(type_of(ctx, "in")), sizes,
-               Sizes(given.begin(), given.end()), contiguous_strides(sizes), input(ctx, "in"),
-               output(ctx, "out"));
+  copy_strided(ctx->stream(), bytes_of(type_of(ctx, "in")), sizes, own_strides(ctx, "in"),
+               contiguous_strides(sizes), input(ctx, "in"), output(ctx, "out"));
 }
 
 // --- where -----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from libai.utils import distributed as dist
 
 from projects.MAE.errors import UserError
 from projects.MAE.knn import check_knn
-from projects.MAE.utils import native
+from projects.MAE.utils import cuda_kernels, native
 from projects.MAE.utils.agreement import check_agreement, only_on_rank_0, together
 from projects.MAE.utils.checkpoint import open_output_folder
 from projects.MAE.utils.compat import (
@@ -36,7 +36,7 @@ def choose_device(name):
     if not flow.cuda.is_available():
         raise UserError("train.device=cuda, but there is no usable GPU: use train.device=cpu")
     major, minor = flow.cuda.get_device_capability()
-    if not (6, 0) <= (major, minor) < (9, 0):
+    if not cuda_kernels.can_run((major, minor)):
         raise UserError(
             f"this OneFlow has no code for a GPU of compute capability {major}.{minor} (it has "
             "6.0 to 8.x): use another GPU or train.device=cpu"
@@ -94,6 +94,11 @@ def prepare(args):
             "CPU kernels", kernels, "run tools/setup.sh on every machine, or set MAE_NATIVE=0 on all"
         )
         compute_on_one_thread()
+    else:
+        cuda = together(cuda_kernels.load)
+        check_agreement(
+            "CUDA kernels", "own ones" if cuda else "those of OneFlow", "use GPUs of one kind"
+        )
     use_device(device, cfg.train.dist)
     setup_dist_util(cfg.train.dist)
 
@@ -118,6 +123,8 @@ def prepare(args):
     if device == "cpu":
         kernels = f"native, {instruction_set}" if instruction_set else "of OneFlow"
         logger.info(f"CPU kernels: {kernels}; matrix products: {native.matrix_products()}")
+    else:
+        logger.info(f"CUDA kernels: {cuda or 'of OneFlow'}")
     if util.pipeline_parallel_size > 1:
         logger.info(f"Stage of each block: {list(cfg.train.dist.custom_pipeline_stage_id)}")
     if device == "cpu" and cfg.train.amp.enabled:

@@ -48,7 +48,7 @@ def load():
         check_without_kernels()
         return None
     openblas = openblas_library()
-    _expose_oneflow()
+    expose_oneflow()
     try:
         library = ctypes.CDLL(path)
         library.mae_use_openblas, library.mae_native_register  # AttributeError: an older library
@@ -143,7 +143,7 @@ def _use_openblas(library, path):
     _openblas = path
 
 
-def _expose_oneflow():
+def expose_oneflow():
     """Make the symbols of OneFlow's libraries visible to the one that is loaded next."""
     import oneflow
 

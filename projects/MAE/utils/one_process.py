@@ -42,7 +42,7 @@ def start_one_process(device="auto", seed=0):
     from omegaconf import OmegaConf
 
     from projects.MAE.preparation import choose_device
-    from projects.MAE.utils import native
+    from projects.MAE.utils import cuda_kernels, native
     from projects.MAE.utils.compat import use_device
 
     if dist.get_world_size() > 1:
@@ -51,8 +51,7 @@ def start_one_process(device="auto", seed=0):
         device = choose_device(device)
     except UserError as error:
         raise UserError(str(error).replace("train.device=", "--device ")) from None
-    if device == "cpu":
-        native.load()
+    native.load() if device == "cpu" else cuda_kernels.load()
     # Any layer has a stage: the only one.
     cfg = OmegaConf.create(
         dict(
