@@ -120,12 +120,22 @@ def _open():
     return library
 
 
+_emulated = False
+
+
+def is_emulated():
+    """Whether a test runs the kernels on the CPU."""
+    return _emulated
+
+
 def emulate(emulated):
     """For tests without a GPU: put the kernels in the place of OneFlow's on the CPU.
 
     Args:
         emulated: the path of the library that csrc/cuda/build_emulated.sh builds.
     """
+    global _emulated
     error = _open().mae_cuda_register_emulated(emulated.encode())
     if error:
         raise RuntimeError(error.decode())
+    _emulated = True
