@@ -5,6 +5,20 @@
 // from what is used most.
 #include "common.cuh"
 
+// An approximation (Winitzki's) to 3 digits, then steps of Newton's method. Weights are drawn with it.
+template <class A>
+INLINE A inverse_erf(A x) {
+  if (x <= A(-1) || x >= A(1)) return x * A(infinity());
+  const A k = A(0.147), log_term = log1p_of(-x * x);
+  const A half_term = A(4.3307467508) + A(0.5) * log_term;  // 2 / (pi k)
+  const A root = sqrt_of(sqrt_of(half_term * half_term - log_term / k) - half_term);
+  A y = x < A(0) ? -root : root;
+  for (int step = 0; step < 3; ++step) {
+    y -= (erf_of(y) - x) * A(0.88622692545275801365) * exp_of(y * y);
+  }
+  return y;
+}
+
 template <class A>
 INLINE A unary(int operation, A x) {
   switch (operation) {
@@ -38,6 +52,7 @@ INLINE A unary(int operation, A x) {
     case UNARY_COS: return cos_of(x);
     case UNARY_ERF: return erf_of(x);
     case UNARY_ERFC: return erfc_of(x);
+    case UNARY_ERFINV: return inverse_erf(x);
     case UNARY_SOFTPLUS: return x > A(20) ? x : log1p_of(exp_of(x));
   }
   return x;
@@ -168,6 +183,7 @@ INLINE A special(int operation, A x, A y, A scalar) {
     case SPECIAL_SIN_GRAD: return x * cos_of(y);
     case SPECIAL_COS_GRAD: return -x * sin_of(y);
     case SPECIAL_ERF_GRAD: return x * A(1.12837916709551257390) * exp_of(-y * y);
+    case SPECIAL_ERFC_GRAD: return x * A(-1.12837916709551257390) * exp_of(-y * y);
     case SPECIAL_SOFTPLUS_GRAD: return x / (A(1) + exp_of(-y));
   }
   return x;
@@ -270,6 +286,21 @@ struct Operands {
     }                                                                                             \
   }
 
+#define CLIP_KERNELS(name, T)                                                               \
+  KERNEL(clip_##name, (int64 n, Wide<T>::type least, Wide<T>::type most, const T* x, T* y)) { \
+    FOR_EACH_ELEMENT(i, n) {                                                                \
+      const Wide<T>::type value = (Wide<T>::type)x[i];                                      \
+      y[i] = T(value < least ? least : value > most ? most : value);                        \
+    }                                                                                       \
+  }                                                                                         \
+  KERNEL(clip_grad_##name, (int64 n, Wide<T>::type least, Wide<T>::type most, const T* x,   \
+                            const T* dy, T* dx)) {                                          \
+    FOR_EACH_ELEMENT(i, n) {                                                                \
+      const Wide<T>::type value = (Wide<T>::type)x[i];                                      \
+      dx[i] = value < least || value > most ? T((Wide<T>::type)0) : dy[i];                  \
+    }                                                                                       \
+  }
+
 #define COMPARISON_KERNEL(name, T)                                                    \
   KERNEL(compare_##name, (int64 n, int operation, Strides s, Wide<T>::type scalar_x,  \
                           Wide<T>::type scalar_y, const T* x, const T* y, bool* z)) { \
@@ -299,6 +330,13 @@ BINARY_KERNELS(int32, int)
 BINARY_KERNELS(int64, int64)
 BINARY_KERNELS(int8, int8)
 BINARY_KERNELS(uint8, uint8)
+
+CLIP_KERNELS(float32, float)
+CLIP_KERNELS(float16, float16)
+CLIP_KERNELS(bfloat16, bfloat16)
+CLIP_KERNELS(float64, double)
+CLIP_KERNELS(int32, int)
+CLIP_KERNELS(int64, int64)
 
 COMPARISON_KERNEL(float32, float)
 COMPARISON_KERNEL(float16, float16)

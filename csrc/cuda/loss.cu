@@ -25,6 +25,33 @@ INLINE void cross_entropy_grad(int64 n, int64 classes, int is_int64, const void*
   }
 }
 
+// Negative log likelihood: y = -weight * x at the label, and that weight; both 0 for the label
+// `ignored` and for one outside the classes. weights of each class, or null for 1.
+template <class T>
+INLINE void nll(int64 n, int64 classes, int64 ignored, int is_int64, const void* labels,
+                const T* x, const T* weights, T* y, T* y_weight) {
+  typedef typename Wide<T>::type A;
+  for (int64 i = first_element(); i < n; i += all_threads()) {
+    const int64 label = index_at(labels, is_int64, i);
+    const bool counts = label != ignored && label >= 0 && label < classes;
+    const A weight = !counts ? A(0) : weights ? A(weights[label]) : A(1);
+    y_weight[i] = T(weight);
+    y[i] = T(counts ? -weight * A(x[i * classes + label]) : A(0));
+  }
+}
+
+template <class T>
+INLINE void nll_grad(int64 n, int64 classes, int64 ignored, int is_int64, const void* labels,
+                     const T* dy, const T* weights, T* dx) {
+  typedef typename Wide<T>::type A;
+  for (int64 i = first_element(); i < n; i += all_threads()) {
+    const int64 row = i / classes, column = i - row * classes;
+    const int64 label = index_at(labels, is_int64, row);
+    const bool counts = label != ignored && label == column;
+    dx[i] = T(counts ? -A(dy[row]) * (weights ? A(weights[column]) : A(1)) : A(0));
+  }
+}
+
 // Adds the number of elements that are not finite to *y. Whole numbers add up alike in any order.
 template <class T>
 INLINE void count_not_finite(int64 n, const T* x, int64* y) {
@@ -39,6 +66,21 @@ INLINE void count_not_finite(int64 n, const T* x, int64* y) {
     atomicAdd((unsigned long long*)y, (unsigned long long)count);
   }
 }
+
+#define NLL_KERNELS(name, T)                                                                      \
+  KERNEL(nll_##name, (int64 n, int64 classes, int64 ignored, int is_int64, const void* labels,    \
+                      const T* x, const T* weights, T* y, T* y_weight)) {                         \
+    nll(n, classes, ignored, is_int64, labels, x, weights, y, y_weight);                          \
+  }                                                                                               \
+  KERNEL(nll_grad_##name, (int64 n, int64 classes, int64 ignored, int is_int64,                   \
+                           const void* labels, const T* dy, const T* weights, T* dx)) {           \
+    nll_grad(n, classes, ignored, is_int64, labels, dy, weights, dx);                             \
+  }
+
+NLL_KERNELS(float32, float)
+NLL_KERNELS(float16, float16)
+NLL_KERNELS(bfloat16, bfloat16)
+NLL_KERNELS(float64, double)
 
 #define LOSS_KERNELS(name, T)                                                                  \
   KERNEL(cross_entropy_##name, (int64 n, int64 classes, int is_int64, const void* labels,      \

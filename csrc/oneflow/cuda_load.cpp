@@ -53,6 +53,7 @@ void replace_everything() {
   replace_elementwise_primitives();
   replace_softmax_primitives();
   add_moving_operators();
+  add_element_operators();
   add_row_operators();
   add_gather_operators();
   add_training_operators();
@@ -117,13 +118,13 @@ EXPORT void mae_cuda_register(int has_code) {
   if (!has_code) mae::cuda::refuse_kernels_without_code();
 }
 
-// For tests: the same on the CPU, with kernels from a library of emulated ones.
-EXPORT const char* mae_cuda_register_emulated(const char* library) {
+// For tests: the same on the CPU, with kernels from a library of emulated ones. has_code 0 refuses
+// OneFlow's CPU kernels as it would those for CUDA.
+EXPORT const char* mae_cuda_register_emulated(const char* library, int has_code) {
   try {
     mae::cuda::emulate(library);
-    mae::cuda::oneflow_has_code() = true;
     mae::cuda::target_device() = oneflow::DeviceType::kCPU;
-    mae::cuda::replace_everything();
+    mae_cuda_register(has_code);
     return nullptr;
   } catch (const std::exception& error) {
     return mae::cuda::message_of(error);

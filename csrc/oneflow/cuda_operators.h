@@ -95,6 +95,7 @@ void add(const char* name, Match match, const Needs& needs = {}) {
 const std::set<std::string>& own_operators();
 
 void add_moving_operators();
+void add_element_operators();
 void add_row_operators();
 void add_gather_operators();
 void add_training_operators();

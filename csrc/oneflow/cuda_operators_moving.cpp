@@ -153,20 +153,6 @@ bool assign_if_matches(const Candidate& ctx) {
   return is_index(type_of(ctx, "condition")) && is_movable(type_of(ctx, "value"));
 }
 
-// --- the larger and the smaller of two -----------------------------------------------------------------
-
-template <int code>
-void elementwise(Context* ctx) {
-  const int operation = code;
-  const int64_t n = elements_of(ctx, "z");
-  const auto strides = merged_strides({n}, {1}, {1});
-  const Bits none;
-  const void *x = input(ctx, "x"), *y = input(ctx, "y");
-  void* z = output(ctx, "z");
-  launch_elements(ctx->stream(), "elementwise", kernel_name("arithmetic", type_of(ctx, "z")), n,
-                  operation, strides, none, none, x, y, z);
-}
-
 }  // namespace
 
 void add_moving_operators() {
@@ -194,9 +180,6 @@ void add_moving_operators() {
   add<where<kY>>("where_scalar_y", where_matches);
   add<assign_if<1>>("assign_if", assign_if_matches);
   add<assign_if<0>>("assign_if_not", assign_if_matches);
-  const Match number = [](const Candidate& ctx) { return is_number(type_of(ctx, "z")); };
-  add<elementwise<device::ARITHMETIC_MAX>>("elementwise_maximum", number);
-  add<elementwise<device::ARITHMETIC_MIN>>("elementwise_minimum", number);
 }
 
 }  // namespace cuda

@@ -31,6 +31,32 @@ void cross_entropy_grad(Context* ctx) {
                   rows * classes, classes, is_int64, labels, log_p, dy, dx);
 }
 
+void nll(Context* ctx) {
+  const int64_t rows = elements_of(ctx, "target"), ignored = ctx->Attr<int64_t>("ignore_index");
+  const int64_t classes = rows ? elements_of(ctx, "input") / rows : 0;
+  const int is_int64 = type_of(ctx, "target") == DataType::kInt64;
+  const void *labels = input(ctx, "target"), *x = input(ctx, "input");
+  const void* weights = optional_input(ctx, "weight");
+  void *y = output(ctx, "output"), *y_weight = output(ctx, "out_weight");
+  launch_elements(ctx->stream(), "loss", kernel_name("nll", type_of(ctx, "input")), rows, classes,
+                  ignored, is_int64, labels, x, weights, y, y_weight);
+}
+
+void nll_grad(Context* ctx) {
+  const int64_t rows = elements_of(ctx, "target"), ignored = ctx->Attr<int64_t>("ignore_index");
+  const int64_t n = elements_of(ctx, "in_grad"), classes = rows ? n / rows : 0;
+  const int is_int64 = type_of(ctx, "target") == DataType::kInt64;
+  const void *labels = input(ctx, "target"), *dy = input(ctx, "out_grad");
+  const void* weights = optional_input(ctx, "weight");
+  void* dx = output(ctx, "in_grad");
+  launch_elements(ctx->stream(), "loss", kernel_name("nll_grad", type_of(ctx, "in_grad")), n,
+                  classes, ignored, is_int64, labels, dy, weights, dx);
+}
+
+bool nll_matches(const Candidate& ctx) {
+  return is_on_one_rank(ctx) && is_real(type_of(ctx, "input")) && is_index(type_of(ctx, "target"));
+}
+
 // --- AdamW ---------------------------------------------------------------------------------------------
 
 bool adam_matches(const Candidate& ctx) {
@@ -131,6 +157,8 @@ void add_training_operators() {
   add<cross_entropy_grad>("sparse_softmax_cross_entropy_grad", [](const Candidate& ctx) {
     return is_real(type_of(ctx, "prob")) && is_index(type_of(ctx, "label"));
   });
+  add<nll>("nll", nll_matches);
+  add<nll_grad>("nll_grad", nll_matches);
   const Match always = [](const Candidate&) { return true; };
   const Match is_real_x = [](const Candidate& ctx) { return is_real(type_of(ctx, "x")); };
   add<adam_update>("adam_update", adam_matches);

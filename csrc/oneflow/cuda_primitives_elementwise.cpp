@@ -107,6 +107,7 @@ Operation operation_of(BinaryOp op) {
     case BinaryOp::kSinBackwardWithDyX: return special(device::SPECIAL_SIN_GRAD);
     case BinaryOp::kCosBackwardWithDyX: return special(device::SPECIAL_COS_GRAD);
     case BinaryOp::kErfBackwardWithDyX: return special(device::SPECIAL_ERF_GRAD);
+    case BinaryOp::kErfcBackwardWithDyX: return special(device::SPECIAL_ERFC_GRAD);
     case BinaryOp::kEqual: return compare(device::COMPARISON_EQUAL);
     case BinaryOp::kNotEqual: return compare(device::COMPARISON_NOT_EQUAL);
     case BinaryOp::kLessThan: return compare(device::COMPARISON_LESS);

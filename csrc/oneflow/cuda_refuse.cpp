@@ -72,11 +72,11 @@ const char* const kWithoutCodeOfTheirOwn[] = {
     "eager_nccl_reduce_scatter", "eager_nccl_all_gather", "eager_nccl_s2s",
 };
 
-void keep_from_cuda(op::OpKernelRegistryResult* entry) {
+void keep_from_device(op::OpKernelRegistryResult* entry) {
   const auto inner = entry->is_matched_hob;
   const auto elsewhere = oneflow::hob::make_custom(
       "has code for this GPU", [inner](const op::KernelRegContext& ctx) -> bool {
-        return ctx.device_type() != oneflow::DeviceType::kCUDA && inner->get(ctx);
+        return ctx.device_type() != target_device() && inner->get(ctx);
       }) == true;
   entry->is_matched_hob = std::make_shared<std::decay_t<decltype(elsewhere)>>(elsewhere);
 }
@@ -85,13 +85,15 @@ void keep_from_cuda(op::OpKernelRegistryResult* entry) {
 
 void refuse_kernels_without_code() {
   std::set<std::string> may(std::begin(kWithoutCodeOfTheirOwn), std::end(kWithoutCodeOfTheirOwn));
+  // Where CUDA is emulated, initial weights are still drawn by the CPU's own kernels.
+  if (target_device() == oneflow::DeviceType::kCPU) may.insert({"uniform", "normal"});
   for (auto& named : op::UserOpRegistryMgr::Get().op_kernel_reg_result_) {
     const std::string& name = named.first;
     const bool nccl = name.find("nccl_logical") != std::string::npos;
     if (may.count(name) || nccl) continue;
     const bool own = own_operators().count(name) != 0;
     for (auto& entry : named.second) {
-      if (!(own && entry.priority == kPriority)) keep_from_cuda(&entry);
+      if (!(own && entry.priority == kPriority)) keep_from_device(&entry);
     }
   }
 }

@@ -128,14 +128,15 @@ def is_emulated():
     return _emulated
 
 
-def emulate(emulated):
+def emulate(emulated, has_code=True):
     """For tests without a GPU: put the kernels in the place of OneFlow's on the CPU.
 
     Args:
         emulated: the path of the library that csrc/cuda/build_emulated.sh builds.
+        has_code: whether OneFlow's CPU kernels do what is not done here, or are refused.
     """
     global _emulated
-    error = _open().mae_cuda_register_emulated(emulated.encode())
+    error = _open().mae_cuda_register_emulated(emulated.encode(), int(has_code))
     if error:
         raise RuntimeError(error.decode())
     _emulated = True
