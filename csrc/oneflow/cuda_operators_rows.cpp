@@ -84,6 +84,52 @@ Needs reduction_needs(const char* from) {
   return needs;
 }
 
+// --- the gradient of a quotient's divisor --------------------------------------------------------------
+
+// -dz * z / y, summed over the axes along which y was repeated. The products are made in a temporary
+// buffer, after which comes that of the sum.
+struct DivisorPlan {
+  int64_t product_bytes;
+  ReductionPlan sum;
+
+  DivisorPlan(const Sizes& dz, const Sizes& y, DataType type)
+      : product_bytes((count_of(dz) * bytes_of(type) + 511) / 512 * 512),
+        sum(dz, repeated_axes(dz, y)) {}
+  int64_t temporary_bytes() const { return product_bytes + sum.temporary_bytes(); }
+
+  static std::vector<int32_t> repeated_axes(const Sizes& dz, const Sizes& y) {
+    const size_t missing = dz.size() - y.size();
+    std::vector<int32_t> axes;
+    for (size_t axis = 0; axis < dz.size(); ++axis) {
+      if (axis < missing || (y[axis - missing] == 1 && dz[axis] != 1)) axes.push_back(axis);
+    }
+    return axes;
+  }
+};
+
+void broadcast_div_grad(Context* ctx) {
+  const Sizes of_dz = sizes_of(ctx, "dz"), of_y = sizes_of(ctx, "y");
+  const DataType type = type_of(ctx, "dz");
+  const DivisorPlan plan(of_dz, of_y, type);
+  const void *dz = input(ctx, "dz"), *z = input(ctx, "z"), *y = input(ctx, "y");
+  void* product = output(ctx, "tmp_buffer");
+  const int64_t n = count_of(of_dz);
+  const Bits none;
+  const auto combine = [&](int operation, const void* left, const void* right, const Sizes& sizes) {
+    const auto strides =
+        merged_strides(of_dz, contiguous_strides(of_dz), broadcast_strides(sizes, of_dz));
+    launch_elements(ctx->stream(), "elementwise", kernel_name("arithmetic", type), n, operation,
+                    strides, none, none, left, right, product);
+  };
+  combine(device::ARITHMETIC_MUL, dz, z, of_dz);
+  combine(device::ARITHMETIC_DIV, product, y, of_y);
+  const int negative = device::UNARY_NEGATIVE;
+  launch_elements(ctx->stream(), "elementwise", kernel_name("unary", type), n, negative, product,
+                  product);
+  reduce(ctx->stream(), "sum", type, plan.sum, product, moved(product, plan.product_bytes),
+         output(ctx, "dy"));
+}
+
 bool has_sum(DataType type) {
   return is_real(type) || type == DataType::kInt32 || type == DataType::kInt64;
 }
@@ -184,6 +230,16 @@ void add_row_operators() {
   add<reduce_sum_like>("reduce_sum_like", [](const Candidate& ctx) {
     return has_sum(type_of(ctx, "x"));
   }, reduction_needs("x"));
+
+  Needs divisor;
+  divisor.temporary = [](op::InferContext* ctx) -> size_t {
+    const DivisorPlan plan(sizes_of_shape(ctx->InputShape("dz", 0)),
+                           sizes_of_shape(ctx->InputShape("y", 0)), ctx->InputDType("dz", 0));
+    return plan.temporary_bytes();
+  };
+  add<broadcast_div_grad>("broadcast_div_grad", [](const Candidate& ctx) {
+    return is_real(type_of(ctx, "dz"));
+  }, divisor);
 
   const Match is_real_x = [](const Candidate& ctx) { return is_real(type_of(ctx, "x")); };
   add<layer_norm>("layer_norm", layer_norm_matches);

@@ -132,6 +132,15 @@ def arithmetic():
     check("add_n", flow._C.add([tensor(v) for v in (a, b, a, b, a)]), 3 * a + 2 * b)
     many = [normal(7, 3) for _ in range(35)]
     check("add_n of 35", flow._C.add([tensor(v) for v in many]), np.sum(many, axis=0))
+    for shape in ((4, 5, 6), (4, 5, 1), (6,), (1, 1)):
+        x, y = tensor(a, True), tensor(normal(*shape) ** 2 + 1, True)
+        (x / y).sum().backward()
+        d = y.numpy().astype("f8")
+        full = -a / d**2
+        missing = tuple(range(3 - len(shape)))
+        ones = tuple(i for i, n in enumerate(shape, 3 - len(shape)) if n == 1)
+        wanted = full.sum(missing + ones, keepdims=True).reshape(shape)
+        check(f"div gradient {shape}", y.grad, wanted, 5e-5)
     i = np.arange(-6, 6)
     check("int64", tensor(i) * 3 + 1, i * 3 + 1)
     check("int64 // 5", tensor(np.abs(i)) // 5, np.abs(i) // 5)
