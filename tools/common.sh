@@ -21,10 +21,23 @@ find_python() {
 
 cpu_cores() { nproc; }
 
-# GPUs that this OneFlow build has code for (compute capability 6.0 to 8.x) and that
-# CUDA_VISIBLE_DEVICES leaves visible.
+# The library of csrc/cuda, for GPUs that OneFlow has no code for: see utils/cuda_kernels.py.
+has_cuda_kernels() {
+  local library
+  case "${MAE_CUDA_KERNELS:-}" in
+    0) return 1 ;;
+    "" | 1) library=$("$python" -c 'import sys; print(sys.prefix)')/lib/libmae_cuda.so ;;
+    *) library=$MAE_CUDA_KERNELS ;;
+  esac
+  [ -f "$library" ]
+}
+
+# GPUs that this OneFlow build has code for (compute capability 6.0 to 8.x), or for which there are
+# kernels (9.0 and later), and that CUDA_VISIBLE_DEVICES leaves visible.
 usable_gpus() {
   command -v nvidia-smi >/dev/null || { echo 0; return; }
+  local newest=8
+  ! has_cuda_kernels || newest=99
   local selection=()
   if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
     [ -n "$CUDA_VISIBLE_DEVICES" ] || { echo 0; return; }
@@ -32,7 +45,7 @@ usable_gpus() {
   fi
   # It fails where there is a tool but no driver, as in a container started without its GPUs.
   { nvidia-smi "${selection[@]}" --query-gpu=compute_cap --format=csv,noheader 2>/dev/null || true; } |
-    awk -F. '$1 >= 6 && $1 <= 8 {n++} END {print n + 0}'
+    awk -F. -v newest="$newest" '$1 >= 6 && $1 <= newest {n++} END {print n + 0}'
 }
 
 # The BLAS inside OneFlow is ten times slower than MKL on most CPUs. OneFlow calls BLAS through
