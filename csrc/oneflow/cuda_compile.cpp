@@ -61,7 +61,7 @@ std::string target_of(Architecture architecture) {
 
 std::string image_of(const std::string& file, Architecture architecture, bool* compiled) {
   const std::vector<std::string> options = {
-      "--gpu-architecture=" + target_of(architecture), "--std=c++14", "--fmad=true"};
+      "--gpu-architecture=" + target_of(architecture), "--std=c++17", "--fmad=true"};
   const std::string text = text_of(file);
   std::string identity = nvrtc_version() + "\n" + file + "\n" + text;
   for (const auto& header : headers()) identity += "\n" + header.name + "\n" + header.text;

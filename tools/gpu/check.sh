@@ -5,7 +5,8 @@
 # of its own with a time limit and a log in FOLDER/logs. At the end come a table, the last lines of
 # every log that failed, and, where OUT names a folder, the logs in it.
 # GROUPs: compile operators models programs resume speed; all of them by default.
-# DEVICE=cpu or emulated:LIBRARY in the environment tries the script itself without a GPU.
+# DEVICE=cpu or emulated:LIBRARY in the environment tries the script itself without a GPU, EXTRA are
+# more settings of the programs then.
 FOLDER=$(cd "$1" && pwd)
 shift
 groups=${*:-compile operators models programs resume speed}
@@ -66,7 +67,7 @@ train() { # name, seconds, folder, setting, config, arguments
   (cd "$folder" && log=$FOLDER/logs/$name && from=$(since_begin) &&
     { timeout -s KILL "$limit" env "$setting" bash "$FOLDER/repo/tools/train.sh" \
       "$FOLDER/repo/projects/MAE/train_net.py" "$FOLDER/repo/projects/MAE/configs/$config" 1 \
-      $one_gpu "$@" >"$log" 2>&1; status=$?
+      $one_gpu "$@" ${EXTRA:-} >"$log" 2>&1; status=$?
       echo "STATUS $status seconds $from to $(since_begin)" >>"$log"; exit $status; })
 }
 
@@ -120,6 +121,7 @@ fi
 quick="output/quickstart"
 if has programs; then
   off=train.amp.enabled=False
+  amp="train.amp.enabled=True train.train_epoch=6 train.warmup_epoch=1"
   (
     train pretraining 150 q $exact quickstart_pretraining.py $off || exit
     train finetune 90 q $exact quickstart_finetune.py $off &&
@@ -130,6 +132,10 @@ if has programs; then
     command_line visualize q visualize --weights "$quick/pretraining" --out picture.png &
     command_line features q extract_features --weights "$quick/pretraining" \
       --images output/digits/val --out features.npz &
+    # shellcheck disable=SC2086
+    train finetune_amp 60 q A=1 quickstart_finetune.py $amp train.output_dir=$quick/finetune_amp &
+    # shellcheck disable=SC2086
+    train linprobe_amp 60 q A=1 quickstart_linprobe.py $amp train.output_dir=$quick/linprobe_amp &
     wait
     command_line predict q predict --weights "$quick/finetune" -k 1 output/digits/val/7
   ) &
@@ -137,14 +143,8 @@ if has programs; then
     train.output_dir=$quick/knn_before &
   train scratch 90 s $exact quickstart_finetune.py $off finetune.enable=False \
     train.output_dir=$quick/scratch &
-  (
-    short="train.amp.enabled=True train.train_epoch=6 train.warmup_epoch=1"
-    # shellcheck disable=SC2086
-    train pretraining_amp 90 a A=1 quickstart_pretraining.py $short || true
-    train finetune_amp 60 a A=1 quickstart_finetune.py $short &
-    train linprobe_amp 60 a A=1 quickstart_linprobe.py $short &
-    wait
-  ) &
+  # shellcheck disable=SC2086
+  train pretraining_amp 90 a A=1 quickstart_pretraining.py $amp &
   wait
 fi
 
