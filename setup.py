@@ -29,7 +29,7 @@ setup(
     ],
     extras_require={
         "pytorch": ["torch==1.13.1"],
-        "gpu": ["nvidia-cuda-nvrtc-cu11==11.8.89"],  # compiles csrc/cuda for GPUs of 9.0 and later
+        "gpu": ["nvidia-cuda-nvrtc-cu12==12.9.86"],  # compiles csrc/cuda for GPUs from 9.0 on
         "viz": ["tensorboard"],  # shows the event files
         "wandb": ["wandb>=0.13,<0.19"],  # later ones need a protobuf with which OneFlow does not start
         "test": ["pytest>=7", "pytest-xdist>=3"],

@@ -1,6 +1,6 @@
 """NVRTC compiles the kernels for every generation of GPUs, and what it made is kept safely.
 
-Needs NVRTC (`pip install nvidia-cuda-nvrtc-cu11`, the extra `gpu`), and no GPU.
+Needs NVRTC (`pip install nvidia-cuda-nvrtc-cu12`, the extra `gpu`), and no GPU.
 """
 import contextlib
 import ctypes
@@ -32,7 +32,7 @@ def nvrtc():
         with contextlib.suppress(OSError):
             ctypes.CDLL(name)
             return
-    pytest.skip("there is no NVRTC (pip install nvidia-cuda-nvrtc-cu11)")
+    pytest.skip("there is no NVRTC (pip install nvidia-cuda-nvrtc-cu12)")
 
 
 @pytest.fixture

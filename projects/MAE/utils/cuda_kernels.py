@@ -57,7 +57,7 @@ def _load_for(capability):
     if problem:
         raise UserError(
             f"MAE_CUDA_KERNELS={_wish() or 'automatic'}: the GPU needs NVIDIA's run-time compiler, "
-            f"which can't be loaded ({problem.decode()}): install nvidia-cuda-nvrtc-cu11, or set "
+            f"which can't be loaded ({problem.decode()}): install nvidia-cuda-nvrtc-cu12, or set "
             "train.device=cpu"
         )
     compiled = ctypes.c_int()
