@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the CUDA kernels' library: bash csrc/cuda/build.sh PYTHON TARGET
-# PYTHON is an interpreter with OneFlow, TARGET the folder for libmae_cuda.so, which is written whole
-# or not at all. It holds the kernels as text, for NVRTC to compile where they run, so that neither
+# PYTHON is an interpreter with OneFlow, TARGET the folder for libmae_cuda.so, which is written
+# whole or not at all. It holds the kernels as text, for NVRTC to compile where they run, so that neither
 # a GPU nor CUDA's toolkit is needed here. Objects are kept in MAE_CUDA_OBJECTS, if that is set, and
 # compiled again only where their source is newer.
 set -euo pipefail
@@ -44,12 +44,14 @@ embed() { # array, files
 flags=(-std=c++17 -O2 -fPIC -fvisibility=hidden -fno-access-control)
 oneflow=(-w -D_GLIBCXX_USE_CXX11_ABI=0 -DHALF_ENABLE_CPP11_USER_LITERALS=0 -DGLOG_EXPORT=
   -I "$csrc/include" -I "$work/include" -I "$site/oneflow/include/glog-build")
+is_fresh() { # object, source; the texts are a part of cuda_compile.o alone
+  [ "$1" -nt "$2" ] || return 1
+  [ -z "$(find "$csrc/oneflow" "$kernels" -name '*.h' -newer "$1")" ] || return 1
+  [ "$(basename "$2")" != cuda_compile.cpp ] || [ -z "$(find "$kernels" -name '*.cu*' -newer "$1")" ]
+}
 compile() { # source
   local object=$objects/$(basename "$1" .cpp).o
-  if [ "$object" -nt "$1" ] && [ -z "$(find "$csrc/oneflow" "$kernels" -name '*.h' -newer "$object")" ] &&
-    { [ "$(basename "$1")" != cuda_compile.cpp ] || [ -z "$(find "$kernels" -newer "$object" -name '*.cu*')" ]; }; then
-    return
-  fi
+  ! is_fresh "$object" "$1" || return 0
   "$compiler" "${flags[@]}" "${oneflow[@]}" -I "$work" -c "$1" -o "$object"
 }
 for source in "$csrc"/oneflow/cuda_*.cpp; do

@@ -15,7 +15,7 @@ typedef unsigned char uint8;
 #define KERNEL(name, parameters) extern "C" __global__ void name parameters
 #endif
 
-// --- types ---------------------------------------------------------------------------------------
+// --- types --------------------------------------------------------------------------------------
 
 INLINE float float_of_bits(unsigned bits) {
 #ifdef __CUDACC_RTC__
@@ -118,9 +118,16 @@ struct alignas(16) bytes16 {
   unsigned long long low, high;
 };
 
+// 16 bytes of elements, which one instruction loads and stores: a pack.
+template <class T>
+struct alignas(16) Pack {
+  enum { COUNT = 16 / sizeof(T) };
+  T at[COUNT];
+};
+
 INLINE float infinity() { return float_of_bits(0x7f800000); }
 
-// --- functions of float and double -----------------------------------------------------------------
+// --- functions of float and double --------------------------------------------------------------
 
 #define FUNCTION(name, of_float, of_double)               \
   INLINE float name(float x) { return of_float(x); }      \
@@ -148,7 +155,7 @@ INLINE double pow_of(double x, double y) { return pow(x, y); }
 INLINE float remainder_of(float x, float y) { return fmodf(x, y); }
 INLINE double remainder_of(double x, double y) { return fmod(x, y); }
 
-// --- loops -------------------------------------------------------------------------------------------
+// --- loops --------------------------------------------------------------------------------------
 
 // for (int64 i = first_element(); i < n; i += all_threads())
 INLINE int64 first_element() { return (int64)blockIdx.x * blockDim.x + threadIdx.x; }
@@ -193,7 +200,7 @@ INLINE A reduce_row(A value) {
   return value;
 }
 
-// --- strides -----------------------------------------------------------------------------------------
+// --- strides ------------------------------------------------------------------------------------
 
 // The offsets a and b of element i. Division is in 32 bits where it can be: a quarter of the cost.
 template <class Index>

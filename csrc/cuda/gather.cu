@@ -20,8 +20,8 @@ GATHER_KERNEL(4, unsigned)
 GATHER_KERNEL(8, unsigned long long)
 
 // x [outer, count, inner], indices as above -> y [outer, rows, inner]: each the sum of the x of its
-// index, in their order. Every result looks through all indices, which neighbours share: no atomics,
-// so two runs agree in every bit.
+// index, in their order. Every result looks through all indices, which neighbours share: no
+// atomics, so two runs agree in every bit.
 #define SEGMENT_SUM_KERNEL(name, T)                                                       \
   KERNEL(segment_sum_##name, (int64 n, int64 rows, int64 inner, int64 count, int batched, \
                               int64 first, int is_int64, const void* indices, const T* x, \

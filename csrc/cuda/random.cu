@@ -1,4 +1,4 @@
-// Random numbers: Philox-4x32-10 (Salmon et al., SC 2011), a function of a seed, the call and the place.
+// Random numbers: Philox-4x32-10 (Salmon et al., SC 2011), a function of seed, call and place.
 //
 // So a number depends on no other thread, on no state on the GPU, and on no number of threads.
 #include "common.cuh"

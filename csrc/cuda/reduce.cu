@@ -10,7 +10,7 @@ struct Zero {
   static INLINE A first() { return A(0); }
 };
 
-// Rows: the axes that go end in the last one, so neighbours in memory are added by a row of threads.
+// Rows: the axes that go end in the last one, so a row of threads adds neighbours in memory.
 template <template <class> class Operation, class T, class Start>
 INLINE void reduce_rows(int64 count, int64 results, int64 gone, int64 chunk, const Strides& kept,
                         const Strides& away, const T* x, typename Wide<T>::type* part, T* y) {

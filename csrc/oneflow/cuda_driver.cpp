@@ -72,7 +72,8 @@ DriverModule load_module(const std::string& image, const std::string& what) {
 
 DriverFunction find_function(DriverModule module, const std::string& name) {
   DriverFunction function = nullptr;
-  const auto find = of_driver<int (*)(DriverFunction*, DriverModule, const char*)>("cuModuleGetFunction");
+  using Find = int (*)(DriverFunction*, DriverModule, const char*);
+  const auto find = of_driver<Find>("cuModuleGetFunction");
   check(find(&function, module, name.c_str()), "kernel " + name);
   return function;
 }
@@ -92,12 +93,12 @@ void synchronize(void* stream, const std::string& what) {
   check(wait(stream), what);
 }
 
-// --- NVRTC -----------------------------------------------------------------------------------------
+// --- NVRTC --------------------------------------------------------------------------------------
 
 namespace {
 
 // As its sonames are: that of all of CUDA 11.2 to 11.8 is 11.2.
-const char* const kNames[] = {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2"};
+const char* const kNames[] = {"libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so.11.2"};
 
 struct Nvrtc {
   void* library = nullptr;

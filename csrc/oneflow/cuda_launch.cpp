@@ -61,7 +61,7 @@ DriverFunction function_of(const char* file, const std::string& kernel) {
   return function;
 }
 
-// --- profile -----------------------------------------------------------------------------------------
+// --- profile ------------------------------------------------------------------------------------
 
 using Clock = std::chrono::steady_clock;
 std::atomic<bool> profiling(false);

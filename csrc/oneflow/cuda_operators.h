@@ -16,7 +16,7 @@ namespace op = oneflow::user_op;
 using Context = op::KernelComputeContext;
 using Candidate = op::KernelRegContext;  // what a kernel is chosen for
 
-// --- a kernel's arguments ------------------------------------------------------------------------
+// --- a kernel's arguments -----------------------------------------------------------------------
 
 inline op::Tensor* tensor(Context* ctx, const char* name, int index = 0) {
   return ctx->Tensor4ArgNameAndIndex(name, index);
@@ -47,7 +47,7 @@ inline Sizes sizes_of(Context* ctx, const char* name) {
   return sizes_of_shape(tensor(ctx, name)->shape_view());
 }
 
-// --- when a kernel is chosen ---------------------------------------------------------------------
+// --- when a kernel is chosen --------------------------------------------------------------------
 
 inline DataType type_of(const Candidate& ctx, const char* name) {
   const op::TensorDesc* description = ctx.TensorDesc4ArgNameAndIndex(name, 0);

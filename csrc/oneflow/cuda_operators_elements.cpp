@@ -30,7 +30,7 @@ void erfinv(Context* ctx) {
                   elements_of(ctx, "x"), operation, x, y);
 }
 
-// --- clipping ----------------------------------------------------------------------------------------
+// --- clipping -----------------------------------------------------------------------------------
 
 // A bound of a type, from the attribute of its kind; none is the type's own.
 Bits bound(Context* ctx, DataType type, bool given, const char* of_reals, const char* of_wholes,
@@ -74,7 +74,7 @@ bool clip_matches(const Candidate& ctx) {
   return is_real(type) || is_index(type);
 }
 
-// --- random numbers ----------------------------------------------------------------------------------
+// --- random numbers -----------------------------------------------------------------------------
 
 // How often a seed was used in this process: the same program draws the same numbers, and two draws
 // differ. OneFlow's own generator on CUDA needs a kernel to start.

@@ -101,7 +101,7 @@ void to_contiguous(Context* ctx) {
                contiguous_strides(sizes), input(ctx, "in"), output(ctx, "out"));
 }
 
-// --- where -----------------------------------------------------------------------------------------
+// --- where --------------------------------------------------------------------------------------
 
 enum Side { kNone, kX, kY };  // which of the two is a number
 
@@ -136,7 +136,7 @@ bool where_matches(const Candidate& ctx) {
   return type_of(ctx, "condition") == DataType::kBool && is_movable(type_of(ctx, "out"));
 }
 
-// --- assignment --------------------------------------------------------------------------------------
+// --- assignment ---------------------------------------------------------------------------------
 
 template <int wanted>
 void assign_if(Context* ctx) {

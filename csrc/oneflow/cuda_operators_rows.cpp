@@ -5,7 +5,7 @@
 namespace mae {
 namespace cuda {
 
-// --- reductions --------------------------------------------------------------------------------------
+// --- reductions ---------------------------------------------------------------------------------
 
 int64_t parts_of(int64_t elements, int64_t sums, int64_t least, int64_t wanted) {
   return std::max<int64_t>(1, std::min(elements / least, (wanted + sums - 1) / sums));
@@ -27,7 +27,8 @@ ReductionPlan::ReductionPlan(const Sizes& sizes, const std::vector<int32_t>& axe
   by_columns = last >= 0 && !goes[last] && results >= 32;
   parts = 1;
   if (results > 0 && gone > 0) {
-    parts = by_columns ? parts_of(gone, results, 16, kThreads) : parts_of(gone, results, 1024, kRows);
+    const int64_t least = by_columns ? 16 : 1024;
+    parts = parts_of(gone, results, least, by_columns ? kThreads : kRows);
   }
   chunk = std::max<int64_t>(1, (gone + parts - 1) / parts);
   parts = std::max<int64_t>(1, (gone + chunk - 1) / chunk);
@@ -84,10 +85,10 @@ Needs reduction_needs(const char* from) {
   return needs;
 }
 
-// --- the gradient of a quotient's divisor --------------------------------------------------------------
+// --- the gradient of a quotient's divisor -------------------------------------------------------
 
-// -dz * z / y, summed over the axes along which y was repeated. The products are made in a temporary
-// buffer, after which comes that of the sum.
+// -dz * z / y, summed over the axes along which y was repeated. The products are made in a
+// temporary buffer, after which comes that of the sum.
 struct DivisorPlan {
   int64_t product_bytes;
   ReductionPlan sum;
@@ -134,7 +135,7 @@ bool has_sum(DataType type) {
   return is_real(type) || type == DataType::kInt32 || type == DataType::kInt64;
 }
 
-// --- layer normalisation -------------------------------------------------------------------------------
+// --- layer normalisation ------------------------------------------------------------------------
 
 // Statistics are over all axes from one on, and so are the parameters.
 bool layer_norm_matches(const Candidate& ctx) {
@@ -203,7 +204,7 @@ void layer_norm_param_grad(Context* ctx) {
   add_up(of_beta, optional_output(ctx, "beta_diff"));
 }
 
-// --- sorting -------------------------------------------------------------------------------------------
+// --- sorting ------------------------------------------------------------------------------------
 
 void arg_sort(Context* ctx) {
   const Sizes sizes = sizes_of(ctx, "in");

@@ -5,7 +5,7 @@ namespace mae {
 namespace cuda {
 namespace {
 
-// --- cross entropy -----------------------------------------------------------------------------------
+// --- cross entropy ------------------------------------------------------------------------------
 
 // On CUDA `prob` holds log-probabilities, which the gradient takes.
 void cross_entropy(Context* ctx) {
@@ -57,7 +57,7 @@ bool nll_matches(const Candidate& ctx) {
   return is_on_one_rank(ctx) && is_real(type_of(ctx, "input")) && is_index(type_of(ctx, "target"));
 }
 
-// --- AdamW ---------------------------------------------------------------------------------------------
+// --- AdamW --------------------------------------------------------------------------------------
 
 bool adam_matches(const Candidate& ctx) {
   const DataType gradient = type_of(ctx, "model_diff");
@@ -106,7 +106,7 @@ void bias_correction(Context* ctx) {
   launch(ctx->stream(), "optimizer", "bias_correction", grid_of_elements(1), beta, step, y);
 }
 
-// --- the loss scale --------------------------------------------------------------------------------------
+// --- the loss scale -----------------------------------------------------------------------------
 
 void count_not_finite(Context* ctx) {
   void* y = output(ctx, "y");

@@ -23,7 +23,7 @@ struct Operation {
   int code = 0;
 };
 
-// --- which kernel does what --------------------------------------------------------------------------
+// --- which kernel does what ---------------------------------------------------------------------
 
 Operation operation_of(UnaryOp op) {
   const auto unary = [](int code) { return Operation{"unary", code}; };
@@ -153,11 +153,35 @@ bool is_done(const Operation& operation, DataType from, DataType to, BinaryOp) {
   return is_whole(from) && whole;
 }
 
-// --- primitives --------------------------------------------------------------------------------------
+// --- packs of 16 bytes --------------------------------------------------------------------------
+
+constexpr int kPackBytes = 16;
+
+bool has_packs(DataType type) {
+  return type == DataType::kFloat || type == DataType::kFloat16 || type == DataType::kBFloat16;
+}
+
+template <class... Pointers>
+bool aligned(Pointers... pointers) {
+  return ((reinterpret_cast<uintptr_t>(pointers) % kPackBytes == 0) && ...);
+}
+
+// Whether an operand can be read in packs, or as one element for each of them.
+bool fits_packs(const device::int64* strides, int last, int count, const void* data) {
+  if (strides[last] == 0) return true;
+  if (strides[last] != 1 || !aligned(data)) return false;
+  for (int axis = 0; axis < last; ++axis) {
+    if (strides[axis] % count != 0) return false;
+  }
+  return true;
+}
+
+// --- primitives ---------------------------------------------------------------------------------
 
 class Add final : public primitive::Add {
  public:
-  explicit Add(DataType type) : kernel_(kernel_name("add", type)) {}
+  explicit Add(DataType type)
+      : type_(type), kernel_(kernel_name("add", type)), packed_(kernel_name("add_packed", type)) {}
 
   // More than a kernel takes at once: the sum so far is a source of the next launch.
   void Launch(Stream* stream, const void* const* x, size_t count, void* y, size_t n) override {
@@ -169,7 +193,7 @@ class Add final : public primitive::Add {
       while (sources.count < device::MAX_SOURCES && next < count) {
         sources.at[sources.count++] = x[next++];
       }
-      launch_elements(stream, kFile, kernel_, n, sources, y);
+      launch_sum(stream, sources, y, n);
     } while (next < count);
   }
 
@@ -179,20 +203,42 @@ class Add final : public primitive::Add {
   }
 
  private:
-  std::string kernel_;
+  void launch_sum(Stream* stream, const device::Sources& sources, void* y, size_t n) {
+    const size_t count = kPackBytes / bytes_of(type_);
+    bool packs = has_packs(type_) && n % count == 0 && aligned(y);
+    for (int i = 0; i < sources.count; ++i) packs = packs && aligned(sources.at[i]);
+    if (packs) {
+      launch_elements(stream, kFile, packed_, n / count, sources, y);
+    } else {
+      launch_elements(stream, kFile, kernel_, n, sources, y);
+    }
+  }
+
+  DataType type_;
+  std::string kernel_, packed_;
 };
 
 class Unary final : public primitive::ElementwiseUnary {
  public:
   Unary(const Operation& operation, DataType type)
-      : kernel_(kernel_name(operation.kernel, type)), code_(operation.code) {}
+      : kernel_(kernel_name(operation.kernel, type)),
+        packed_(kernel_name("unary_packed", type)),
+        code_(operation.code),
+        has_packs_(is(operation, "unary") && has_packs(type)),
+        count_(kPackBytes / bytes_of(type)) {}
   void Launch(Stream* stream, const void* x, void* y, size_t n) override {
-    launch_elements(stream, kFile, kernel_, n, code_, x, y);
+    if (has_packs_ && n % count_ == 0 && aligned(x, y)) {
+      launch_elements(stream, kFile, packed_, n / count_, code_, x, y);
+    } else {
+      launch_elements(stream, kFile, kernel_, n, code_, x, y);
+    }
   }
 
  private:
-  std::string kernel_;
+  std::string kernel_, packed_;
   int code_;
+  bool has_packs_;
+  size_t count_;
 };
 
 // Of the operations that broadcast only the identity is used.
@@ -226,6 +272,7 @@ class Binary final : public primitive::BroadcastElementwiseBinary {
  public:
   Binary(const Operation& operation, DataType type, const Scalar& attribute)
       : kernel_(kernel_name(operation.kernel, type)),
+        packed_(packed_kernel(operation, type)),
         code_(operation.code),
         type_(type),
         takes_attribute_(is(operation, "special")),
@@ -269,6 +316,7 @@ class Binary final : public primitive::BroadcastElementwiseBinary {
                                         broadcast_strides(y.sizes, result));
     const Bits scalar_x = wide_bits_of(x.scalar, type_), scalar_y = wide_bits_of(y.scalar, type_);
     const int64_t n = count_of(result);
+    if (launch_packs(stream, x, y, strides, scalar_x, scalar_y, n, z)) return;
     if (takes_attribute_) {
       launch_elements(stream, kFile, kernel_, n, code_, strides, scalar_x, scalar_y, attribute_,
                       x.data, y.data, z);
@@ -278,14 +326,45 @@ class Binary final : public primitive::BroadcastElementwiseBinary {
     }
   }
 
-  std::string kernel_;
+  // Whether the operands lie so that packs can be taken; then it is done.
+  bool launch_packs(Stream* stream, const Operand& x, const Operand& y, device::Strides s,
+                    const Bits& scalar_x, const Bits& scalar_y, int64_t n, void* z) {
+    const int last = s.axes - 1;
+    if (packed_.empty() || last < 0 || !aligned(z)) return false;
+    const int count = kPackBytes / bytes_of(type_);
+    if (s.size[last] % count != 0) return false;
+    if (!fits_packs(s.a, last, count, x.data) || !fits_packs(s.b, last, count, y.data)) {
+      return false;
+    }
+    const int step_x = s.a[last] != 0, step_y = s.b[last] != 0;
+    if (takes_attribute_) {  // the gradient of GELU: of two whole tensors
+      if (last != 0 || !step_x || !step_y) return false;
+      launch_elements(stream, kFile, packed_, n / count, x.data, y.data, z);
+      return true;
+    }
+    s.size[last] /= count;
+    s.a[last] *= count;
+    s.b[last] *= count;
+    launch_elements(stream, kFile, packed_, n / count, code_, s, step_x, step_y, scalar_x,
+                    scalar_y, x.data, y.data, z);
+    return true;
+  }
+
+  static std::string packed_kernel(const Operation& operation, DataType type) {
+    if (!has_packs(type)) return "";
+    if (is(operation, "arithmetic")) return kernel_name("arithmetic_packed", type);
+    const bool gelu = is(operation, "special") && operation.code == device::SPECIAL_GELU_GRAD;
+    return gelu ? kernel_name("gelu_grad_packed", type) : "";
+  }
+
+  std::string kernel_, packed_;
   int code_;
   DataType type_;
   bool takes_attribute_;
   Bits attribute_;
 };
 
-// --- factories ---------------------------------------------------------------------------------------
+// --- factories ----------------------------------------------------------------------------------
 
 class AddFactory final : public primitive::AddFactory {
  public:

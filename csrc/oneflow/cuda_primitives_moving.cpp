@@ -103,13 +103,27 @@ class ConstantPad final : public primitive::ConstantPad {
 class Cast final : public primitive::Cast {
  public:
   Cast(DataType from, DataType to)
-      : kernel_(kernel_name("cast", from) + "_" + name_of(to)) {}
+      : kernel_(kernel_name("cast", from) + "_" + name_of(to)),
+        packed_(kernel_name("cast_packed", from) + "_" + name_of(to)),
+        has_packs_(is_float_and_half(from, to) || is_float_and_half(to, from)) {}
   void Launch(Stream* stream, const void* x, void* y, size_t n) override {
-    launch_elements(stream, "cast", kernel_, n, x, y);
+    const auto from = reinterpret_cast<uintptr_t>(x), to = reinterpret_cast<uintptr_t>(y);
+    const bool aligned = from % 16 == 0 && to % 16 == 0;
+    if (has_packs_ && aligned && n % 8 == 0) {
+      launch_elements(stream, "cast", packed_, n / 8, x, y);
+    } else {
+      launch_elements(stream, "cast", kernel_, n, x, y);
+    }
   }
 
  private:
-  std::string kernel_;
+  static bool is_float_and_half(DataType one, DataType other) {
+    return one == DataType::kFloat &&
+           (other == DataType::kFloat16 || other == DataType::kBFloat16);
+  }
+
+  std::string kernel_, packed_;
+  bool has_packs_;
 };
 
 class FillFactory final : public primitive::FillFactory {

@@ -61,7 +61,7 @@ std::string kernel_name(const char* kernel, int bytes) {
   return std::string(kernel) + "_" + std::to_string(bytes);
 }
 
-// --- scalars -----------------------------------------------------------------------------------------
+// --- scalars ------------------------------------------------------------------------------------
 
 namespace {
 
@@ -112,7 +112,7 @@ Bits wide_bits_of(const Scalar& value, DataType type) {
   }
 }
 
-// --- strides -----------------------------------------------------------------------------------------
+// --- strides ------------------------------------------------------------------------------------
 
 int64_t count_of(const Sizes& sizes) {
   int64_t count = 1;

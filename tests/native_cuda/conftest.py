@@ -30,11 +30,11 @@ def run_with_kernels(cuda_folder):
 
     def run(*arguments, cwd=ROOT, **environment):
         library = str(cuda_folder / "libmae_cuda.so")
-        settings = dict(MAE_CUDA_KERNELS=library, MAE_NATIVE="0", PYTHONPATH=str(ROOT), **environment)
+        settings = dict(MAE_CUDA_KERNELS=library, MAE_NATIVE="0", PYTHONPATH=str(ROOT))
         process = subprocess.run(
             [sys.executable, *arguments],
             cwd=cwd,
-            env={**os.environ, **settings},
+            env={**os.environ, **settings, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

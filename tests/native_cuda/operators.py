@@ -60,7 +60,7 @@ def slope(function, x, step=1e-4):
     return (function(x + step) - function(x - step)) / (2 * step)
 
 
-# --- filling, casting ------------------------------------------------------------------------------
+# --- filling, casting ----------------------------------------------------------------------------
 
 
 @case
@@ -92,6 +92,10 @@ def cast():
         check(f"float -> {name}", tensor(x).to(kind), x.astype(name))
         y = (x * 3).astype(name)
         check(f"{name} -> float", tensor(y).to(flow.float32), y.astype("f4"))
+    x = normal(4, 8)
+    check("packs -> half", tensor(x).to(flow.float16), x.astype("f2"))
+    check("packs of half", tensor(x.astype("f2")).to(flow.float32), x.astype("f2"))
+    check("packs of bfloat16", tensor(x).to(flow.bfloat16).to(flow.float32), x, 4e-3)
     check("bool of a fraction", tensor(np.array([0.4, 0, -0.2], "f4")).to(flow.bool), [1, 0, 1])
     check("bfloat16", tensor(x).to(flow.bfloat16).to(flow.float32), x, 4e-3)
     rounded = np.array([1 + 2**-11, 1 + 3 * 2**-11, 65519, 65520, 2**-25, 2**-24, 1e-30], "f4")
@@ -101,7 +105,7 @@ def cast():
     note("half rounds to even", np.array_equal(found, wanted), f"{found} {wanted}")
 
 
-# --- element by element ----------------------------------------------------------------------------
+# --- element by element --------------------------------------------------------------------------
 
 
 @case
@@ -141,6 +145,21 @@ def arithmetic():
         ones = tuple(i for i, n in enumerate(shape, 3 - len(shape)) if n == 1)
         wanted = full.sum(missing + ones, keepdims=True).reshape(shape)
         check(f"div gradient {shape}", y.grad, wanted, 5e-5)
+    for kind in ("f4", "f2"):  # in packs of 16 bytes, and beside them
+        p, q, row = (normal(*shape).astype(kind) for shape in ((3, 5, 16), (3, 5, 16), (16,)))
+        column, exact = normal(3, 5, 1).astype(kind), 2e-5 if kind == "f4" else ULP16
+        for name, other in (("pair", q), ("row", row), ("column", column), ("middle", q[:, :1])):
+            wanted = p.astype("f8") * other.astype("f8")
+            check(f"packs {kind} {name}", tensor(p) * tensor(other), wanted, exact)
+            check(f"packs {kind} {name} first", tensor(other) * tensor(p), wanted, exact)
+        check(f"packs {kind} scalar", tensor(p) - 1.5, p.astype("f8") - 1.5, exact)
+        wanted = 2 * p.astype("f8") + q
+        check(f"packs {kind} sum", flow._C.add([tensor(v) for v in (p, q, p)]), wanted, exact)
+        x = tensor(p, True)
+        flow._C.gelu(x).sum().backward()
+        wanted = slope(UNARY["gelu"], p)
+        check(f"packs {kind} gelu gradient", x.grad, wanted, max(exact, 1e-4))
+        check(f"packs {kind} gelu", flow._C.gelu(x), UNARY["gelu"](p.astype("f8")), exact)
     i = np.arange(-6, 6)
     check("int64", tensor(i) * 3 + 1, i * 3 + 1)
     check("int64 // 5", tensor(np.abs(i)) // 5, np.abs(i) // 5)
@@ -214,7 +233,7 @@ def gelu():
     check("gelu gradient", x.grad, 0.5 * (1 + erf(wide / 2**0.5)) + wide * density)
 
 
-# --- rows ------------------------------------------------------------------------------------------
+# --- rows ----------------------------------------------------------------------------------------
 
 
 @case
@@ -312,7 +331,7 @@ def sort():
     check("equal ones keep their order", flow.argsort(tensor(ties), dim=1), [[1, 3, 0, 2, 4]])
 
 
-# --- moving ----------------------------------------------------------------------------------------
+# --- moving --------------------------------------------------------------------------------------
 
 
 @case
@@ -424,7 +443,7 @@ def gather():
     check("gather along 1", y, a[:, index[0]])
 
 
-# --- products, half, training -------------------------------------------------------------------------
+# --- products, half, training --------------------------------------------------------------------
 
 
 @case

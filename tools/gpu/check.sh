@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Many experiments on a GPU machine in one go: bash repo/tools/gpu/check.sh FOLDER [GROUP ...]
 #
-# FOLDER holds what pack.sh and pack_rest.sh wrote, the latter unpacked. Each experiment is a process
-# of its own with a time limit and a log in FOLDER/logs. At the end come a table, the last lines of
+# FOLDER holds what pack.sh and pack_rest.sh wrote, the latter unpacked. Each experiment is a
+# process of its own with a time limit and a log in FOLDER/logs. At the end come a table, the last lines of
 # every log that failed, and, where OUT names a folder, the logs in it.
 # GROUPs: compile operators models programs resume speed; all of them by default.
 # DEVICE=cpu or emulated:LIBRARY in the environment tries the script itself without a GPU, EXTRA are
@@ -37,7 +37,7 @@ export MAE_PYTHON=$python MAE_NATIVE=0 REFERENCE=$FOLDER/reference.json
 export PYTHONPATH=$FOLDER/repo
 exact=ONEFLOW_EP_CUDA_ENABLE_TF32_EXECUTION=0
 
-# --- running -----------------------------------------------------------------------------------------
+# --- running -------------------------------------------------------------------------------------
 since_begin() { echo $(($(date +%s) - begin)); }
 run() { # name, seconds, command: its log ends in a line with the status
   local name=$1 limit=$2 from status
@@ -80,14 +80,15 @@ command_line() { # name, folder, module, arguments
       echo "STATUS $status seconds $from to $(since_begin)" >>"$log"; })
 }
 
-# --- groups ----------------------------------------------------------------------------------------------
+# --- groups --------------------------------------------------------------------------------------
 has compile && run compile 120 "$python" -c "
 from projects.MAE.utils import cuda_kernels
 import time; t = time.time(); print('RESULT', cuda_kernels.load(), f'{time.time() - t:.1f} s')"
 
 if has operators; then
   for part in "fill cast arithmetic comparisons unary clip" "gelu softmax reduce layer_norm sort" \
-    "moving slices where gather" "matmul half losses negative_log_likelihood optimizer random_numbers"; do
+    "moving slices where gather" \
+    "matmul half losses negative_log_likelihood optimizer random_numbers"; do
     # shellcheck disable=SC2086
     run "operators_${part%% *}" 60 $exact "$python" -m tests.native_cuda.operators "$device" $part &
   done
@@ -128,7 +129,8 @@ if has programs; then
       train evaluation 60 q $exact quickstart_finetune.py $off --eval-only \
         train.load_weight=$quick/finetune train.output_dir=$quick/evaluation &
     train linprobe 90 q $exact quickstart_linprobe.py $off &
-    train knn_after 60 q $exact quickstart_linprobe.py $off --knn train.output_dir=$quick/knn_after &
+    train knn_after 60 q $exact quickstart_linprobe.py $off --knn \
+      train.output_dir=$quick/knn_after &
     command_line visualize q visualize --weights "$quick/pretraining" --out picture.png &
     command_line features q extract_features --weights "$quick/pretraining" \
       --images output/digits/val --out features.npz &
@@ -183,7 +185,7 @@ if has speed; then
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader >>logs/speed_amp_256
 fi
 
-# --- what came of it -------------------------------------------------------------------------------------
+# --- what came of it -----------------------------------------------------------------------------
 noise='ibv_fork|not compatible with|given|terminate called|ONEFLOW_DEBUG|^ *$'
 for log in logs/*; do
   tail -n 1 "$log" | grep -q "STATUS 0" && continue
@@ -194,9 +196,9 @@ done
 echo "=== table"
 for log in logs/*; do
   printf '%-26s %s\n' "$(basename "$log")" "$(tail -n 1 "$log")"
-  grep -a -E "^(RESULT|COMPARED|PROFILE|operators:|SAME|  WRONG)" "$log" | cut -c1-"${COLUMNS_EACH:-330}" |
-    sed 's/^/    /' | head -n 12
-  grep -a -o -E "Acc@1[^,]*|reconstruction_loss [0-9.]*|k-NN: Acc@1 [0-9.]*|Trained [0-9]+ .*" "$log" |
+  grep -a -E "^(RESULT|COMPARED|PROFILE|operators:|SAME|OTHER|  WRONG)" "$log" |
+    cut -c1-"${COLUMNS_EACH:-330}" | sed 's/^/    /' | head -n 12
+  grep -a -o -E "Acc@1[^,]*|reconstruction_loss [0-9.]*|Trained [0-9]+ .*" "$log" |
     tail -n 2 | sed 's/^/    /'
 done
 if has models; then

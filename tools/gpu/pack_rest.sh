@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Packs what check.sh needs beside pack.sh's Python: bash pack_rest.sh PYTHON TARGET REFERENCE
 # PYTHON has OneFlow; TARGET is a folder; REFERENCE is the file that experiments.py wrote on a CPU.
-# Writes TARGET/rest.tar.xz: the repository's code, the CUDA kernels' library, the quickstart's digits.
+# Writes TARGET/rest.tar.xz: the repository's code, the CUDA kernels' library, the quickstart's
+# digits.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
