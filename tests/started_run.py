@@ -51,7 +51,7 @@ class StartedRun:
         data, folder: where the images are, and the output folder.
         arguments: after those of a tiny run.
         ranks: how many.
-        config: a configuration of projects/MAE/configs.
+        config: a configuration of projects/MAE/configs, or the path of another.
         log: the file for what it prints; by default `output` in the folder.
 
     Attributes:
@@ -67,7 +67,7 @@ class StartedRun:
         with open(self.log, "a") as log:
             self.launcher = subprocess.Popen(
                 ["bash", ROOT / "tools/train.sh", "projects/MAE/train_net.py"]
-                + [f"{CONFIGS}/{config}", str(ranks), *TINY]
+                + [os.path.join(CONFIGS, config), str(ranks), *TINY]
                 + (TINY_DECODER if "pretraining" in config else [])
                 + [self.marker, f"dataloader.train.dataset.0.root={data}"]
                 + ["train.train_iter=100000", *arguments],

@@ -9,14 +9,22 @@ import re
 import pytest
 
 from projects.MAE import train_net
+from projects.MAE.errors import UserError
 from tests.command import CONFIGS, ROOT, TINY, TINY_DECODER, train
 from tests.test_bad_input import error_lines
 from tests.wrong_settings import BATCH, FILES, FINETUNING, OWN_LINES, PRETRAINING, ROOT_KEY
 
 
+def status_of(argv):
+    """The exit status of the entry point, once it has told why; nothing is left but this process."""
+    with pytest.raises(UserError) as caught:
+        train_net.main(argv)
+    return train_net.tell(caught.value)[0]
+
+
 def refusal(capfd, *argv):
     """The message of the entry point, in this process, and its exit status."""
-    status = train_net.run(list(map(str, argv)))
+    status = status_of(list(map(str, argv)))
     errors = [x for x in capfd.readouterr().err.splitlines() if x.strip()]
     assert len(errors) == 1 and errors[0].startswith("error: "), errors
     return status, errors[0][len("error: ") :]
@@ -67,7 +75,7 @@ def test_wrong_setting(started, capfd, image_folder, tmp_path, config, wrong, me
 def test_traceback_where_it_is_asked_for(started, capfd, monkeypatch):
     monkeypatch.setenv("MAE_TRACEBACK", "1")
     config = f"{CONFIGS}/quickstart_pretraining.py"
-    assert train_net.run(["--config-file", config, "model.depth=0"]) == 1
+    assert status_of(["--config-file", config, "model.depth=0"]) == 1
     *before, last = capfd.readouterr().err.splitlines()
     assert before[0].startswith("Traceback") and "check_each" in "".join(before)
     assert last == "error: model.depth=0 must be a whole number of at least 1"

@@ -1,18 +1,13 @@
-"""Whole runs on unlabelled folders, on images that can't be read, and with a loader that dies."""
-import contextlib
+"""Whole runs on unlabelled folders, and on images that can't be read."""
 import json
-import os
-import signal
-import subprocess
 
 import numpy as np
 import pytest
 
-from tests.command import CONFIGS, ROOT, TINY, TINY_DECODER, environment, pretrain, train
+from tests.command import TINY, TINY_DECODER, pretrain, train
 from tests.images import encode, pixels, write
 from tests.runs import losses, metrics
 from tests.test_bad_input import ROOT_KEY, assert_one_error
-from tests.started_run import processes_of, wait_until
 
 SKIP = "data.on_error=skip"
 
@@ -78,46 +73,3 @@ def test_errors_are_one_line(unlabelled, tmp_path):
     assert_one_error(result, "no folder val/", "train.evaluation.enabled=False")
     result = refused("quickstart_pretraining.py", unlabelled, tmp_path, "data.on_error=no")
     assert_one_error(result, "data.on_error=no must be raise or skip")
-
-
-def workers_of(marker):
-    """Loader processes of a run: children of a fork server."""
-    found = []
-    for pid in processes_of(marker):
-        with contextlib.suppress(OSError, IndexError):
-            with open(f"/proc/{pid}/stat") as file:
-                parent = file.read().rsplit(")", 1)[1].split()[1]
-            with open(f"/proc/{parent}/cmdline", "rb") as file:
-                if b"multiprocessing.forkserver" in file.read():
-                    found.append(pid)
-    return found
-
-
-def test_a_killed_loader_ends_the_run(image_folder, tmp_path):
-    marker = f"train.output_dir={tmp_path}/out"
-    log = open(tmp_path / "output", "w+")
-    run = subprocess.Popen(
-        ["bash", ROOT / "tools/train.sh", "projects/MAE/train_net.py"]
-        + [f"{CONFIGS}/quickstart_pretraining.py", "2", *TINY, *TINY_DECODER, marker]
-        + [f"{ROOT_KEY}={image_folder}", "train.train_iter=100000"],
-        cwd=ROOT,
-        env=environment() | {"STARTED_BY": marker},
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        lines = tmp_path / "out" / "metrics.json"
-        assert wait_until(lambda: lines.exists() and lines.stat().st_size > 0, 240)
-        os.kill(workers_of(marker)[0], signal.SIGKILL)
-        assert run.wait(120) == 1
-        assert wait_until(lambda: not processes_of(marker), 60), processes_of(marker)
-    finally:
-        for pid in processes_of(marker):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-    log.seek(0)
-    output = log.read()
-    errors = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "a process that reads images died" in errors[0], output
-    assert "Traceback" not in output and "leaked" not in output, output

@@ -48,6 +48,16 @@ usable_gpus() {
     awk -F. -v newest="$newest" '$1 >= 6 && $1 <= newest {n++} END {print n + 0}'
 }
 
+# How many ranks a run gets that asks for no number; its arguments are those of the run.
+default_ranks() {
+  local argument gpus
+  for argument in "$@"; do
+    [ "$argument" != "train.device=cpu" ] || { cpu_cores; return; }
+  done
+  gpus=$(usable_gpus)
+  if [ "$gpus" -gt 0 ]; then echo "$gpus"; else cpu_cores; fi
+}
+
 # The BLAS inside OneFlow is ten times slower than MKL on most CPUs. OneFlow calls BLAS through
 # the dynamic linker, so a preloaded library takes its place. $1 is the number of ranks that share
 # the machine. Sets the array `cpu_environment` for `env`.

@@ -10,6 +10,8 @@ case "${1:-}" in
     cat <<'USAGE'
 usage: bash tools/quickstart.sh [N] [key=value ...]   (N ranks and settings for every run)
 
+The results of an earlier quickstart are kept, as output/quickstart.1, .2 and so on.
+
 examples:
   bash tools/quickstart.sh
   bash tools/quickstart.sh 2 train.device=cpu
@@ -20,9 +22,20 @@ esac
 out=output/quickstart
 configs=projects/MAE/configs
 find_python
+ranks=() settings=("$@")
+if [ $# -gt 0 ] && [[ "$1" != *=* && "$1" != -* ]]; then
+  [[ "$1" =~ ^[1-9][0-9]*$ ]] || fail "N=$1 is not a number of ranks: see bash tools/quickstart.sh --help"
+  ranks=("$1") settings=("${@:2}")
+fi
 start=$(date +%s)
-rm -rf "$out"
 PYTHONPATH=$root "$python" -m projects.MAE.data.digits output/digits
+"$python" tools/check_quickstart.py "${ranks[0]:-$(default_ranks "${settings[@]}")}" "${settings[@]}"
+if [ -e "$out" ]; then
+  number=1
+  while [ -e "$out.$number" ]; do number=$((number + 1)); done
+  mv "$out" "$out.$number"
+  echo "The results of an earlier quickstart are kept in $out.$number"
+fi
 
 train() { # title, config, then train.sh's arguments
   echo

@@ -68,9 +68,7 @@ for argument in "$@"; do
   [ "$argument" != "train.device=cpu" ] || export CUDA_VISIBLE_DEVICES=
 done
 gpus=$(usable_gpus)
-if [ -z "$ranks" ]; then
-  if [ "$gpus" -gt 0 ]; then ranks=$gpus; else ranks=$(cpu_cores); fi
-fi
+[ -n "$ranks" ] || ranks=$(default_ranks "$@")
 address=${ADDR:-}
 if [ "$nodes" -eq 1 ]; then
   address=127.0.0.1
@@ -134,6 +132,9 @@ trap end_all EXIT
 trap 'pass_on INT 130' INT
 trap 'pass_on TERM 143' TERM
 trap '' USR1 # inherited by the ranks, which have nothing to save while they start
+# A rank has told of an error that is its own and waits to be ended with the others, see train_net.py.
+failed=
+trap 'failed=1' USR2
 
 set -m # job control gives each rank its process group and leaves SIGINT deliverable
 for ((local_rank = 0; local_rank < ranks; local_rank++)); do
@@ -153,7 +154,7 @@ exec 3>&2 2>/dev/null
 # Polling, because `wait -n` tells which child ended from bash 5.1 on only.
 status=0 culprit=
 waiting=("${!pids[@]}")
-while [ "${#waiting[@]}" -gt 0 ] && [ "$status" -eq 0 ]; do
+while [ "${#waiting[@]}" -gt 0 ] && [ "$status" -eq 0 ] && [ -z "$failed" ]; do
   left=()
   for i in "${waiting[@]}"; do
     if kill -0 "${pids[$i]}" 2>/dev/null; then
@@ -170,6 +171,7 @@ while [ "${#waiting[@]}" -gt 0 ] && [ "$status" -eq 0 ]; do
   waiting=("${left[@]}")
   [ "${#waiting[@]}" -eq 0 ] || sleep 0.1 || true
 done
+[ -z "$failed" ] || exit 1
 others=
 [ "$ranks" -eq 1 ] || others=": the other ranks are ended, too"
 if [ "$status" -gt 128 ] && [ "$((status - 128))" -ne "$(kill -l "${asked:-EXIT}")" ]; then

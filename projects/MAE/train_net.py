@@ -3,10 +3,14 @@ import ctypes
 import os
 import signal
 import sys
+import time
 import traceback
 
 # LiBai's own tools/train.sh puts the folder of this file on the path, not the repository's root.
 sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "../..")))
+
+FAILED = signal.SIGUSR2  # to tools/train.sh: end all ranks
+LAUNCHER_SECONDS = 10  # until this rank ends by itself; the launcher looks ten times a second
 
 
 def end_with_parent(number=signal.SIGKILL):
@@ -37,10 +41,31 @@ def leave(status):
     shutdown, and they may be waiting for this one in the middle of a step."""
     from projects.MAE.data.workers import release_semaphores
 
-    release_semaphores()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    try:
+        release_semaphores()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def leave_with_all(status):
+    """`leave` for an error of which this rank has told, and of which the others may know nothing.
+
+    tools/train.sh is asked to end all ranks together, this one among them: OneFlow aborts those that
+    find another gone, with a stack trace below the line that says what happened.
+    """
+    from projects.MAE.data.workers import release_semaphores
+
+    launcher = os.environ.get("MAE_LAUNCHER")
+    if launcher is not None:
+        try:
+            release_semaphores()
+            os.kill(int(launcher), FAILED)
+            time.sleep(LAUNCHER_SECONDS)
+        except ProcessLookupError:
+            pass  # it has ended, and with it the others
+    leave(status)
 
 
 def parse_arguments(argv):
@@ -94,34 +119,51 @@ def main(argv):
         trainer_of(cfg)(cfg).train()
 
 
-def run(argv):
-    """`main`, with every exception told in the way that is its own; returns the exit status."""
+def tell(error):
+    """Print what ended the run in the way that is its own, on the rank that is to say so.
+
+    Returns:
+        The exit status, and whether this rank has said anything.
+    """
     from projects.MAE.errors import UserError, printable, report
+
+    first = int(os.environ.get("RANK", 0)) < 1  # OneFlow sets -1 without a launcher
+    if isinstance(error, SystemExit):
+        return (error.code if isinstance(error.code, int) else int(error.code is not None)), False
+    if isinstance(error, UserError):
+        # Every rank finds the same mistake in a configuration: one of them says so.
+        said, is_everyones = first or error.local, error.told
+        if said:
+            report(error)
+    elif isinstance(error, FloatingPointError):  # every rank's, see StepWatch
+        said, is_everyones = first, True
+        if said:
+            print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
+    else:
+        said, is_everyones = True, False
+        traceback.print_exception(type(error), error, error.__traceback__)
+    if is_everyones:
+        from projects.MAE.utils.agreement import leave_late
+
+        leave_late()
+    return 1, said
+
+
+def run(argv):
+    """`main`; an exception is told, and ends this process.
+
+    It ends inside the except clause. Symptom outside of it, on several ranks: with the exception goes
+    its traceback, with that the trainer and its graph, whose destructor waits for the other ranks,
+    and those wait for this one: the run hangs for ever.
+    """
     from projects.MAE.utils.rendezvous import meet
 
     try:
         meet()
         main(argv)
-        return 0
-    except UserError as error:
-        # Every rank finds the same mistake in a configuration: one of them says so.
-        if int(os.environ.get("RANK", 0)) < 1 or error.local:  # OneFlow sets -1 without a launcher
-            report(error)
-        if error.told:
-            from projects.MAE.utils.agreement import leave_late
-
-            leave_late()
-        return 1
-    except FloatingPointError as error:  # every rank's, see StepWatch
-        from projects.MAE.utils.agreement import leave_late
-
-        if int(os.environ.get("RANK", 0)) < 1:
-            print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
-        leave_late()
-        return 1
-    except Exception:
-        traceback.print_exc()
-        return 1
+    except (Exception, SystemExit) as error:
+        status, said = tell(error)
+        (leave_with_all if said else leave)(status)
 
 
 if __name__ == "__main__":
@@ -132,6 +174,4 @@ if __name__ == "__main__":
     from projects.MAE.utils.noise import hide_known_noise
 
     hide_known_noise()
-    status = run(sys.argv[1:])
-    if status:
-        leave(status)
+    run(sys.argv[1:])

@@ -27,13 +27,14 @@ from projects.MAE.modeling.vit import VisionTransformer
 from projects.MAE.utils.lr_decay import param_groups_lrd
 from projects.MAE.utils.scheduler import warmup_cosine_lr
 
+from .common.node import node
 from .common.train import data, graph, train
 from .models.vit import vit
 
 vit.size = "base"  # base, large or huge
 
 # Where the encoder comes from. enable=False trains from scratch.
-finetune = dict(enable=True, weight_style="oneflow", path="")
+finetune = node(enable=True, weight_style="oneflow", path="")
 
 model = LazyCall(VisionTransformer)(
     img_size=224,
@@ -48,7 +49,7 @@ model = LazyCall(VisionTransformer)(
     num_classes=1000,
 )
 
-dataloader = dict(
+dataloader = node(
     train=LazyCall(build_image_train_loader)(
         dataset=[
             LazyCall(ClassificationDataset)(

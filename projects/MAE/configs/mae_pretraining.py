@@ -23,6 +23,7 @@ from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.utils.lr_decay import param_groups_weight_decay
 from projects.MAE.utils.scheduler import warmup_cosine_lr
 
+from .common.node import node
 from .common.train import data, graph, train
 from .models.vit import vit
 
@@ -30,7 +31,7 @@ vit.size = "base"  # base, large or huge
 
 # To go on from weights with their decoder: finetune.enable=True finetune.path=...; weight_style
 # is "oneflow" for a LiBai checkpoint, "pytorch" for the authors' *_full.pth and the like.
-finetune = dict(enable=False, weight_style="oneflow", path="")
+finetune = node(enable=False, weight_style="oneflow", path="")
 
 model = LazyCall(MaskedAutoencoderViT)(
     img_size=224,
@@ -47,7 +48,7 @@ model = LazyCall(MaskedAutoencoderViT)(
     mask_ratio=0.75,
 )
 
-dataloader = dict(
+dataloader = node(
     train=LazyCall(build_image_train_loader)(
         dataset=[
             LazyCall(PretrainingDataset)(

@@ -41,16 +41,17 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
     """Yield `read(keys)` for each list of keys in `batches`, in their order.
 
     Args:
-        read: a picklable callable; what it raises is raised here.
+        read: a picklable callable.
         batches: an iterable of lists of keys.
         num_workers: processes that read; 0 reads in this one.
         way_on: what to do when a worker died, for the error; by default in training.
 
     Raises:
-        UserError: a worker process died.
+        UserError: a worker process died, or `read` raised an exception.
     """
     if num_workers == 0:
-        yield from map(read, batches)
+        for keys in batches:
+            yield _result(lambda: read(keys))
         return
     prepare_workers()
     pool = ProcessPoolExecutor(
@@ -61,9 +62,9 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
         for keys in batches:
             pending.append(pool.submit(_read_in_worker, keys))
             if len(pending) > BATCHES_AHEAD * num_workers:
-                yield pending.popleft().result()
+                yield _result(pending.popleft().result)
         while pending:
-            yield pending.popleft().result()
+            yield _result(pending.popleft().result)
     except BrokenProcessPool:
         raise UserError(
             f"a process that reads images died (was it killed, is the memory full?): {way_on}",
@@ -73,6 +74,19 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
         for future in pending:
             future.cancel()
         pool.shutdown()  # a worker finishes the batch it is reading
+
+
+def _result(read):
+    """read(); what it raises is a mistake in a data set, which only this rank has met."""
+    try:
+        return read()
+    except (UserError, BrokenProcessPool):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the data set raised {type(error).__name__}: {error}: mend it; MAE_TRACEBACK=1 shows where",
+            local=True,
+        ) from error
 
 
 def release_semaphores():

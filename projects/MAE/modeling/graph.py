@@ -2,7 +2,7 @@
 import oneflow as flow
 from oneflow import nn
 
-from projects.MAE.modeling.layers import TransformerLayer
+from projects.MAE.modeling.layers import TransformerLayer, mixed_precision
 from projects.MAE.utils.compat import forward_graphs_work_on, graphs_accumulate_on, split_batch
 
 
@@ -34,7 +34,7 @@ class TrainGraph(nn.Graph):
         skip_bad_batches=False,
     ):
         super().__init__()
-        self.model = model
+        self.model, self.fp16 = model, fp16
         self.add_optimizer(optimizer, lr_sch=lr_scheduler)
         if fp16:
             self.config.enable_amp(True)
@@ -71,7 +71,8 @@ class TrainGraph(nn.Graph):
 
     def build(self, **inputs):
         micro_batches = split_batch(inputs, self.unrolled_steps)
-        losses = [self.model(**micro_batch)["losses"] for micro_batch in micro_batches]
+        with mixed_precision(self.fp16):
+            losses = [self.model(**micro_batch)["losses"] for micro_batch in micro_batches]
         loss = sum(losses[1:], losses[0]) / self.unrolled_steps  # a graph takes one backward
         # An infinite loss may have finite gradients: times NaN they are not. Times 1 is no change.
         target = loss * (loss.detach() * 0.0 + 1.0) if self.skip_bad_batches else loss
@@ -95,9 +96,10 @@ class EvalGraph(nn.Graph):
 
     def __init__(self, model, fp16=False):
         super().__init__()
-        self.model = model
+        self.model, self.fp16 = model, fp16
         if fp16:
             self.config.enable_amp(True)
 
     def build(self, **inputs):
-        return self.model(**inputs)
+        with mixed_precision(self.fp16):
+            return self.model(**inputs)

@@ -5,6 +5,8 @@ Symptom on the CPU: OneFlow 0.9's layer_norm kernels abort the process
 hundred times a matrix product with a row of ones. So on a CPU rows are standardised with matrix
 products. On CUDA the layers are `libai.layers` as they are.
 """
+import contextlib
+
 import numpy as np
 import oneflow as flow
 from libai import layers as libai_layers
@@ -39,6 +41,32 @@ def as_input(array):
     """This rank's rows, a float32 NumPy array [n, ...], as the global tensor that a model takes."""
     tensor = flow.from_numpy(np.ascontiguousarray(array))
     return tensor.to_global(sbp=batch_sbp(), placement=dist.get_layer_placement(0))
+
+
+_mixed_precision = False  # whether the graph that is being built has OneFlow's
+
+
+@contextlib.contextmanager
+def mixed_precision(enabled):
+    """Let `in_float32` keep its word in a graph with OneFlow's mixed precision, while it is built."""
+    global _mixed_precision
+    before, _mixed_precision = _mixed_precision, enabled
+    try:
+        yield
+    finally:
+        _mixed_precision = before
+
+
+def in_float32(x):
+    """x in float32, and what follows computed in float32 until the next matrix product.
+
+    Symptom without it: OneFlow's mixed precision goes by the operators alone. It knows no `float()`,
+    has sums and products between two matrix products computed in half precision, and the squared
+    errors of a batch exceed its largest number, 65504: the loss was infinite in the first step.
+    The same holds for the gradients on their way back.
+    """
+    x = x.float()
+    return flow._C.amp_black_identity(x) if _mixed_precision else x
 
 
 def ones_like_placed(x, shape, sbp=None):
@@ -287,7 +315,7 @@ class TransformerLayer(libai_layers.TransformerLayer):
         On a CPU the MLP's second layer, which is linear, is given the mean alone.
         """
         if not uses_native(x):
-            return self.mlp_branch(x, scale)[:, 1:].float().mean(dim=1)
+            return in_float32(self.mlp_branch(x, scale)[:, 1:]).mean(dim=1)
         x = x[:, 1:]
         hidden = self.mlp.dense_h_to_4h(self.post_attention_layernorm(x))
         y = self.mlp.dense_4h_to_h(flow._C.gelu(hidden).mean(dim=1))

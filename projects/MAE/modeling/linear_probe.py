@@ -3,7 +3,7 @@ import oneflow as flow
 from libai.utils import distributed as dist
 from oneflow import nn
 
-from projects.MAE.modeling.layers import batch_sbp, broadcast_sbp
+from projects.MAE.modeling.layers import batch_sbp, broadcast_sbp, in_float32
 from projects.MAE.modeling.vit import VisionTransformer
 
 
@@ -75,7 +75,7 @@ class LinearProbe(VisionTransformer):
     def forward_features(self, images):
         """float32 [N, C, H, W] -> float32 [N, D] without a gradient."""
         with flow.no_grad():
-            return VisionTransformer.forward_features(self, images).float()
+            return in_float32(VisionTransformer.forward_features(self, images))
 
     def classify(self, features, labels=None):
         """The trained part: features [N, D] and int64 [N] or None -> as `forward`."""

@@ -1,20 +1,20 @@
 """The two losses: masked pixel reconstruction and classification."""
 import oneflow as flow
 
-from projects.MAE.modeling.layers import standardize_rows
+from projects.MAE.modeling.layers import in_float32, standardize_rows
 
 
 def reconstruction_target(patches, norm_pix_loss):
     """What the decoder predicts: patches [N, L, P], each normalised by itself if asked for.
 
-    The variance is the unbiased one and eps is 1e-6, as in the authors' code.
+    The variance is the unbiased one and eps is 1e-6, as in the authors' code. In float32.
     """
     return standardize_rows(patches, eps=1e-6, correction=1) if norm_pix_loss else patches
 
 
 def mse(pred, target):
     """Mean squared error of patches [N, M, P], a scalar, in float32."""
-    difference = pred.float() - target.float()
+    difference = in_float32(in_float32(pred) - target)
     return (difference * difference).mean()
 
 
@@ -28,7 +28,7 @@ def masked_mse(pred, target, mask):
     Returns:
         The mean over all masked patches, a scalar, and the mean of each sample, [N].
     """
-    difference = pred.float() - target.float()
+    difference = in_float32(in_float32(pred) - target)
     error = (difference * difference).mean(dim=-1) * mask  # [N, L]
     per_sample = error.sum(dim=1) / mask.sum(dim=1)
     return error.sum() / mask.sum(), per_sample
@@ -48,4 +48,5 @@ def cross_entropy(logits, targets):
     logits = logits.float()
     if targets.ndim == 1:
         return flow._C.sparse_softmax_cross_entropy(logits, targets).mean()
-    return -(targets * flow.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
+    log_probabilities = in_float32(flow.log_softmax(logits, dim=-1))
+    return -(targets * log_probabilities).sum(dim=-1).mean()

@@ -8,6 +8,7 @@ from projects.MAE.modeling.layers import (
     LayerNorm,
     Linear,
     TransformerLayer,
+    in_float32,
     parameter,
     repeat_token,
 )
@@ -215,7 +216,7 @@ class MaskedAutoencoderViT(nn.Module):
             In training {"losses": scalar}; in evaluation also "pred" [N, L, patch_size**2 * C],
             "mask" float32 [N, L] and "sample_losses" float32 [N].
         """
-        patches = self.patchify(images)
+        patches = self.patchify(in_float32(images))  # the targets, before they are normalised
         ids_shuffle, ids_restore = shuffle(noise)
         latent = self.encode(patches, ids_shuffle[:, : self.keep])
         if self.training:  # what is not masked has no part in the loss, and is not predicted

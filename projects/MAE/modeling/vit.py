@@ -7,6 +7,7 @@ from projects.MAE.modeling.layers import (
     LayerNorm,
     Linear,
     TransformerLayer,
+    in_float32,
     parameter,
     repeat_token,
 )
@@ -30,7 +31,7 @@ class VisionTransformer(nn.Module):
         global_pool: average the patch tokens, then `fc_norm`; otherwise `norm`, then the class
             token.
         num_classes: width of the head; 0 leaves the head out, for features alone.
-        loss_func: called with (logits [N, classes], labels); `cross_entropy` by default, which
+        loss_func: called with (logits float32 [N, classes], labels); `cross_entropy` by default, which
             takes class indices and probabilities.
 
     The weights are drawn from the seed of `flow.manual_seed`.
@@ -121,9 +122,9 @@ class VisionTransformer(nn.Module):
             drop_path_noise: float32 [N, 2 * depth] in [0, 1), the draws of stochastic depth.
 
         Returns:
-            In training {"losses": scalar}; in evaluation {"prediction_scores": [N, classes]}.
+            In training {"losses": scalar}; in evaluation {"prediction_scores": float32 [N, classes]}.
         """
-        logits = self.head(self.forward_features(images, drop_path_noise))
+        logits = in_float32(self.head(self.forward_features(images, drop_path_noise)))
         if self.training and labels is not None:
             return {"losses": self.loss_func(logits, labels.to_global(placement=logits.placement))}
         return {"prediction_scores": logits}

@@ -207,7 +207,8 @@ class MAECheckpointer(Checkpointer):
         return states
 
     def _start(self, target, needed):
-        free = disk.free_bytes(self.save_dir)
+        with disk.told("train.output_dir", self.save_dir):
+            free = disk.free_bytes(self.save_dir)
         if free < needed:
             raise UserError(
                 f"{target}: a checkpoint needs {disk.readable_size(needed)}, the disk has "

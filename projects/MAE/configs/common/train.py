@@ -1,62 +1,60 @@
 """Settings of a run that don't depend on the recipe. Each recipe sets what it changes."""
-from omegaconf import OmegaConf
+from .node import node
 
-train = OmegaConf.create(
-    dict(
-        output_dir="output",
-        device="auto",  # auto, cuda or cpu
-        seed=0,
-        resume=False,  # set by --resume
-        load_weight="",  # a checkpoint to evaluate with --eval-only; to start from one: finetune
-        # global batch = train_micro_batch_size * data-parallel ranks * num_accumulation_steps;
-        # the one that is null follows from the others.
-        train_micro_batch_size=64,
-        num_accumulation_steps=1,
-        global_batch_size=None,
-        test_micro_batch_size=64,
-        # The larger of the two counts.
-        train_epoch=0,
-        train_iter=0,
-        warmup_epoch=0,
-        warmup_ratio=None,  # warm-up as a share of all iterations; wins over warmup_epoch
-        warmup_iter=None,  # filled in at start
-        start_iter=0,  # filled in at start
-        base_lr=None,  # the rate is base_lr * global batch / 256, unless optim.lr is set
-        log_period=20,  # iterations from line to line of the log and of metrics.json
-        max_seconds=None,  # save and stop after so many, as on SIGTERM
-        max_bad_batches=0,  # updates to leave out where the loss is not finite, before giving up
-        tensorboard=None,  # event files: True, False, or null for "where tensorboardX is installed"
-        wandb=dict(enabled=False, project="mae-oneflow", name=None, mode="online"),  # or "offline"
-        rdma_enabled=False,  # InfiniBand between machines instead of TCP
-        amp=dict(enabled=False),
-        activation_checkpoint=dict(enabled=False),
-        zero_optimization=dict(enabled=False, stage=1),
-        # In iterations; *_after_n_epoch is in epochs and wins where it is set.
-        checkpointer=dict(period=0, save_model_after_n_epoch=None, max_to_keep=None),
-        evaluation=dict(
-            enabled=True,
-            eval_period=0,
-            eval_after_n_epoch=None,
-            eval_metric="Acc@1",
-            eval_mode="max",
-            topk=[1, 5],
-            eval_iter=None,  # batches to evaluate; null for all
-        ),
-        # Pictures of what a masked autoencoder makes of a few images, in OUTPUT/reconstructions.
-        visualize=dict(period=0, after_n_epoch=None, num_images=8),
-        knn=dict(k=20, temperature=0.07),  # of --knn: neighbours, and how fast their weight falls
-        dist=dict(
-            data_parallel_size=None,  # all the ranks that the other two leave
-            tensor_parallel_size=1,
-            pipeline_parallel_size=1,
-            pipeline_num_layers=None,  # filled in at start
-            # The stage of each block, encoder first, as [0, 0, 1, 1]; None balances by cost.
-            custom_pipeline_stage_id=None,
-        ),
-    )
+train = node(
+    output_dir="output",
+    device="auto",  # auto, cuda or cpu
+    seed=0,
+    resume=False,  # set by --resume
+    load_weight="",  # a checkpoint to evaluate with --eval-only; to start from one: finetune
+    # global batch = train_micro_batch_size * data-parallel ranks * num_accumulation_steps;
+    # the one that is null follows from the others.
+    train_micro_batch_size=64,
+    num_accumulation_steps=1,
+    global_batch_size=None,
+    test_micro_batch_size=64,
+    # The larger of the two counts.
+    train_epoch=0,
+    train_iter=0,
+    warmup_epoch=0,
+    warmup_ratio=None,  # warm-up as a share of all iterations; wins over warmup_epoch
+    warmup_iter=None,  # filled in at start
+    start_iter=0,  # filled in at start
+    base_lr=None,  # the rate is base_lr * global batch / 256, unless optim.lr is set
+    log_period=20,  # iterations from line to line of the log and of metrics.json
+    max_seconds=None,  # save and stop after so many, as on SIGTERM
+    max_bad_batches=0,  # updates to leave out where the loss is not finite, before giving up
+    tensorboard=None,  # event files: True, False, or null for "where tensorboardX is installed"
+    wandb=dict(enabled=False, project="mae-oneflow", name=None, mode="online"),  # or "offline"
+    rdma_enabled=False,  # InfiniBand between machines instead of TCP
+    amp=dict(enabled=False),
+    activation_checkpoint=dict(enabled=False),
+    zero_optimization=dict(enabled=False, stage=1),
+    # In iterations; *_after_n_epoch is in epochs and wins where it is set.
+    checkpointer=dict(period=0, save_model_after_n_epoch=None, max_to_keep=None),
+    evaluation=dict(
+        enabled=True,
+        eval_period=0,
+        eval_after_n_epoch=None,
+        eval_metric="Acc@1",
+        eval_mode="max",
+        topk=[1, 5],
+        eval_iter=None,  # batches to evaluate; null for all
+    ),
+    # Pictures of what a masked autoencoder makes of a few images, in OUTPUT/reconstructions.
+    visualize=dict(period=0, after_n_epoch=None, num_images=8),
+    knn=dict(k=20, temperature=0.07),  # of --knn: neighbours, and how fast their weight falls
+    dist=dict(
+        data_parallel_size=None,  # all the ranks that the other two leave
+        tensor_parallel_size=1,
+        pipeline_parallel_size=1,
+        pipeline_num_layers=None,  # filled in at start
+        # The stage of each block, encoder first, as [0, 0, 1, 1]; None balances by cost.
+        custom_pipeline_stage_id=None,
+    ),
 )
 
 # An image that can't be read ends the run ("raise"), or is left out and reported ("skip").
-data = dict(on_error="raise")
+data = node(on_error="raise")
 
-graph = dict(enabled=True)  # False for eager mode
+graph = node(enabled=True)  # False for eager mode

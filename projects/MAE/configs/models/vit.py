@@ -1,5 +1,7 @@
 """The three sizes of the paper, and what of the recipes goes with the size."""
-vit = dict(
+from ..common.node import node
+
+vit = node(
     size="base",
     base=dict(
         patch_size=16,
