@@ -1,0 +1,167 @@
+"""Attention for CUDA (csrc/cuda/attention.cu), emulated, agrees with NumPy in float64."""
+import numpy as np
+import pytest
+
+from tests.emulated import CUDA, Kernels
+from tests.needs import needs_cxx
+
+pytestmark = needs_cxx
+TOKENS = [1, 17, 50, 197, 300]
+SIZES = [32, 64, 80]
+TYPES = ["half", "bfloat16"]
+# By how much results in half precision may differ, as a share of the norm.
+TOLERANCE = {"half": 1e-3, "bfloat16": 8e-3, "float": 1e-5}
+
+
+def to_bits(x, name):
+    """Numbers as the kernels hold them."""
+    x = np.asarray(x, np.float32)
+    if name == "float":
+        return x.copy()
+    if name == "half":
+        return x.astype(np.float16)
+    bits = x.view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def to_numbers(bits, name):
+    if name == "bfloat16":
+        return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return bits.astype(np.float64)
+
+
+def empty(shape, name):
+    """Memory that is not yet written: NaN."""
+    if name == "bfloat16":
+        return np.full(shape, 0xFFFF, np.uint16)
+    return np.full(shape, np.nan, {"half": np.float16, "float": np.float32}[name])
+
+
+def close(actual, expected, tolerance):
+    assert np.isfinite(actual).all()
+    norm = np.linalg.norm(expected)
+    assert np.linalg.norm(actual - expected) <= tolerance * max(norm, 1e-3)
+
+
+def expected_attention(qkv, dout):
+    """out, lse and dqkv of qkv [N, L, heads, 3, size]."""
+    q, k, v = np.moveaxis(qkv, 3, 0)
+    scale = qkv.shape[-1] ** -0.5
+    s = np.einsum("nqhd,nkhd->nhqk", q, k) * scale
+    top = s.max(-1, keepdims=True)
+    lse = np.log(np.exp(s - top).sum(-1, keepdims=True)) + top
+    p = np.exp(s - lse)
+    out = np.einsum("nhqk,nkhd->nqhd", p, v)
+    dp = np.einsum("nqhd,nkhd->nhqk", dout, v)
+    ds = p * (dp - (p * dp).sum(-1, keepdims=True)) * scale
+    dq = np.einsum("nhqk,nkhd->nqhd", ds, k)
+    dk = np.einsum("nhqk,nqhd->nkhd", ds, q)
+    dv = np.einsum("nhqk,nqhd->nkhd", p, dout)
+    return out, lse[..., 0], np.stack([dq, dk, dv], 3)
+
+
+class Case:
+    """Inputs, and what is expected of them; spread is the standard deviation of q and k."""
+
+    def __init__(self, name, samples, tokens, heads, size, spread=1.0):
+        rng = np.random.default_rng(tokens * 100 + size)
+        qkv = rng.standard_normal((samples, tokens, heads, 3, size))
+        qkv[:, :, :, :2] *= spread
+        self.name, self.size = name, size
+        self.qkv = to_bits(qkv, name)
+        self.dout = to_bits(rng.standard_normal((samples, tokens, heads, size)), name)
+        found = expected_attention(to_numbers(self.qkv, name), to_numbers(self.dout, name))
+        self.out, self.lse, self.dqkv = found
+        self.sizes = [np.int32(heads), np.int32(tokens)]
+        self.scale = np.float32(size**-0.5)
+
+    def kernel(self, which):
+        return f"attention_{which}_{self.name}_{self.size}"
+
+
+def pad(n):
+    return (n + 15) // 16 * 16
+
+
+def forward(kernels, case, warps, chunk):
+    samples, tokens, heads, _, size = case.qkv.shape
+    out, lse = empty(case.out.shape, case.name), np.full(case.lse.shape, np.nan, np.float32)
+    grid = samples * heads * -(-tokens // (16 * warps))
+    shared = 2 * (16 * warps * (size + 8) + chunk * (2 * size + 8))
+    arguments = [*case.sizes, np.int32(chunk), case.scale, case.qkv, out, lse]
+    kernels.launch(case.kernel("forward"), grid, 32 * warps, *arguments, shared=shared)
+    return out, lse
+
+
+def backward_whole(kernels, case, warps, out, lse):
+    samples, tokens, heads, _, size = case.qkv.shape
+    dqkv, rows = empty(case.qkv.shape, case.name), pad(tokens)
+    shared = 2 * (rows * (4 * size + 16) + 16 * warps * (size + 8)) + 8 * (rows + 32)
+    arguments = [*case.sizes, case.scale, case.qkv, out, case.dout, lse, dqkv]
+    grid = samples * heads
+    kernels.launch(case.kernel("backward"), grid, 32 * warps, *arguments, shared=shared)
+    return dqkv
+
+
+def backward_chunks(kernels, case, warps, chunk, out, lse):
+    samples, tokens, heads, _, size = case.qkv.shape
+    dqkv, delta = empty(case.qkv.shape, case.name), np.full_like(lse, np.nan)
+    grid = samples * heads * -(-tokens // (16 * warps))
+    begin = [*case.sizes, np.int32(chunk), case.scale, case.qkv]
+    shared = 2 * (32 * warps * (size + 8) + chunk * (2 * size + 8))
+    arguments = [*begin, out, case.dout, lse, delta, dqkv]
+    kernels.launch(case.kernel("backward_queries"), grid, 32 * warps, *arguments, shared=shared)
+    shared = 2 * (16 * warps * (2 * size + 8) + chunk * (2 * size + 16)) + 8 * (chunk + 32)
+    arguments = [*begin, case.dout, lse, delta, dqkv]
+    kernels.launch(case.kernel("backward_keys"), grid, 32 * warps, *arguments, shared=shared)
+    return dqkv
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def compiled(request, tmp_path_factory):
+    """A head size, and the kernels for it."""
+    folder = tmp_path_factory.mktemp("attention")
+    flag = f"-DHEAD_SIZE={request.param}"
+    return request.param, Kernels(CUDA / "attention.cu", flag, folder=folder)
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.parametrize("name", TYPES)
+def test_attention(compiled, name, tokens):
+    size, kernels = compiled
+    kernels.order(tokens)
+    case, tolerance = Case(name, 1, tokens, 2, size), TOLERANCE[name]
+    warps = 2 if tokens < 100 else 4
+    for chunk in {pad(tokens), 64}:
+        out, lse = forward(kernels, case, warps, chunk)
+        close(to_numbers(out, name), case.out, tolerance)
+        close(lse, case.lse, 1e-5)
+    results = [backward_chunks(kernels, case, warps, 64, out, lse)]
+    if 2 * pad(tokens) * (4 * size + 16) < 200_000:
+        results.append(backward_whole(kernels, case, warps, out, lse))
+    for dqkv in results:
+        for i in range(3):
+            expected = case.dqkv[:, :, :, i]
+            close(to_numbers(dqkv[:, :, :, i], name), expected, 2 * tolerance)
+
+
+@pytest.mark.parametrize("spread", [0.0, 10.0])
+def test_scores_of_any_size(compiled, spread):
+    """All keys alike; and weights that are 0 or 1."""
+    size, kernels = compiled
+    case = Case("half", 2, 33, 1, size, spread)
+    out, lse = forward(kernels, case, 1, 48)
+    close(to_numbers(out, "half"), case.out, 1e-3)
+    dqkv = to_numbers(backward_whole(kernels, case, 3, out, lse), "half")
+    close(dqkv, case.dqkv, 4e-3)
+
+
+def test_the_order_of_threads_changes_nothing(compiled):
+    size, kernels = compiled
+    case, found = Case("half", 1, 50, 1, size), set()
+    for seed in range(4):
+        kernels.order(seed)
+        out, lse = forward(kernels, case, 4, 64)
+        whole = backward_whole(kernels, case, 4, out, lse)
+        found.add((out.tobytes(), lse.tobytes(), whole.tobytes()))
+    assert len(found) == 1
