@@ -165,3 +165,31 @@ def test_the_order_of_threads_changes_nothing(compiled):
         whole = backward_whole(kernels, case, 4, out, lse)
         found.add((out.tobytes(), lse.tobytes(), whole.tobytes()))
     assert len(found) == 1
+
+
+@pytest.fixture(scope="module", params=[(32, 64), (64, 32), (80, 32), (80, 64)])
+def plain(request, tmp_path_factory):
+    """A head size, the tile, and the kernels without tensor cores for them."""
+    size, tile = request.param
+    folder = tmp_path_factory.mktemp("plain")
+    flags = f"-DHEAD_SIZE={size}", f"-DTILE={tile}"
+    return size, tile, Kernels(CUDA / "attention_plain.cu", *flags, folder=folder)
+
+
+@pytest.mark.parametrize("tokens", [1, 17, 50, 130])
+@pytest.mark.parametrize("name", ["float", "half"])
+def test_attention_without_tensor_cores(plain, name, tokens):
+    size, tile, kernels = plain
+    kernels.order(tokens)
+    case, tolerance = Case(name, 1, tokens, 2, size), TOLERANCE[name]
+    grid, shared = 2 * -(-tokens // tile), 4 * tile * (4 * (size + 1) + tile + 1)
+    out, dqkv = empty(case.out.shape, name), empty(case.qkv.shape, name)
+    lse, delta = (np.full(case.lse.shape, np.nan, np.float32) for _ in range(2))
+    begin = [grid, 256, *case.sizes, case.scale, case.qkv]
+    kernels.launch(case.kernel("plain_forward"), *begin, out, lse, shared=shared)
+    close(to_numbers(out, name), case.out, tolerance)
+    close(lse, case.lse, 1e-5)
+    last = [out, case.dout, lse, delta, dqkv]
+    kernels.launch(case.kernel("plain_backward_queries"), *begin, *last, shared=shared)
+    kernels.launch(case.kernel("plain_backward_keys"), *begin, *last[1:], shared=shared)
+    close(to_numbers(dqkv, name), case.dqkv, tolerance)
