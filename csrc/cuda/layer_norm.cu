@@ -234,8 +234,16 @@ DEVICE void backward_any(i64 rows, int width, const Y* dy, const X* x, const flo
 #define FROM_FLOAT(Y) \
   ANY(float, Y) STEP(float, Y, 4) STEP(float, Y, 6) STEP(float, Y, 8) STEP(float, Y, 10)
 #define FROM_HALF(X) ANY(X, X) STEP(X, X, 2) STEP(X, X, 3) STEP(X, X, 4) STEP(X, X, 5)
+#if defined(X_TYPE) && X_IS_FLOAT  // one pair alone, which compiles sooner
+#define PAIR(Y) FROM_FLOAT(Y)
+PAIR(Y_TYPE)
+#elif defined(X_TYPE)
+#define PAIR(X) FROM_HALF(X)
+PAIR(X_TYPE)
+#else
 FROM_FLOAT(float)
 FROM_FLOAT(half)
 FROM_FLOAT(bfloat16)
 FROM_HALF(half)
 FROM_HALF(bfloat16)
+#endif
