@@ -94,18 +94,21 @@ def poisoned(*shape, dtype, count=1):
 
 # ------------------------------------------------------------------------------------------ attention
 SHAPES = [(256, 50, 12, 64), (256, 197, 16, 32), (128, 197, 12, 64), (128, 50, 16, 64), (64, 197, 16, 80)]
-# threads a block may have, blocks a multiprocessor is to hold, groups of 16 columns in registers
-FORWARD = [(128, 4, 4), (256, 2, 4), (256, 3, 2), (128, 6, 2), (448, 1, 4)]
-BACKWARD = [(128, 3, 2), (256, 1, 2), (256, 2, 2), (128, 4, 1), (256, 2, 1), (448, 1, 1), (128, 2, 4)]
+# Threads a block may have, blocks a multiprocessor is to hold, groups of 16 columns in registers,
+# rows a warp has.
+FORWARD = [(128, 4, 4, 16), (256, 2, 4, 16), (256, 3, 2, 16), (128, 6, 2, 16), (448, 1, 4, 16),
+           (128, 2, 4, 32), (256, 1, 2, 32), (256, 2, 2, 32)]
+BACKWARD = [(128, 3, 2, 16), (256, 1, 2, 16), (256, 2, 1, 16), (128, 4, 1, 16), (448, 1, 1, 16),
+            (128, 2, 4, 16), (256, 1, 1, 32), (128, 2, 2, 32)]
 
 
-def pad(n):
-    return (n + 15) // 16 * 16
+def round_up(n, to):
+    return -(-n // to) * to
 
 
 def attention_flags(forward, backward):
-    names = ["FORWARD_THREADS", "FORWARD_BLOCKS", "FORWARD_GROUPS"]
-    names += ["BACKWARD_THREADS", "BACKWARD_BLOCKS", "BACKWARD_GROUPS"]
+    names = [f"{way}_{what}" for way in ("FORWARD", "BACKWARD")
+             for what in ("THREADS", "BLOCKS", "GROUPS", "ROWS")]
     return [f"-D{n}={v}" for n, v in zip(names, (*forward, *backward))]
 
 
@@ -143,19 +146,20 @@ class Inputs:
         return error(self.out[0][:few], out), error(self.dqkv[0][:few], dqkv)
 
 
-def forward_calls(module, inputs, warps, chunk):
+def forward_calls(module, inputs, warps, chunk, rows):
     n, l, h, d = inputs.shape
-    shared = 2 * (16 * warps * (d + 8) + chunk * (2 * d + 8))
-    grid, name = n * h * -(-l // (16 * warps)), f"attention_forward_{inputs.name}_{d}"
+    shared = 2 * (rows * warps * (d + 8) + chunk * (2 * d + 8))
+    grid, name = n * h * -(-l // (rows * warps)), f"attention_forward_{inputs.name}_{d}"
     return [
         module.prepare(name, grid, 32 * warps, [I(h), I(l), I(chunk), F(d**-0.5), qkv, out, lse], shared)
         for qkv, _, out, lse, _, _ in inputs.sets()
     ]
 
 
-def backward_calls(module, inputs, warps, groups):
+def backward_calls(module, inputs, warps, groups, rows):
     n, l, h, d = inputs.shape
-    shared = 2 * (pad(l) * (4 * d + 16) + 16 * warps * (d + 8)) + 8 * (pad(l) + 16 * groups)
+    pad = round_up(l, rows)
+    shared = 2 * (pad * (4 * d + 16) + 16 * warps * (d + 8)) + 8 * (pad + 16 * groups)
     name = f"attention_backward_{inputs.name}_{d}"
     return [
         module.prepare(name, n * h, 32 * warps, [I(h), I(l), F(d**-0.5), qkv, out, dout, lse, dqkv], shared)
@@ -163,11 +167,12 @@ def backward_calls(module, inputs, warps, groups):
     ]
 
 
-def chunked_calls(module, inputs, warps, chunk, groups):
+def chunked_calls(module, inputs, warps, chunk, groups, rows):
     n, l, h, d = inputs.shape
-    end, grid = f"{inputs.name}_{d}", n * h * -(-l // (16 * warps))
-    first = 2 * (32 * warps * (d + 8) + chunk * (2 * d + 8))
-    second = 2 * (16 * warps * (2 * d + 8) + chunk * (2 * d + 16)) + 8 * (chunk + 16 * groups)
+    own = rows * warps
+    end, grid = f"{inputs.name}_{d}", n * h * -(-l // own)
+    first = 2 * (2 * own * (d + 8) + chunk * (2 * d + 8))
+    second = 2 * (own * (2 * d + 8) + chunk * (2 * d + 16)) + 8 * (chunk + 16 * groups)
     calls = []
     for qkv, dout, out, lse, delta, dqkv in inputs.sets():
         begin = [I(h), I(l), I(chunk), F(d**-0.5), qkv]
@@ -197,29 +202,32 @@ def plain_calls(module, inputs, tile=64):
 
 
 def torch_attention(inputs, plain):
-    """Microseconds of PyTorch's forward and backward pass, and the errors of both."""
+    """Microseconds of PyTorch's forward and backward pass, to q, k, v and to qkv, and its errors."""
     import torch
 
-    def attend(qkv):
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    def attend(q, k, v):
         if plain:
             return ((q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v).transpose(1, 2)
         return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
+    def split(qkv):
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def backward(leaves, outs):
+        return timed([lambda o=o, x=x, g=g: grad(o, x, g, retain_graph=True)
+                      for o, x, g in zip(outs, leaves, inputs.dout)])
+
     # As timm has it: [N, L, 3, heads, size].
-    leaves = [x.transpose(2, 3).contiguous().requires_grad_() for x in inputs.qkv]
-    with torch.no_grad():
-        forward = timed([lambda x=x: attend(x) for x in leaves])
-    outs = [attend(x) for x in leaves]
-    grad = torch.autograd.grad
-    backward = timed([
-        lambda o=o, x=x, g=g: grad(o, x, g, retain_graph=True)
-        for o, x, g in zip(outs, leaves, inputs.dout)
-    ])
-    few = 8
+    grad, leaves = torch.autograd.grad, [x.transpose(2, 3).contiguous() for x in inputs.qkv]
+    forward = timed([lambda x=x: attend(*split(x)) for x in leaves])
+    parts = [[t.detach().requires_grad_() for t in split(x)] for x in leaves]
+    first = backward(parts, [attend(*p) for p in parts])
+    leaves = [x.requires_grad_() for x in leaves]
+    outs = [attend(*split(x)) for x in leaves]
+    second, few = backward(leaves, outs), 8
     out, dqkv = attention_reference(inputs.qkv[0][:few], inputs.dout[0][:few])
     found = grad(outs[0], leaves[0], inputs.dout[0])[0].transpose(2, 3)[:few]
-    return forward, backward, error(outs[0][:few], out), error(found, dqkv)
+    return forward, first, second, error(outs[0][:few], out), error(found, dqkv)
 
 
 def attention():
@@ -241,7 +249,7 @@ def attention_tables(modules, pairs):
         for dtype in (torch.float16, torch.bfloat16) if shape[3] == 64 else (torch.float16,):
             rows.append(attention_row(modules, pairs, shape, dtype, full=dtype == torch.float16))
     table("attention, us (TFLOP/s); e: relative error", ["shape", "type", "forward", "variant", "e",
-          "backward", "variant", "e", "sdpa f", "b", "e f", "e b", "plain f", "b"], rows)
+          "backward", "variant", "e", "sdpa f", "b", "b qkv", "e f", "e b", "plain f", "b", "b qkv"], rows)
     rows = []
     for shape in SHAPES[:3]:
         inputs = Inputs((shape[0] // 4, *shape[1:]), torch.float32)
@@ -251,49 +259,58 @@ def attention_tables(modules, pairs):
         torch.backends.cuda.matmul.allow_tf32 = False
         theirs = torch_attention(inputs, plain=False), torch_attention(inputs, plain=True)
         rows.append([inputs.shape, f"{mine[0]:.0f} {mine[1]:.0f}", f"{e[0]:.1e} {e[1]:.1e}",
-                     *(f"{t[0]:.0f} {t[1]:.0f}" for t in theirs)])
+                     *(f"{t[0]:.0f} {t[2]:.0f}" for t in theirs)])
     table("float32 attention without tensor cores, us, forward backward",
           ["shape", "here", "e", "sdpa", "plain"], rows)
+
+
+def variants(modules, pairs, inputs, which, tried):
+    """(name, microseconds or None, calls) of every variant of a pass that fits."""
+    n, l, h, d = inputs.shape
+    for variant in tried:
+        threads, _, groups, rows = variant
+        module = modules[d, next(p for p in pairs if p[which] == variant)]
+        strips = -(-l // rows)
+        for w in sorted({min(strips, 4), (strips + 1) // 2, min(strips, 8), strips}):
+            if 32 * w > threads:
+                continue
+            if which == 0:
+                runs = {f"c{c}": forward_calls(module, inputs, w, c, rows)
+                        for c in {round_up(l, 16), min(round_up(l, 16), 64)}}
+            else:
+                runs = {"whole": backward_calls(module, inputs, w, groups, rows)}
+                if threads == 256 and w == min(strips, 8):
+                    chunk = min(64, round_up(l, 16))
+                    runs["chunks"] = chunked_calls(module, inputs, w, chunk, groups, rows)
+            for how, calls in runs.items():
+                yield f"{variant} w{w} {how}", calls
+
+
+def fastest(modules, pairs, inputs, which, tried, flops):
+    found = []
+    for name, calls in variants(modules, pairs, inputs, which, tried):
+        for result in inputs.dqkv if which else inputs.out:
+            result.fill_(float("nan"))
+        us = timed(calls, 0.02)
+        found.append((us, name.replace(" ", "", 3)))
+        e = f", error {inputs.errors()[1]:.1e}" if which else ""
+        print(f"{inputs.shape} {inputs.name} {'backward' if which else 'forward'} {name}: {us:.1f} us, "
+              f"{flops / us:.0f} TFLOP/s{e}", flush=True)
+    return min(found)
 
 
 def attention_row(modules, pairs, shape, dtype, full):
     inputs = Inputs(shape, dtype)
     n, l, h, d = shape
-    flops, strips = 4 * n * h * l * l * d / 1e6, pad(l) // 16
-    found = []
-    warps = sorted({min(strips, 4), (strips + 1) // 2, min(strips, 8), strips} - {0})
-    for forward in FORWARD if full else FORWARD[:2]:
-        module = modules[d, next(p for p in pairs if p[0] == forward)]
-        for w in warps:
-            if 32 * w > forward[0]:
-                continue
-            for chunk in {pad(l), min(pad(l), 64)}:
-                us = timed(forward_calls(module, inputs, w, chunk))
-                found.append((us, f"{forward} w{w} c{chunk}"))
-                print(f"{shape} {inputs.name} forward {found[-1][1]}: {us:.1f} us, "
-                      f"{flops / us:.0f} TFLOP/s", flush=True)
-    best = min(found)
-    found = []
-    for backward in BACKWARD if full else BACKWARD[:3]:
-        module = modules[d, next(p for p in pairs if p[1] == backward)]
-        for w in warps:
-            if 32 * w > backward[0]:
-                continue
-            runs = {"whole": backward_calls(module, inputs, w, backward[2])}
-            if backward[0] == 256 and w == min(strips, 8):
-                runs["chunks"] = chunked_calls(module, inputs, w, min(64, pad(l)), backward[2])
-            for how, calls in runs.items():
-                us = timed(calls)
-                found.append((us, f"{backward} w{w} {how}"))
-                print(f"{shape} {inputs.name} backward {found[-1][1]}: {us:.1f} us, "
-                      f"{2.5 * flops / us:.0f} TFLOP/s", inputs.errors()[1], flush=True)
-    back = min(found)
+    flops, few = 4 * n * h * l * l * d / 1e6, None if full else 3
+    best = fastest(modules, pairs, inputs, 0, FORWARD[:few], flops)
+    back = fastest(modules, pairs, inputs, 1, BACKWARD[:few], 2.5 * flops)
     e = inputs.errors()
     sdpa, plain = torch_attention(inputs, plain=False), torch_attention(inputs, plain=True)
     return [",".join(map(str, shape)), inputs.name, f"{best[0]:.0f} ({flops / best[0]:.0f})", best[1],
             f"{e[0]:.1e}", f"{back[0]:.0f} ({2.5 * flops / back[0]:.0f})", back[1], f"{e[1]:.1e}",
-            *(f"{v:.0f}" for v in sdpa[:2]), *(f"{v:.1e}" for v in sdpa[2:]),
-            *(f"{v:.0f}" for v in plain[:2])]
+            *(f"{v:.0f}" for v in sdpa[:3]), *(f"{v:.1e}" for v in sdpa[3:]),
+            *(f"{v:.0f}" for v in plain[:3])]
 
 
 # ----------------------------------------------------------------------------------- LayerNorm, GELU

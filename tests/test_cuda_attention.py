@@ -79,66 +79,74 @@ class Case:
         return f"attention_{which}_{self.name}_{self.size}"
 
 
-def pad(n):
-    return (n + 15) // 16 * 16
+def round_up(n, to):
+    return -(-n // to) * to
 
 
-def forward(kernels, case, warps, chunk):
-    samples, tokens, heads, _, size = case.qkv.shape
-    out, lse = empty(case.out.shape, case.name), np.full(case.lse.shape, np.nan, np.float32)
-    grid = samples * heads * -(-tokens // (16 * warps))
-    shared = 2 * (16 * warps * (size + 8) + chunk * (2 * size + 8))
-    arguments = [*case.sizes, np.int32(chunk), case.scale, case.qkv, out, lse]
-    kernels.launch(case.kernel("forward"), grid, 32 * warps, *arguments, shared=shared)
-    return out, lse
+class TensorCores:
+    """attention.cu for a head size, a warp having 16 or 32 rows."""
+
+    GROUPS = 2
+
+    def __init__(self, size, rows, folder):
+        flags = [f"-DHEAD_SIZE={size}", f"-DFORWARD_ROWS={rows}", f"-DBACKWARD_ROWS={rows}"]
+        self.size, self.rows = size, rows
+        self.kernels = Kernels(CUDA / "attention.cu", *flags, folder=folder)
+
+    def forward(self, case, warps, chunk):
+        samples, tokens, heads, _, size = case.qkv.shape
+        out, lse = empty(case.out.shape, case.name), np.full(case.lse.shape, np.nan, np.float32)
+        own = self.rows * warps
+        grid, shared = samples * heads * -(-tokens // own), own * (size + 8) + chunk * (2 * size + 8)
+        arguments = [*case.sizes, np.int32(chunk), case.scale, case.qkv, out, lse]
+        name = case.kernel("forward")
+        self.kernels.launch(name, grid, 32 * warps, *arguments, shared=2 * shared)
+        return out, lse
+
+    def backward_whole(self, case, warps, out, lse):
+        samples, tokens, heads, _, size = case.qkv.shape
+        dqkv, pad = empty(case.qkv.shape, case.name), round_up(tokens, self.rows)
+        shared = 2 * (pad * (4 * size + 16) + 16 * warps * (size + 8)) + 8 * (pad + 16 * self.GROUPS)
+        arguments = [*case.sizes, case.scale, case.qkv, out, case.dout, lse, dqkv]
+        grid = samples * heads
+        self.kernels.launch(case.kernel("backward"), grid, 32 * warps, *arguments, shared=shared)
+        return dqkv
+
+    def backward_chunks(self, case, warps, chunk, out, lse):
+        samples, tokens, heads, _, size = case.qkv.shape
+        dqkv, delta = empty(case.qkv.shape, case.name), np.full_like(lse, np.nan)
+        own = self.rows * warps
+        shape = samples * heads * -(-tokens // own), 32 * warps
+        begin = [*case.sizes, np.int32(chunk), case.scale, case.qkv]
+        shared = 2 * (2 * own * (size + 8) + chunk * (2 * size + 8))
+        arguments = [*begin, out, case.dout, lse, delta, dqkv]
+        self.kernels.launch(case.kernel("backward_queries"), *shape, *arguments, shared=shared)
+        shared = 2 * (own * (2 * size + 8) + chunk * (2 * size + 16))
+        shared += 8 * (chunk + 16 * self.GROUPS)
+        arguments = [*begin, case.dout, lse, delta, dqkv]
+        self.kernels.launch(case.kernel("backward_keys"), *shape, *arguments, shared=shared)
+        return dqkv
 
 
-def backward_whole(kernels, case, warps, out, lse):
-    samples, tokens, heads, _, size = case.qkv.shape
-    dqkv, rows = empty(case.qkv.shape, case.name), pad(tokens)
-    shared = 2 * (rows * (4 * size + 16) + 16 * warps * (size + 8)) + 8 * (rows + 32)
-    arguments = [*case.sizes, case.scale, case.qkv, out, case.dout, lse, dqkv]
-    grid = samples * heads
-    kernels.launch(case.kernel("backward"), grid, 32 * warps, *arguments, shared=shared)
-    return dqkv
-
-
-def backward_chunks(kernels, case, warps, chunk, out, lse):
-    samples, tokens, heads, _, size = case.qkv.shape
-    dqkv, delta = empty(case.qkv.shape, case.name), np.full_like(lse, np.nan)
-    grid = samples * heads * -(-tokens // (16 * warps))
-    begin = [*case.sizes, np.int32(chunk), case.scale, case.qkv]
-    shared = 2 * (32 * warps * (size + 8) + chunk * (2 * size + 8))
-    arguments = [*begin, out, case.dout, lse, delta, dqkv]
-    kernels.launch(case.kernel("backward_queries"), grid, 32 * warps, *arguments, shared=shared)
-    shared = 2 * (16 * warps * (2 * size + 8) + chunk * (2 * size + 16)) + 8 * (chunk + 32)
-    arguments = [*begin, case.dout, lse, delta, dqkv]
-    kernels.launch(case.kernel("backward_keys"), grid, 32 * warps, *arguments, shared=shared)
-    return dqkv
-
-
-@pytest.fixture(scope="module", params=SIZES)
-def compiled(request, tmp_path_factory):
-    """A head size, and the kernels for it."""
-    folder = tmp_path_factory.mktemp("attention")
-    flag = f"-DHEAD_SIZE={request.param}"
-    return request.param, Kernels(CUDA / "attention.cu", flag, folder=folder)
+@pytest.fixture(scope="module", params=[(s, r) for s in SIZES for r in (16, 32)])
+def attention(request, tmp_path_factory):
+    return TensorCores(*request.param, tmp_path_factory.mktemp("attention"))
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("name", TYPES)
-def test_attention(compiled, name, tokens):
-    size, kernels = compiled
-    kernels.order(tokens)
+def test_attention(attention, name, tokens):
+    size = attention.size
+    attention.kernels.order(tokens)
     case, tolerance = Case(name, 1, tokens, 2, size), TOLERANCE[name]
     warps = 2 if tokens < 100 else 4
-    for chunk in {pad(tokens), 64}:
-        out, lse = forward(kernels, case, warps, chunk)
+    for chunk in {round_up(tokens, 16), 64}:
+        out, lse = attention.forward(case, warps, chunk)
         close(to_numbers(out, name), case.out, tolerance)
         close(lse, case.lse, 1e-5)
-    results = [backward_chunks(kernels, case, warps, 64, out, lse)]
-    if 2 * pad(tokens) * (4 * size + 16) < 200_000:
-        results.append(backward_whole(kernels, case, warps, out, lse))
+    results = [attention.backward_chunks(case, warps, 64, out, lse)]
+    if 2 * round_up(tokens, 32) * (4 * size + 16) < 200_000:
+        results.append(attention.backward_whole(case, warps, out, lse))
     for dqkv in results:
         for i in range(3):
             expected = case.dqkv[:, :, :, i]
@@ -146,23 +154,21 @@ def test_attention(compiled, name, tokens):
 
 
 @pytest.mark.parametrize("spread", [0.0, 10.0])
-def test_scores_of_any_size(compiled, spread):
+def test_scores_of_any_size(attention, spread):
     """All keys alike; and weights that are 0 or 1."""
-    size, kernels = compiled
-    case = Case("half", 2, 33, 1, size, spread)
-    out, lse = forward(kernels, case, 1, 48)
+    case = Case("half", 2, 33, 1, attention.size, spread)
+    out, lse = attention.forward(case, 1, 48)
     close(to_numbers(out, "half"), case.out, 1e-3)
-    dqkv = to_numbers(backward_whole(kernels, case, 3, out, lse), "half")
+    dqkv = to_numbers(attention.backward_whole(case, 3, out, lse), "half")
     close(dqkv, case.dqkv, 4e-3)
 
 
-def test_the_order_of_threads_changes_nothing(compiled):
-    size, kernels = compiled
-    case, found = Case("half", 1, 50, 1, size), set()
+def test_the_order_of_threads_changes_nothing(attention):
+    case, found = Case("half", 1, 50, 1, attention.size), set()
     for seed in range(4):
-        kernels.order(seed)
-        out, lse = forward(kernels, case, 4, 64)
-        whole = backward_whole(kernels, case, 4, out, lse)
+        attention.kernels.order(seed)
+        out, lse = attention.forward(case, 4, 64)
+        whole = attention.backward_whole(case, 4, out, lse)
         found.add((out.tobytes(), lse.tobytes(), whole.tobytes()))
     assert len(found) == 1
 

@@ -4,8 +4,8 @@
 //
 // 256 threads are a square of 16 x 16; thread (y, x) has of a TILE x TILE part of the scores rows
 // y, y + 16, .. and columns x, x + 16, ... A row's 16 threads are half a warp. Tiles of queries,
-// keys and so on are in shared memory as float32, rows one longer than they need be, so that threads
-// of neighbouring rows read from different banks.
+// keys and so on are in shared memory as float32, rows one longer than they need be, so that
+// threads of neighbouring rows read from different banks.
 //
 //   attention_plain_forward_TYPE_SIZE   grid samples * heads * ceil(tokens / TILE)
 //     4 TILE (3 (size + 1) + TILE + 1) bytes of dynamic shared memory
