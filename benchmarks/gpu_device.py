@@ -40,10 +40,10 @@ def compile_text(name, flags, capability):
 
 
 def compile_all(jobs, capability):
-    """{job: machine code or the error's text} of jobs (name, flags), all cores at once."""
+    """{job: machine code, or what went wrong} of jobs (name, flags), all cores at once."""
     with concurrent.futures.ProcessPoolExecutor() as pool:
         futures = {job: pool.submit(compile_text, *job, capability) for job in jobs}
-        return {job: future.result() for job, future in futures.items()}
+        return {job: future.exception() or future.result() for job, future in futures.items()}
 
 
 def check(error):

@@ -37,13 +37,19 @@ def turn():
 
 
 def load(jobs):
-    """{key: Module} of {key: (file, flags)}."""
-    import torch
-
-    torch.zeros(1, device="cuda")
+    """{key: Module} of {key: (file, flags)}, without those that can't be compiled."""
     start, codes = time.time(), compile_all(list(jobs.values()), capability())
     print(f"{len(codes)} texts compiled in {time.time() - start:.1f} s", flush=True)
-    return {key: Module(codes[job]) for key, job in jobs.items()}
+    import torch  # only now, so that no compiling process has CUDA
+
+    torch.zeros(1, device="cuda")
+    modules = {}
+    for key, job in jobs.items():
+        try:
+            modules[key] = Module(codes[job])
+        except (RuntimeError, TypeError) as e:
+            print(f"= {job}: {e}, {str(codes[job])[:300]}")
+    return modules
 
 
 def timed(functions, seconds=0.03):
@@ -81,9 +87,9 @@ def table(title, heads, rows):
 
 
 def capability():
-    import torch
-
-    return "".join(map(str, torch.cuda.get_device_capability()))
+    """Of the first GPU, as 90 for 9.0."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0].replace(".", "")
 
 
 def poisoned(*shape, dtype, count=1):
@@ -137,13 +143,15 @@ class Inputs:
         self.lse, self.delta = (poisoned(n, h, l, dtype=torch.float32, count=3) for _ in range(2))
         self.dqkv = poisoned(n, l, h, 3, d, dtype=dtype, count=3)
         self.name = {"torch.float16": "half", "torch.bfloat16": "bfloat16"}.get(str(dtype), "float")
+        self.few = 8  # samples that are compared
+        self.expected = attention_reference(self.qkv[0][: self.few], self.dout[0][: self.few])
 
     def sets(self):
+        """Of inputs and places for results."""
         return zip(self.qkv, self.dout, self.out, self.lse, self.delta, self.dqkv)
 
-    def errors(self, few=8):
-        out, dqkv = attention_reference(self.qkv[0][:few], self.dout[0][:few])
-        return error(self.out[0][:few], out), error(self.dqkv[0][:few], dqkv)
+    def errors(self):
+        return [error(a[: self.few], b) for a, b in zip((self.out[0], self.dqkv[0]), self.expected)]
 
 
 def forward_calls(module, inputs, warps, chunk, rows):
@@ -163,6 +171,18 @@ def backward_calls(module, inputs, warps, groups, rows):
     name = f"attention_backward_{inputs.name}_{d}"
     return [
         module.prepare(name, n * h, 32 * warps, [I(h), I(l), F(d**-0.5), qkv, out, dout, lse, dqkv], shared)
+        for qkv, dout, out, lse, _, dqkv in inputs.sets()
+    ]
+
+
+def once_calls(module, inputs, block, groups, rows):
+    n, l, h, d = inputs.shape
+    pad = round_up(l, rows)
+    shared = 2 * pad * (4 * d + 16 + block + 8) + 8 * (pad + block + 16 * groups)
+    name = f"attention_backward_once_{inputs.name}_{d}"
+    return [
+        module.prepare(name, n * h, 32 * (pad // rows),
+                       [I(h), I(l), I(block), F(d**-0.5), qkv, out, dout, lse, dqkv], shared)
         for qkv, dout, out, lse, _, dqkv in inputs.sets()
     ]
 
@@ -224,10 +244,10 @@ def torch_attention(inputs, plain):
     first = backward(parts, [attend(*p) for p in parts])
     leaves = [x.requires_grad_() for x in leaves]
     outs = [attend(*split(x)) for x in leaves]
-    second, few = backward(leaves, outs), 8
-    out, dqkv = attention_reference(inputs.qkv[0][:few], inputs.dout[0][:few])
-    found = grad(outs[0], leaves[0], inputs.dout[0])[0].transpose(2, 3)[:few]
-    return forward, first, second, error(outs[0][:few], out), error(found, dqkv)
+    second = backward(leaves, outs)
+    found = outs[0], grad(outs[0], leaves[0], inputs.dout[0])[0].transpose(2, 3)
+    e = [error(a[: inputs.few], b) for a, b in zip(found, inputs.expected)]
+    return forward, first, second, *e
 
 
 def attention():
@@ -269,7 +289,9 @@ def variants(modules, pairs, inputs, which, tried):
     n, l, h, d = inputs.shape
     for variant in tried:
         threads, _, groups, rows = variant
-        module = modules[d, next(p for p in pairs if p[which] == variant)]
+        module = modules.get((d, next(p for p in pairs if p[which] == variant)))
+        if module is None:
+            continue
         strips = -(-l // rows)
         for w in sorted({min(strips, 4), (strips + 1) // 2, min(strips, 8), strips}):
             if 32 * w > threads:
@@ -279,6 +301,9 @@ def variants(modules, pairs, inputs, which, tried):
                         for c in {round_up(l, 16), min(round_up(l, 16), 64)}}
             else:
                 runs = {"whole": backward_calls(module, inputs, w, groups, rows)}
+                if w == strips:
+                    for b in {min(round_up(l, 16), b) for b in (32, 64, 112)}:
+                        runs[f"once b{b}"] = once_calls(module, inputs, b, groups, rows)
                 if threads == 256 and w == min(strips, 8):
                     chunk = min(64, round_up(l, 16))
                     runs["chunks"] = chunked_calls(module, inputs, w, chunk, groups, rows)
@@ -291,7 +316,11 @@ def fastest(modules, pairs, inputs, which, tried, flops):
     for name, calls in variants(modules, pairs, inputs, which, tried):
         for result in inputs.dqkv if which else inputs.out:
             result.fill_(float("nan"))
-        us = timed(calls, 0.02)
+        try:
+            us = timed(calls, 0.02)
+        except RuntimeError as e:
+            print(f"{inputs.shape} {name}: {e}")
+            continue
         found.append((us, name.replace(" ", "", 3)))
         e = f", error {inputs.errors()[1]:.1e}" if which else ""
         print(f"{inputs.shape} {inputs.name} {'backward' if which else 'forward'} {name}: {us:.1f} us, "

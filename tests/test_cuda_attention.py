@@ -112,6 +112,15 @@ class TensorCores:
         self.kernels.launch(case.kernel("backward"), grid, 32 * warps, *arguments, shared=shared)
         return dqkv
 
+    def backward_once(self, case, block, out, lse):
+        samples, tokens, heads, _, size = case.qkv.shape
+        dqkv, pad = empty(case.qkv.shape, case.name), round_up(tokens, self.rows)
+        shared = 2 * pad * (4 * size + 16 + block + 8) + 8 * (pad + block + 16 * self.GROUPS)
+        arguments = [*case.sizes, np.int32(block), case.scale, case.qkv, out, case.dout, lse, dqkv]
+        shape = samples * heads, 32 * (pad // self.rows)
+        self.kernels.launch(case.kernel("backward_once"), *shape, *arguments, shared=shared)
+        return dqkv
+
     def backward_chunks(self, case, warps, chunk, out, lse):
         samples, tokens, heads, _, size = case.qkv.shape
         dqkv, delta = empty(case.qkv.shape, case.name), np.full_like(lse, np.nan)
@@ -147,6 +156,8 @@ def test_attention(attention, name, tokens):
     results = [attention.backward_chunks(case, warps, 64, out, lse)]
     if 2 * round_up(tokens, 32) * (4 * size + 16) < 200_000:
         results.append(attention.backward_whole(case, warps, out, lse))
+        results.append(attention.backward_once(case, 16, out, lse))
+        results.append(attention.backward_once(case, 48, out, lse))
     for dqkv in results:
         for i in range(3):
             expected = case.dqkv[:, :, :, i]
@@ -159,8 +170,8 @@ def test_scores_of_any_size(attention, spread):
     case = Case("half", 2, 33, 1, attention.size, spread)
     out, lse = attention.forward(case, 1, 48)
     close(to_numbers(out, "half"), case.out, 1e-3)
-    dqkv = to_numbers(attention.backward_whole(case, 3, out, lse), "half")
-    close(dqkv, case.dqkv, 4e-3)
+    for dqkv in attention.backward_whole(case, 3, out, lse), attention.backward_once(case, 32, out, lse):
+        close(to_numbers(dqkv, "half"), case.dqkv, 4e-3)
 
 
 def test_the_order_of_threads_changes_nothing(attention):
@@ -168,8 +179,8 @@ def test_the_order_of_threads_changes_nothing(attention):
     for seed in range(4):
         attention.kernels.order(seed)
         out, lse = attention.forward(case, 4, 64)
-        whole = attention.backward_whole(case, 4, out, lse)
-        found.add((out.tobytes(), lse.tobytes(), whole.tobytes()))
+        whole, once = attention.backward_whole(case, 4, out, lse), attention.backward_once(case, 32, out, lse)
+        found.add(b"".join(a.tobytes() for a in (out, lse, whole, once)))
     assert len(found) == 1
 
 

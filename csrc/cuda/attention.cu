@@ -22,6 +22,9 @@
 //   attention_backward_TYPE_SIZE        grid samples * heads, a whole head in shared memory; pad is
 //     tokens rounded up to BACKWARD_ROWS
 //     2 (pad (4 size + 16) + 16 warps (size + 8)) + 8 (pad + 16 BACKWARD_GROUPS)
+//   attention_backward_once_TYPE_SIZE    the same for warps = pad / BACKWARD_ROWS: a strip of keys
+//     a warp, every score computed once; `block`, a multiple of 16, is how many queries go together
+//     2 (pad (4 size + 16) + pad (block + 8)) + 8 (pad + block + 16 BACKWARD_GROUPS)
 //   attention_backward_queries_TYPE_SIZE, then attention_backward_keys_TYPE_SIZE, for tokens that
 //     don't fit; grid as forward
 //     2 (2 own (size + 8) + chunk (2 size + 8))
@@ -422,7 +425,119 @@ DEVICE void backward(int heads, int tokens, float scale, const T* qkv, const T* 
   }
 }
 
-// As above, for a strip of queries a warp, with keys and values coming in chunks. Writes delta.
+// The left operand [16, 16] from its transpose in shared memory.
+template <class T>
+DEVICE void load_left_transposed(unsigned (&a)[4], const T* columns, int pitch) {
+  const int lane = threadIdx.x % 32;
+  load_transposed(a, columns + (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 8);
+}
+
+// A whole head at once, and every score once: a warp has a strip of keys for good. The queries come
+// in blocks; what each warp finds of ds^T for a block goes through shared memory to whoever
+// multiplies it with the keys.
+template <class T, int size>
+DEVICE void backward_once(int heads, int tokens, int block, float scale, const T* qkv, const T* out,
+                          const T* dout, const float* lse, T* dqkv) {
+  DYNAMIC_SHARED(T, memory);
+  constexpr int m = BACKWARD_ROWS / 16, n = BACKWARD_GROUPS, strip = 16 * m;
+  constexpr int pitch = 3 * size + 8, dout_pitch = size + 8;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  const int g = lane / 4, t = lane % 4, rows = strip * warps, first = strip * warp;
+  const int ds_pitch = block + 8, padded = rows + block + kPast;
+  const Place<T, size> p(heads, tokens, rows);
+  T *all = memory, *douts = all + rows * pitch, *ds = douts + rows * dout_pitch;  // [rows, block]
+  float *shared_lse = reinterpret_cast<float*>(ds + rows * ds_pitch);
+  float *shared_delta = shared_lse + padded;
+  load_rows<T, 3 * size>(all, pitch, qkv + p.qkv(0), p.qkv_stride(), tokens, rows);
+  load_rows<T, size>(douts, dout_pitch, dout + p.out(0), p.out_stride(), tokens, rows);
+  commit_copies();
+  for (int i = threadIdx.x; i < padded; i += blockDim.x) {
+    shared_lse[i] = i < tokens ? lse[p.row(i)] * kLog2e : INFINITY;
+    if (i >= rows) shared_delta[i] = 0;
+  }
+  wait_copies<0>();
+  __syncthreads();
+  unsigned key[m][size / 16][4], value[m][size / 16][4];
+  float dk[m][size / 8][4], dv[m][size / 8][4], scales[2 * m], ones[2 * m];
+  {
+    float delta[2 * m];
+    load_left<T, size>(key, douts + first * dout_pitch, dout_pitch);
+    row_products<T, size, m>(delta, key, out + p.out(first), p.out_stride(), tokens - first);
+    UNROLL for (int r = 0; r < 2 * m; ++r) if (t == 0) shared_delta[first + g + 8 * r] = delta[r];
+  }
+  load_left<T, size>(key, all + first * pitch + size, pitch);
+  load_left<T, size>(value, all + first * pitch + 2 * size, pitch);
+  clear(dk);
+  clear(dv);
+  fill(scales, scale);
+  fill(ones, 1);
+  const float exponent = scale * kLog2e;
+  for (int start = 0; start < tokens; start += block) {
+    __syncthreads();  // delta is there; ds may be written
+    const int count = min(block, rows - start);
+    for (int k = 0; k < count; k += 16 * n) {
+      const int groups = (count - k + 15) / 16, row = start + k;
+      float s[m][2 * n][4], dp[m][2 * n][4];
+      clear(s);
+      clear(dp);
+      multiply_rows<T, size, m, n>(s, key, all + row * pitch, pitch, groups);
+      multiply_rows<T, size, m, n>(dp, value, douts + row * dout_pitch, dout_pitch, groups);
+      UNROLL for (int j = 0; j < 2 * n; ++j) {
+        const float2 l = *reinterpret_cast<const float2*>(shared_lse + row + 8 * j + 2 * t);
+        const float2 d = *reinterpret_cast<const float2*>(shared_delta + row + 8 * j + 2 * t);
+        UNROLL for (int r = 0; r < m; ++r) UNROLL for (int i = 0; i < 4; ++i) {
+          s[r][j][i] = exp2_fast(s[r][j][i] * exponent - (i % 2 ? l.y : l.x));
+          dp[r][j][i] = s[r][j][i] * (dp[r][j][i] - (i % 2 ? d.y : d.x));
+        }
+        if (j / 2 >= groups) continue;
+        UNROLL for (int r = 0; r < m; ++r) UNROLL for (int h = 0; h < 2; ++h) {
+          const int own = first + 16 * r + g + 8 * h;
+          // A key past the end has scores, too, but is none.
+          const unsigned pair = pack(dp[r][j][2 * h], dp[r][j][2 * h + 1], T());
+          *reinterpret_cast<unsigned*>(ds + own * ds_pitch + k + 8 * j + 2 * t) =
+              own < tokens ? pair : 0;
+        }
+      }
+      multiply_columns<T, size, m, n>(dv, s, douts + row * dout_pitch, dout_pitch, groups);
+      multiply_columns<T, size, m, n>(dk, dp, all + row * pitch, pitch, groups);
+    }
+    __syncthreads();
+    // dq of the block, 16 queries and 16 columns at a time; it takes the place of the queries.
+    const int units = round_up(count, 16) / 16 * (size / 16);
+    for (int unit = warp; unit < units; unit += warps) {
+      const int query = unit / (size / 16) * 16, column = unit % (size / 16) * 16;
+      float dq[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+      const T* keys = all + size + column + lane % 16 * pitch + lane / 16 * 8;
+#pragma unroll 4
+      for (int k = 0; k < rows; k += 16) {
+        unsigned a[4], b[4];
+        load_left_transposed(a, ds + k * ds_pitch + query, ds_pitch);
+        load_transposed(b, keys + k * pitch);
+        mma(dq[0], a, b, T());
+        mma(dq[1], a, b + 2, T());
+      }
+      UNROLL for (int j = 0; j < 2; ++j) UNROLL for (int h = 0; h < 2; ++h) {
+        T* to = all + (start + query + g + 8 * h) * pitch + column + 8 * j + 2 * t;
+        *reinterpret_cast<unsigned*>(to) =
+            pack(dq[j][2 * h] * scale, dq[j][2 * h + 1] * scale, T());
+      }
+    }
+  }
+  // Keys and values have been multiplied for the last time when all are here.
+  __syncthreads();
+  constexpr int parts = size / 8;
+  for (int i = threadIdx.x; i < tokens * parts; i += blockDim.x) {
+    const int row = i / parts, part = i % parts;
+    *reinterpret_cast<uint4*>(dqkv + p.qkv(row) + part * 8) =
+        *reinterpret_cast<const uint4*>(all + row * pitch + part * 8);
+  }
+  T *scratch = douts + first * dout_pitch, *to = dqkv + p.qkv(first) + size;
+  if (first >= tokens) return;
+  store_rows<T, size>(dk, scales, scratch, to, p.qkv_stride(), tokens - first);
+  store_rows<T, size>(dv, ones, scratch, to + size, p.qkv_stride(), tokens - first);
+}
+
+// For a strip of queries a warp, with keys and values coming in chunks. Writes delta.
 template <class T, int size>
 DEVICE void backward_queries(int heads, int tokens, int chunk, float scale, const T* qkv,
                              const T* out, const T* dout, const float* lse, float* delta, T* dqkv) {
@@ -526,6 +641,11 @@ DEVICE void backward_keys(int heads, int tokens, int chunk, float scale, const T
                  (int heads, int tokens, float scale, const TYPE* qkv, const TYPE* out,          \
                   const TYPE* dout, const float* lse, TYPE* dqkv)) {                             \
     backward<TYPE, SIZE>(heads, tokens, scale, qkv, out, dout, lse, dqkv);                       \
+  }                                                                                              \
+  KERNEL_BOUNDED(BACKWARD_THREADS, BACKWARD_BLOCKS, attention_backward_once_##TYPE##_##SIZE,     \
+                 (int heads, int tokens, int block, float scale, const TYPE* qkv,                \
+                  const TYPE* out, const TYPE* dout, const float* lse, TYPE* dqkv)) {            \
+    backward_once<TYPE, SIZE>(heads, tokens, block, scale, qkv, out, dout, lse, dqkv);           \
   }                                                                                              \
   KERNEL_BOUNDED(BACKWARD_THREADS, 1, attention_backward_queries_##TYPE##_##SIZE,                \
                  (int heads, int tokens, int chunk, float scale, const TYPE* qkv,                \
