@@ -1,4 +1,5 @@
-"""NVRTC and the CUDA driver by ctypes: texts of csrc/cuda compiled, launched on PyTorch's stream."""
+"""NVRTC and the CUDA driver by ctypes: csrc/cuda compiled, and launched on PyTorch's stream."""
+
 import concurrent.futures
 import ctypes
 import glob
@@ -72,9 +73,11 @@ class Module:
         if shared > 48 * 1024:
             check(self._driver.cuFuncSetAttribute(function, 8, shared))  # MAX_DYNAMIC_SHARED_SIZE
         values = [
-            ctypes.c_void_p(a.data_ptr() if isinstance(a, torch.Tensor) else None)
-            if a is None or isinstance(a, torch.Tensor)
-            else a
+            (
+                ctypes.c_void_p(a.data_ptr() if isinstance(a, torch.Tensor) else None)
+                if a is None or isinstance(a, torch.Tensor)
+                else a
+            )
             for a in arguments
         ]
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))

@@ -2,15 +2,17 @@
 
     python3 benchmarks/gpu_kernels.py [attention] [rows] [adamw] [products]
 
-Needs PyTorch and NVRTC, no OneFlow. Each group is a process of its own; all compile at once and have
-the GPU one after another, and after 145 s what is still running ends. The tables come last; all that
-was measured, every variant, is in gpu_kernels.log, in $OUT if that is set. Times are medians of
-batches of launches, inputs rotating so that the cache holds none.
+Needs PyTorch and NVRTC, no OneFlow. Each group is a process of its own; all compile at once and
+have the GPU one after another, and after 145 s what is still running ends. The tables come last;
+all that was measured, every variant, is in gpu_kernels.log, in $OUT if that is set. Times are
+medians of batches of launches, inputs rotating so that the cache holds none.
 """
+
 import contextlib
 import ctypes
 import fcntl
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -88,8 +90,12 @@ def table(title, heads, rows):
 
 def capability():
     """Of the first GPU, as 90 for 9.0."""
-    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0].replace(".", "")
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    if not shutil.which(query[0]):
+        text = "import torch; print('%d.%d' % torch.cuda.get_device_capability())"
+        query = [sys.executable, "-c", text]
+    output = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    return output.split()[0].replace(".", "")
 
 
 def poisoned(*shape, dtype, count=1):
@@ -98,14 +104,36 @@ def poisoned(*shape, dtype, count=1):
     return [torch.full(shape, float("nan"), dtype=dtype, device="cuda") for _ in range(count)]
 
 
-# ------------------------------------------------------------------------------------------ attention
-SHAPES = [(256, 50, 12, 64), (256, 197, 16, 32), (128, 197, 12, 64), (128, 50, 16, 64), (64, 197, 16, 80)]
+# ---------------------------------------------------------------------------------------- attention
+SHAPES = [
+    (256, 50, 12, 64),
+    (256, 197, 16, 32),
+    (128, 197, 12, 64),
+    (128, 50, 16, 64),
+    (64, 197, 16, 80),
+]
 # Threads a block may have, blocks a multiprocessor is to hold, groups of 16 columns in registers,
 # rows a warp has.
-FORWARD = [(128, 4, 4, 16), (256, 2, 4, 16), (256, 3, 2, 16), (128, 6, 2, 16), (448, 1, 4, 16),
-           (128, 2, 4, 32), (256, 1, 2, 32), (256, 2, 2, 32)]
-BACKWARD = [(128, 3, 2, 16), (256, 1, 2, 16), (256, 2, 1, 16), (128, 4, 1, 16), (448, 1, 1, 16),
-            (128, 2, 4, 16), (256, 1, 1, 32), (128, 2, 2, 32)]
+FORWARD = [
+    (128, 4, 4, 16),
+    (256, 2, 4, 16),
+    (256, 3, 2, 16),
+    (128, 6, 2, 16),
+    (448, 1, 4, 16),
+    (128, 2, 4, 32),
+    (256, 1, 2, 32),
+    (256, 2, 2, 32),
+]
+BACKWARD = [
+    (128, 3, 2, 16),
+    (256, 1, 2, 16),
+    (256, 2, 1, 16),
+    (128, 4, 1, 16),
+    (448, 1, 1, 16),
+    (128, 2, 4, 16),
+    (256, 1, 1, 32),
+    (128, 2, 2, 32),
+]
 
 
 def round_up(n, to):
@@ -113,8 +141,11 @@ def round_up(n, to):
 
 
 def attention_flags(forward, backward):
-    names = [f"{way}_{what}" for way in ("FORWARD", "BACKWARD")
-             for what in ("THREADS", "BLOCKS", "GROUPS", "ROWS")]
+    names = [
+        f"{way}_{what}"
+        for way in ("FORWARD", "BACKWARD")
+        for what in ("THREADS", "BLOCKS", "GROUPS", "ROWS")
+    ]
     return [f"-D{n}={v}" for n, v in zip(names, (*forward, *backward))]
 
 
@@ -159,7 +190,9 @@ def forward_calls(module, inputs, warps, chunk, rows):
     shared = 2 * (rows * warps * (d + 8) + chunk * (2 * d + 8))
     grid, name = n * h * -(-l // (rows * warps)), f"attention_forward_{inputs.name}_{d}"
     return [
-        module.prepare(name, grid, 32 * warps, [I(h), I(l), I(chunk), F(d**-0.5), qkv, out, lse], shared)
+        module.prepare(
+            name, grid, 32 * warps, [I(h), I(l), I(chunk), F(d**-0.5), qkv, out, lse], shared
+        )
         for qkv, _, out, lse, _, _ in inputs.sets()
     ]
 
@@ -170,7 +203,9 @@ def backward_calls(module, inputs, warps, groups, rows):
     shared = 2 * (pad * (4 * d + 16) + 16 * warps * (d + 8)) + 8 * (pad + 16 * groups)
     name = f"attention_backward_{inputs.name}_{d}"
     return [
-        module.prepare(name, n * h, 32 * warps, [I(h), I(l), F(d**-0.5), qkv, out, dout, lse, dqkv], shared)
+        module.prepare(
+            name, n * h, 32 * warps, [I(h), I(l), F(d**-0.5), qkv, out, dout, lse, dqkv], shared
+        )
         for qkv, dout, out, lse, _, dqkv in inputs.sets()
     ]
 
@@ -181,8 +216,13 @@ def once_calls(module, inputs, block, groups, rows):
     shared = 2 * pad * (4 * d + 16 + block + 8) + 8 * (pad + block + 16 * groups)
     name = f"attention_backward_once_{inputs.name}_{d}"
     return [
-        module.prepare(name, n * h, 32 * (pad // rows),
-                       [I(h), I(l), I(block), F(d**-0.5), qkv, out, dout, lse, dqkv], shared)
+        module.prepare(
+            name,
+            n * h,
+            32 * (pad // rows),
+            [I(h), I(l), I(block), F(d**-0.5), qkv, out, dout, lse, dqkv],
+            shared,
+        )
         for qkv, dout, out, lse, _, dqkv in inputs.sets()
     ]
 
@@ -196,25 +236,41 @@ def chunked_calls(module, inputs, warps, chunk, groups, rows):
     calls = []
     for qkv, dout, out, lse, delta, dqkv in inputs.sets():
         begin = [I(h), I(l), I(chunk), F(d**-0.5), qkv]
-        a = module.prepare(f"attention_backward_queries_{end}", grid, 32 * warps,
-                           [*begin, out, dout, lse, delta, dqkv], first)
-        b = module.prepare(f"attention_backward_keys_{end}", grid, 32 * warps,
-                           [*begin, dout, lse, delta, dqkv], second)
+        a = module.prepare(
+            f"attention_backward_queries_{end}",
+            grid,
+            32 * warps,
+            [*begin, out, dout, lse, delta, dqkv],
+            first,
+        )
+        b = module.prepare(
+            f"attention_backward_keys_{end}",
+            grid,
+            32 * warps,
+            [*begin, dout, lse, delta, dqkv],
+            second,
+        )
         calls.append(lambda a=a, b=b: (a(), b()))
     return calls
 
 
 def plain_calls(module, inputs, tile=64):
     n, l, h, d = inputs.shape
-    end, grid, shared = f"{inputs.name}_{d}", n * h * -(-l // tile), 4 * tile * (4 * (d + 1) + tile + 1)
+    end, grid, shared = (
+        f"{inputs.name}_{d}",
+        n * h * -(-l // tile),
+        4 * tile * (4 * (d + 1) + tile + 1),
+    )
     forward, backward = [], []
     for qkv, dout, out, lse, delta, dqkv in inputs.sets():
         begin = [I(h), I(l), F(d**-0.5), qkv]
         run = [
             module.prepare(f"attention_plain_{what}_{end}", grid, 256, [*begin, *rest], shared)
-            for what, rest in [("forward", [out, lse]),
-                               ("backward_queries", [out, dout, lse, delta, dqkv]),
-                               ("backward_keys", [dout, lse, delta, dqkv])]
+            for what, rest in [
+                ("forward", [out, lse]),
+                ("backward_queries", [out, dout, lse, delta, dqkv]),
+                ("backward_keys", [dout, lse, delta, dqkv]),
+            ]
         ]
         forward.append(run[0])
         backward.append(lambda run=run: (run[1](), run[2]()))
@@ -222,7 +278,7 @@ def plain_calls(module, inputs, tile=64):
 
 
 def torch_attention(inputs, plain):
-    """Microseconds of PyTorch's forward and backward pass, to q, k, v and to qkv, and its errors."""
+    """Microseconds of PyTorch's forward pass, its backward pass to q, k, v and to qkv, errors."""
     import torch
 
     def attend(q, k, v):
@@ -234,8 +290,12 @@ def torch_attention(inputs, plain):
         return qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
     def backward(leaves, outs):
-        return timed([lambda o=o, x=x, g=g: grad(o, x, g, retain_graph=True)
-                      for o, x, g in zip(outs, leaves, inputs.dout)])
+        return timed(
+            [
+                lambda o=o, x=x, g=g: grad(o, x, g, retain_graph=True)
+                for o, x, g in zip(outs, leaves, inputs.dout)
+            ]
+        )
 
     # As timm has it: [N, L, 3, heads, size].
     grad, leaves = torch.autograd.grad, [x.transpose(2, 3).contiguous() for x in inputs.qkv]
@@ -252,9 +312,15 @@ def torch_attention(inputs, plain):
 
 def attention():
     sizes = sorted({s[3] for s in SHAPES})
-    pairs = [(FORWARD[i % len(FORWARD)], BACKWARD[i % len(BACKWARD)])
-             for i in range(max(len(FORWARD), len(BACKWARD)))]
-    jobs = {(d, p): ("attention", (f"-DHEAD_SIZE={d}", *attention_flags(*p))) for d in sizes for p in pairs}
+    pairs = [
+        (FORWARD[i % len(FORWARD)], BACKWARD[i % len(BACKWARD)])
+        for i in range(max(len(FORWARD), len(BACKWARD)))
+    ]
+    jobs = {
+        (d, p): ("attention", (f"-DHEAD_SIZE={d}", *attention_flags(*p)))
+        for d in sizes
+        for p in pairs
+    }
     plain = {d: ("attention_plain", (f"-DHEAD_SIZE={d}",)) for d in sizes}
     modules = load({**jobs, **plain})
     with turn():
@@ -268,8 +334,28 @@ def attention_tables(modules, pairs):
     for shape in SHAPES:
         for dtype in (torch.float16, torch.bfloat16) if shape[3] == 64 else (torch.float16,):
             rows.append(attention_row(modules, pairs, shape, dtype, full=dtype == torch.float16))
-    table("attention, us (TFLOP/s); e: relative error", ["shape", "type", "forward", "variant", "e",
-          "backward", "variant", "e", "sdpa f", "b", "b qkv", "e f", "e b", "plain f", "b", "b qkv"], rows)
+    table(
+        "attention, us (TFLOP/s); e: relative error",
+        [
+            "shape",
+            "type",
+            "forward",
+            "variant",
+            "e",
+            "backward",
+            "variant",
+            "e",
+            "sdpa f",
+            "b",
+            "b qkv",
+            "e f",
+            "e b",
+            "plain f",
+            "b",
+            "b qkv",
+        ],
+        rows,
+    )
     rows = []
     for shape in SHAPES[:3]:
         inputs = Inputs((shape[0] // 4, *shape[1:]), torch.float32)
@@ -278,10 +364,19 @@ def attention_tables(modules, pairs):
         e = inputs.errors()
         torch.backends.cuda.matmul.allow_tf32 = False
         theirs = torch_attention(inputs, plain=False), torch_attention(inputs, plain=True)
-        rows.append([inputs.shape, f"{mine[0]:.0f} {mine[1]:.0f}", f"{e[0]:.1e} {e[1]:.1e}",
-                     *(f"{t[0]:.0f} {t[2]:.0f}" for t in theirs)])
-    table("float32 attention without tensor cores, us, forward backward",
-          ["shape", "here", "e", "sdpa", "plain"], rows)
+        rows.append(
+            [
+                inputs.shape,
+                f"{mine[0]:.0f} {mine[1]:.0f}",
+                f"{e[0]:.1e} {e[1]:.1e}",
+                *(f"{t[0]:.0f} {t[2]:.0f}" for t in theirs),
+            ]
+        )
+    table(
+        "float32 attention without tensor cores, us, forward backward",
+        ["shape", "here", "e", "sdpa", "plain"],
+        rows,
+    )
 
 
 def variants(modules, pairs, inputs, which, tried):
@@ -297,8 +392,10 @@ def variants(modules, pairs, inputs, which, tried):
             if 32 * w > threads:
                 continue
             if which == 0:
-                runs = {f"c{c}": forward_calls(module, inputs, w, c, rows)
-                        for c in {round_up(l, 16), min(round_up(l, 16), 64)}}
+                runs = {
+                    f"c{c}": forward_calls(module, inputs, w, c, rows)
+                    for c in {round_up(l, 16), min(round_up(l, 16), 64)}
+                }
             else:
                 runs = {"whole": backward_calls(module, inputs, w, groups, rows)}
                 if w == strips:
@@ -323,8 +420,12 @@ def fastest(modules, pairs, inputs, which, tried, flops):
             continue
         found.append((us, name.replace(" ", "", 3)))
         e = f", error {inputs.errors()[1]:.1e}" if which else ""
-        print(f"{inputs.shape} {inputs.name} {'backward' if which else 'forward'} {name}: {us:.1f} us, "
-              f"{flops / us:.0f} TFLOP/s{e}", flush=True)
+        way = "backward" if which else "forward"
+        print(
+            f"{inputs.shape} {inputs.name} {way} {name}: {us:.1f} us, "
+            f"{flops / us:.0f} TFLOP/s{e}",
+            flush=True,
+        )
     return min(found)
 
 
@@ -336,17 +437,30 @@ def attention_row(modules, pairs, shape, dtype, full):
     back = fastest(modules, pairs, inputs, 1, BACKWARD[:few], 2.5 * flops)
     e = inputs.errors()
     sdpa, plain = torch_attention(inputs, plain=False), torch_attention(inputs, plain=True)
-    return [",".join(map(str, shape)), inputs.name, f"{best[0]:.0f} ({flops / best[0]:.0f})", best[1],
-            f"{e[0]:.1e}", f"{back[0]:.0f} ({2.5 * flops / back[0]:.0f})", back[1], f"{e[1]:.1e}",
-            *(f"{v:.0f}" for v in sdpa[:3]), *(f"{v:.1e}" for v in sdpa[3:]),
-            *(f"{v:.0f}" for v in plain[:3])]
+    return [
+        ",".join(map(str, shape)),
+        inputs.name,
+        f"{best[0]:.0f} ({flops / best[0]:.0f})",
+        best[1],
+        f"{e[0]:.1e}",
+        f"{back[0]:.0f} ({2.5 * flops / back[0]:.0f})",
+        back[1],
+        f"{e[1]:.1e}",
+        *(f"{v:.0f}" for v in sdpa[:3]),
+        *(f"{v:.1e}" for v in sdpa[3:]),
+        *(f"{v:.0f}" for v in plain[:3]),
+    ]
 
 
-# ----------------------------------------------------------------------------------- LayerNorm, GELU
+# ---------------------------------------------------------------------------------- LayerNorm, GELU
 def rows():
     modules = {n: (n, ()) for n in ("gelu", "sums")}
     for x in ("float", "half"):
-        modules[f"{x}_half"] = "layer_norm", (f"-DX_TYPE={x}", "-DY_TYPE=half", f"-DX_IS_FLOAT={int(x == 'float')}")
+        modules[f"{x}_half"] = "layer_norm", (
+            f"-DX_TYPE={x}",
+            "-DY_TYPE=half",
+            f"-DX_IS_FLOAT={int(x == 'float')}",
+        )
     modules = load(modules)
     with turn():
         row_tables(modules)
@@ -359,8 +473,11 @@ def row_tables(modules):
     for shape in [(12800, 768), (50432, 512), (25216, 768), (6400, 1024)]:
         for stream in (torch.float32, torch.float16):
             found += layer_norm_rows(modules, shape, stream)
-    table("LayerNorm, us (GB/s); y is half", ["shape", "x", "what", "best", "variant", "error", "torch"],
-          found)
+    table(
+        "LayerNorm, us (GB/s); y is half",
+        ["shape", "x", "what", "best", "variant", "error", "torch"],
+        found,
+    )
     found = []
     for shape in [(12800, 3072), (50432, 2048)]:
         for dtype in (torch.float16, torch.bfloat16):
@@ -381,8 +498,12 @@ def best_of(label, variants, moved, seconds=0.02):
 
 def finish(modules, partial, first, second):
     blocks, width = partial.shape
-    return modules["sums"].prepare("sum_partials", -(-width // 32), (32, 32),
-                                   [I(blocks), I(width), I(first.numel()), partial, first, second])
+    return modules["sums"].prepare(
+        "sum_partials",
+        -(-width // 32),
+        (32, 32),
+        [I(blocks), I(width), I(first.numel()), partial, first, second],
+    )
 
 
 def layer_norm_rows(modules, shape, stream):
@@ -392,10 +513,14 @@ def layer_norm_rows(modules, shape, stream):
     half, layer_norm = torch.float16, torch.nn.functional.layer_norm
     n, width = shape
     vector = 4 if stream == torch.float32 else 8
-    steps = next(s for s in ((4, 6, 8, 10) if vector == 4 else (2, 3, 4, 5)) if s * 32 * vector >= width)
+    steps = next(
+        s for s in ((4, 6, 8, 10) if vector == 4 else (2, 3, 4, 5)) if s * 32 * vector >= width
+    )
     kind = "float" if vector == 4 else "half"
     name, module = f"{kind}_half_{steps}", modules[f"{kind}_half"]
-    x, add = ([torch.randn(n, width, device="cuda", dtype=stream) for _ in range(4)] for _ in range(2))
+    x, add = (
+        [torch.randn(n, width, device="cuda", dtype=stream) for _ in range(4)] for _ in range(2)
+    )
     dy = [torch.randn(n, width, device="cuda", dtype=half) for _ in range(4)]
     y, dx = poisoned(n, width, dtype=half, count=4), poisoned(n, width, dtype=stream, count=4)
     gamma, beta = torch.randn(2, width, device="cuda")
@@ -406,8 +531,11 @@ def layer_norm_rows(modules, shape, stream):
     for warps in (4, 8):
         forward[f"{warps} warps"] = [
             module.prepare(
-                f"layer_norm_{name}", -(-n // warps), (32, warps),
-                [*sizes, F(1e-6), a, None, None, None, gamma, beta, b, stats[0], stats[1]])
+                f"layer_norm_{name}",
+                -(-n // warps),
+                (32, warps),
+                [*sizes, F(1e-6), a, None, None, None, gamma, beta, b, stats[0], stats[1]],
+            )
             for a, b in zip(x, y)
         ]
     size = n * width
@@ -415,8 +543,12 @@ def layer_norm_rows(modules, shape, stream):
     leaf = x[0].double().requires_grad_()
     g, b = (t.double().requires_grad_() for t in (gamma, beta))
     expected = layer_norm(leaf, (width,), g, b, 1e-6)
-    theirs = timed([lambda a=a: layer_norm(a, (width,), gamma.to(stream), beta.to(stream), 1e-6).half()
-                    for a in x])
+    theirs = timed(
+        [
+            lambda a=a: layer_norm(a, (width,), gamma.to(stream), beta.to(stream), 1e-6).half()
+            for a in x
+        ]
+    )
     found = [[shape, kind, "forward", *best, f"{error(y[0], expected):.1e}", f"{theirs:.1f}"]]
     backward = {}
     for warps in (4, 8):
@@ -425,11 +557,17 @@ def layer_norm_rows(modules, shape, stream):
             last = finish(modules, partial, grads[0], grads[1])
             calls = [
                 module.prepare(
-                    f"layer_norm_grad_{name}", blocks, (32, warps),
-                    [*sizes, d, a, stats[0], stats[1], gamma, r, o, partial], 8 * width)
+                    f"layer_norm_grad_{name}",
+                    blocks,
+                    (32, warps),
+                    [*sizes, d, a, stats[0], stats[1], gamma, r, o, partial],
+                    8 * width,
+                )
                 for d, a, r, o in zip(dy, x, add, dx)
             ]
-            backward[f"{warps} warps {blocks} blocks"] = [lambda c=c, last=last: (c(), last()) for c in calls]
+            backward[f"{warps} warps {blocks} blocks"] = [
+                lambda c=c, last=last: (c(), last()) for c in calls
+            ]
     forward["8 warps"][0]()
     moved = size * (3 * x[0].element_size() + 2)
     best = best_of(f"{label} backward", backward, moved)
@@ -441,11 +579,17 @@ def layer_norm_rows(modules, shape, stream):
     w, v = (t.to(stream).requires_grad_() for t in (gamma, beta))
     outs = [layer_norm(a, (width,), w, v, 1e-6) for a in leaves]
     wide = [d.to(stream) for d in dy]
-    theirs = timed([
-        lambda o=o, a=a, d=d, r=r: torch.autograd.grad(o, (a, w, v), d, retain_graph=True)[0].add_(r)
-        for o, a, d, r in zip(outs, leaves, wide, add)
-    ])
-    found.append([shape, kind, "grad + residual", *best, " ".join(f"{v:.0e}" for v in e), f"{theirs:.1f}"])
+    theirs = timed(
+        [
+            lambda o=o, a=a, d=d, r=r: torch.autograd.grad(o, (a, w, v), d, retain_graph=True)[
+                0
+            ].add_(r)
+            for o, a, d, r in zip(outs, leaves, wide, add)
+        ]
+    )
+    found.append(
+        [shape, kind, "grad + residual", *best, " ".join(f"{v:.0e}" for v in e), f"{theirs:.1f}"]
+    )
     return found
 
 
@@ -456,14 +600,18 @@ def gelu_rows(modules, shape, dtype):
     n, width = shape
     kind = {"torch.float16": "half", "torch.bfloat16": "bfloat16"}[str(dtype)]
     gelu = torch.nn.functional.gelu
-    x, dy = ([torch.randn(n, width, device="cuda", dtype=dtype) for _ in range(3)] for _ in range(2))
+    x, dy = (
+        [torch.randn(n, width, device="cuda", dtype=dtype) for _ in range(3)] for _ in range(2)
+    )
     y, dx = (poisoned(n, width, dtype=dtype, count=3) for _ in range(2))
     (dbias,) = poisoned(width, dtype=torch.float32)
     sizes, columns, size = [L(n), I(width)], -(-width // 256), n * width
     forward, backward = {}, {}
     for down in (32, 128, 512, -(-n // 8)):
         forward[f"{down} down"] = [
-            modules["gelu"].prepare(f"gelu_{kind}", (columns, down), (32, 8), [*sizes, a, None, None, b])
+            modules["gelu"].prepare(
+                f"gelu_{kind}", (columns, down), (32, 8), [*sizes, a, None, None, b]
+            )
             for a, b in zip(x, y)
         ]
     for down in (32, 64, 128, 256):
@@ -471,8 +619,12 @@ def gelu_rows(modules, shape, dtype):
         last = finish(modules, partial, dbias, None)
         for again in (False, True):
             calls = [
-                modules["gelu"].prepare(f"gelu_grad_{kind}", (columns, down), (32, 8),
-                                        [*sizes, a, d, o, b if again else None, partial])
+                modules["gelu"].prepare(
+                    f"gelu_grad_{kind}",
+                    (columns, down),
+                    (32, 8),
+                    [*sizes, a, d, o, b if again else None, partial],
+                )
                 for a, d, o, b in zip(x, dy, dx, y)
             ]
             backward[again, down] = [lambda c=c, last=last: (c(), last()) for c in calls]
@@ -482,7 +634,9 @@ def gelu_rows(modules, shape, dtype):
     theirs = timed([lambda a=a: gelu(a) for a in x])
     found = [[shape, kind, "forward", *best, f"{error(y[0], expected):.1e}", f"{theirs:.1f}"]]
     want = torch.autograd.grad(expected, leaf, dy[0].double())[0]
-    theirs = timed([lambda a=a, d=d: torch.ops.aten.gelu_backward(d, a).sum(0) for a, d in zip(x, dy)])
+    theirs = timed(
+        [lambda a=a, d=d: torch.ops.aten.gelu_backward(d, a).sum(0) for a, d in zip(x, dy)]
+    )
     for again in (False, True):
         variants = {f"{down} down": calls for (a, down), calls in backward.items() if a == again}
         best = best_of(f"{shape} gelu grad {again}", variants, (8 if again else 6) * size)
@@ -495,7 +649,7 @@ def gelu_rows(modules, shape, dtype):
     return found
 
 
-# ------------------------------------------------------------------------------------------- AdamW
+# -------------------------------------------------------------------------------------------- AdamW
 class Tensor(ctypes.Structure):
     _fields_ = [(n, ctypes.c_void_p) for n in ("model", "m", "v", "gradient", "copy")]
     _fields_ += [("size", L), ("rate", F), ("decay", F), ("gradient_kind", I), ("copy_kind", I)]
@@ -507,12 +661,40 @@ class Settings(ctypes.Structure):
 
 def vit_base_shapes():
     """The parameters of the autoencoder on ViT-Base: 112 million."""
+
     def blocks(count, d):
-        one = [(d,), (d,), (d, 3 * d), (3 * d,), (d, d), (d,), (d,), (d,), (d, 4 * d), (4 * d,), (4 * d, d), (d,)]
+        one = [
+            (d,),
+            (d,),
+            (d, 3 * d),
+            (3 * d,),
+            (d, d),
+            (d,),
+            (d,),
+            (d,),
+            (d, 4 * d),
+            (4 * d,),
+            (4 * d, d),
+            (d,),
+        ]
         return one * count
 
-    return [(768, 768), (768,), (1, 768), *blocks(12, 768), (768,), (768,), (768, 512), (512,), (1, 512),
-            *blocks(8, 512), (512,), (512,), (512, 768), (768,)]
+    return [
+        (768, 768),
+        (768,),
+        (1, 768),
+        *blocks(12, 768),
+        (768,),
+        (768,),
+        (768, 512),
+        (512,),
+        (1, 512),
+        *blocks(8, 512),
+        (512,),
+        (512,),
+        (512, 768),
+        (768,),
+    ]
 
 
 def adamw():
@@ -532,13 +714,30 @@ def adamw_table(module):
     for kind, copy in ((0, 0), (0, 1), (1, 1)):
         p, m, v = ([torch.randn(s, device="cuda") for s in shapes] for _ in range(3))
         v = [x.abs() for x in v]
-        g = [torch.randn(s, device="cuda", dtype=torch.float16 if kind else torch.float32) for s in shapes]
+        g = [
+            torch.randn(s, device="cuda", dtype=torch.float16 if kind else torch.float32)
+            for s in shapes
+        ]
         c = [torch.empty(s, device="cuda", dtype=torch.float16) for s in shapes]
         numel = sum(x.numel() for x in p)
-        entries = [Tensor(a.data_ptr(), b.data_ptr(), d.data_ptr(), e.data_ptr(),
-                          f.data_ptr() if copy else None, a.numel(), 1, 0.05, kind, 1)
-                   for a, b, d, e, f in zip(p, m, v, g, c)]
-        tensors = torch.frombuffer(bytearray(b"".join(map(bytes, entries))), dtype=torch.uint8).cuda()
+        entries = [
+            Tensor(
+                a.data_ptr(),
+                b.data_ptr(),
+                d.data_ptr(),
+                e.data_ptr(),
+                f.data_ptr() if copy else None,
+                a.numel(),
+                1,
+                0.05,
+                kind,
+                1,
+            )
+            for a, b, d, e, f in zip(p, m, v, g, c)
+        ]
+        tensors = torch.frombuffer(
+            bytearray(b"".join(map(bytes, entries))), dtype=torch.uint8
+        ).cuda()
         chunks = [(i, k) for i, a in enumerate(p) for k in range(-(-a.numel() // 16384))]
         chunks = torch.from_numpy(np.array(chunks, np.int32)).cuda()
         scalars = [torch.tensor([s], device="cuda") for s in (1e-3, 1.0, 0.1, 0.05)]
@@ -549,10 +748,21 @@ def adamw_table(module):
         dv = 0.95 * before[2] + 0.05 * before[3] ** 2
         want = before[0] - 1e-3 / 0.1 * dm / ((dv / 0.05).sqrt() + 1e-8) - 1e-3 * 0.05 * before[0]
         e = error(p[3], want)
-        variants = {f"{t} threads": [module.prepare("adamw", len(chunks), t, arguments)] for t in (128, 256, 512)}
+        variants = {
+            f"{t} threads": [module.prepare("adamw", len(chunks), t, arguments)]
+            for t in (128, 256, 512)
+        }
         moved = numel * (24 + (2 if kind else 4) + (2 if copy else 0))
         best = best_of(f"adamw {kind} {copy}", variants, moved, 0.1)
-        found.append([f"{numel / 1e6:.0f} M", "half" if kind else "float", "half" if copy else "none", *best, f"{e:.1e}"])
+        found.append(
+            [
+                f"{numel / 1e6:.0f} M",
+                "half" if kind else "float",
+                "half" if copy else "none",
+                *best,
+                f"{e:.1e}",
+            ]
+        )
     parameters = [torch.nn.Parameter(x) for x in p]
     for a in parameters:
         a.grad = torch.randn_like(a)
@@ -561,12 +771,16 @@ def adamw_table(module):
     us = timed([optimizer.step], 0.1)
     for row in found:
         row.append(f"{us:.0f} ({numel * 28 / us / 1e3:.0f})")
-    table("AdamW, us (GB/s)", ["size", "gradient", "copy", "best", "variant", "error", "torch fused"], found)
+    table(
+        "AdamW, us (GB/s)",
+        ["size", "gradient", "copy", "best", "variant", "error", "torch fused"],
+        found,
+    )
 
 
 # -------------------------------------------------------------------------- products and their ends
 class CublasLt:
-    """A product of row-major matrices by cuBLASLt, y [m, n] = x [m, k] w [k, n], or x^T for x [k, m].
+    """A product of row-major matrices by cuBLASLt: y [m, n] = x [m, k] w [k, n], or of x^T.
 
     Numbers are those of cublasLt.h.
     """
@@ -576,7 +790,10 @@ class CublasLt:
     def __init__(self):
         import torch
 
-        self.lib, self.handle = ctypes.CDLL(find_library("libcublasLt.so.1[0-9]")), ctypes.c_void_p()
+        self.lib, self.handle = (
+            ctypes.CDLL(find_library("libcublasLt.so.1[0-9]")),
+            ctypes.c_void_p(),
+        )
         self.ok(self.lib.cublasLtCreate(ctypes.byref(self.handle)))
         self.workspace = torch.empty(32 << 20, dtype=torch.uint8, device="cuda")
 
@@ -588,11 +805,16 @@ class CublasLt:
         """Of a row-major tensor, seen column by column."""
         kind = {"torch.float32": 0, "torch.float16": 2, "torch.bfloat16": 14}[str(matrix.dtype)]
         found, (r, c) = ctypes.c_void_p(), matrix.shape
-        self.ok(self.lib.cublasLtMatrixLayoutCreate(
-            ctypes.byref(found), kind, ctypes.c_uint64(c), ctypes.c_uint64(r), ctypes.c_int64(c)))
+        self.ok(
+            self.lib.cublasLtMatrixLayoutCreate(
+                ctypes.byref(found), kind, ctypes.c_uint64(c), ctypes.c_uint64(r), ctypes.c_int64(c)
+            )
+        )
         return found
 
-    def calls(self, x, w, y, transposed=False, epilogue="plain", bias=None, aux=None, residual=None):
+    def calls(
+        self, x, w, y, transposed=False, epilogue="plain", bias=None, aux=None, residual=None
+    ):
         """A function for each algorithm that cuBLASLt suggests, its first choice first."""
         import torch
 
@@ -603,25 +825,37 @@ class CublasLt:
         self.ok(self.lib.cublasLtMatmulDescCreate(ctypes.byref(desc), 68, 0))
 
         def put(attribute, value):
-            self.ok(self.lib.cublasLtMatmulDescSetAttribute(
-                desc, attribute, ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value))))
+            self.ok(
+                self.lib.cublasLtMatmulDescSetAttribute(
+                    desc, attribute, ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value))
+                )
+            )
 
         put(4, I(1 if transposed else 0))  # TRANSB
         put(7, I(self.EPILOGUES[epilogue]))
         if bias is not None:
             put(8, pointer(bias))
-            put(26, I({"torch.float32": 0, "torch.float16": 2, "torch.bfloat16": 14}[str(bias.dtype)]))
+            put(
+                26,
+                I({"torch.float32": 0, "torch.float16": 2, "torch.bfloat16": 14}[str(bias.dtype)]),
+            )
         if aux is not None:
             put(11, pointer(aux))
             put(12, L(aux.shape[1]))
         self.ok(self.lib.cublasLtMatmulPreferenceCreate(ctypes.byref(preference)))
         room = ctypes.c_size_t(self.workspace.numel())
-        self.ok(self.lib.cublasLtMatmulPreferenceSetAttribute(
-            preference, 1, ctypes.byref(room), ctypes.c_size_t(8)))
+        self.ok(
+            self.lib.cublasLtMatmulPreferenceSetAttribute(
+                preference, 1, ctypes.byref(room), ctypes.c_size_t(8)
+            )
+        )
         a, b, d = self.layout(w), self.layout(x), self.layout(y)
         results, returned = (ctypes.c_char * (96 * 8))(), ctypes.c_int()
-        self.ok(self.lib.cublasLtMatmulAlgoGetHeuristic(
-            self.handle, desc, a, b, d, d, preference, 8, results, ctypes.byref(returned)))
+        self.ok(
+            self.lib.cublasLtMatmulAlgoGetHeuristic(
+                self.handle, desc, a, b, d, d, preference, 8, results, ctypes.byref(returned)
+            )
+        )
         one, zero = F(1), F(0 if residual is None else 1)
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
 
@@ -630,10 +864,26 @@ class CublasLt:
 
             def run():
                 c = y if residual is None else residual
-                self.ok(self.lib.cublasLtMatmul(
-                    self.handle, desc, ctypes.byref(one), pointer(w), a, pointer(x), b,
-                    ctypes.byref(zero), pointer(c), d, pointer(y), d, algorithm,
-                    pointer(self.workspace), ctypes.c_size_t(self.workspace.numel()), stream))
+                self.ok(
+                    self.lib.cublasLtMatmul(
+                        self.handle,
+                        desc,
+                        ctypes.byref(one),
+                        pointer(w),
+                        a,
+                        pointer(x),
+                        b,
+                        ctypes.byref(zero),
+                        pointer(c),
+                        d,
+                        pointer(y),
+                        d,
+                        algorithm,
+                        pointer(self.workspace),
+                        ctypes.c_size_t(self.workspace.numel()),
+                        stream,
+                    )
+                )
 
             return run
 
@@ -650,11 +900,23 @@ def product_table():
 
     lt, found, half = CublasLt(), [], torch.float16
     torch.manual_seed(0)
-    shapes = [(12800, 768, 2304), (12800, 768, 768), (12800, 768, 3072), (12800, 3072, 768),
-              (50432, 512, 1536), (50432, 512, 2048), (50432, 2048, 512), (25216, 768, 3072)]
+    shapes = [
+        (12800, 768, 2304),
+        (12800, 768, 768),
+        (12800, 768, 3072),
+        (12800, 3072, 768),
+        (50432, 512, 1536),
+        (50432, 512, 2048),
+        (50432, 2048, 512),
+        (25216, 768, 3072),
+    ]
     for m, k, n in shapes:
-        x, w, dy = (torch.randn(*s, device="cuda", dtype=half) * 0.1 for s in ((m, k), (k, n), (m, n)))
-        bias, dbias = torch.randn(n, device="cuda", dtype=half), torch.empty(n, device="cuda", dtype=half)
+        x, w, dy = (
+            torch.randn(*s, device="cuda", dtype=half) * 0.1 for s in ((m, k), (k, n), (m, n))
+        )
+        bias, dbias = torch.randn(n, device="cuda", dtype=half), torch.empty(
+            n, device="cuda", dtype=half
+        )
         y, aux, dw = torch.empty_like(dy), torch.empty_like(dy), torch.empty_like(w)
         wide, residual = (torch.zeros(m, n, device="cuda") for _ in range(2))
         dw_wide, b32 = torch.empty(k, n, device="cuda"), bias.float()
@@ -664,7 +926,9 @@ def product_table():
             "gelu bias": dict(x=x, w=w, y=y, epilogue="gelu bias", bias=bias),
             "gelu aux": dict(x=x, w=w, y=y, epilogue="gelu aux bias", bias=bias, aux=aux),
             "float y": dict(x=x, w=w, y=wide),
-            "float y += , bias": dict(x=x, w=w, y=wide, epilogue="bias", bias=b32, residual=residual),
+            "float y += , bias": dict(
+                x=x, w=w, y=wide, epilogue="bias", bias=b32, residual=residual
+            ),
             "dw": dict(x=x, w=dy, y=dw, transposed=True),
             "dw float": dict(x=x, w=dy, y=dw_wide, transposed=True),
             "dw, dbias": dict(x=x, w=dy, y=dw, transposed=True, epilogue="bgrad", bias=dbias),
@@ -675,7 +939,10 @@ def product_table():
                 calls = lt.calls(**job)
                 times = [timed([c], 0.01) for c in calls]
                 rate = 2 * m * k * n / 1e6 / min(times)
-                row.append(f"{times[0]:.0f}/{min(times):.0f}" + (f" ({rate:.0f})" if name == "plain" else ""))
+                row.append(
+                    f"{times[0]:.0f}/{min(times):.0f}"
+                    + (f" ({rate:.0f})" if name == "plain" else "")
+                )
                 print(row[0], name, [round(t, 1) for t in times], flush=True)
             except RuntimeError as e:
                 row.append(str(e)[-12:])
@@ -701,7 +968,7 @@ def which_gelu(lt, x, w, bias):
     print("= a plain product's error", f"{error(plain, x.double() @ (w.double() + 0.01)):.1e}")
 
 
-# --------------------------------------------------------------------------------------------- all
+# ---------------------------------------------------------------------------------------------- all
 def main(names):
     start, log, tables, running = time.time(), [], [], {}
     for name in names or GROUPS:

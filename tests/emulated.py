@@ -1,4 +1,5 @@
 """Kernels of csrc/cuda on this CPU: compiled by g++, run by csrc/cuda/emulation.h."""
+
 import ctypes
 import hashlib
 import os

@@ -1,4 +1,5 @@
 """Attention for CUDA (csrc/cuda/attention.cu), emulated, agrees with NumPy in float64."""
+
 import numpy as np
 import pytest
 
@@ -97,7 +98,9 @@ class TensorCores:
         samples, tokens, heads, _, size = case.qkv.shape
         out, lse = empty(case.out.shape, case.name), np.full(case.lse.shape, np.nan, np.float32)
         own = self.rows * warps
-        grid, shared = samples * heads * -(-tokens // own), own * (size + 8) + chunk * (2 * size + 8)
+        grid, shared = samples * heads * -(-tokens // own), own * (size + 8) + chunk * (
+            2 * size + 8
+        )
         arguments = [*case.sizes, np.int32(chunk), case.scale, case.qkv, out, lse]
         name = case.kernel("forward")
         self.kernels.launch(name, grid, 32 * warps, *arguments, shared=2 * shared)
@@ -106,7 +109,9 @@ class TensorCores:
     def backward_whole(self, case, warps, out, lse):
         samples, tokens, heads, _, size = case.qkv.shape
         dqkv, pad = empty(case.qkv.shape, case.name), round_up(tokens, self.rows)
-        shared = 2 * (pad * (4 * size + 16) + 16 * warps * (size + 8)) + 8 * (pad + 16 * self.GROUPS)
+        shared = 2 * (pad * (4 * size + 16) + 16 * warps * (size + 8)) + 8 * (
+            pad + 16 * self.GROUPS
+        )
         arguments = [*case.sizes, case.scale, case.qkv, out, case.dout, lse, dqkv]
         grid = samples * heads
         self.kernels.launch(case.kernel("backward"), grid, 32 * warps, *arguments, shared=shared)
@@ -170,7 +175,9 @@ def test_scores_of_any_size(attention, spread):
     case = Case("half", 2, 33, 1, attention.size, spread)
     out, lse = attention.forward(case, 1, 48)
     close(to_numbers(out, "half"), case.out, 1e-3)
-    for dqkv in attention.backward_whole(case, 3, out, lse), attention.backward_once(case, 32, out, lse):
+    for dqkv in attention.backward_whole(case, 3, out, lse), attention.backward_once(
+        case, 32, out, lse
+    ):
         close(to_numbers(dqkv, "half"), case.dqkv, 4e-3)
 
 
@@ -179,7 +186,9 @@ def test_the_order_of_threads_changes_nothing(attention):
     for seed in range(4):
         attention.kernels.order(seed)
         out, lse = attention.forward(case, 4, 64)
-        whole, once = attention.backward_whole(case, 4, out, lse), attention.backward_once(case, 32, out, lse)
+        whole, once = attention.backward_whole(case, 4, out, lse), attention.backward_once(
+            case, 32, out, lse
+        )
         found.add(b"".join(a.tobytes() for a in (out, lse, whole, once)))
     assert len(found) == 1
 

@@ -1,4 +1,5 @@
 """The emulation of CUDA computes what a GPU does, and reports what a GPU leaves undefined."""
+
 import os
 import subprocess
 
@@ -173,7 +174,12 @@ def test_indices_of_three_axes(right):
         ("two_barriers", 64, [np.int32(40)], "while another waits in line"),
         ("shuffle_or_barrier", 32, [np.int32(5), np.zeros(32, np.float32)], "nothing can go on"),
         ("warp_sums", 20, [numbers(32), numbers(32), np.uint32(0xFFFFFFFF)], "takes no part"),
-        ("warp_sums", 32, [numbers(32), numbers(32), np.uint32(0xFFFF)], "mask it is not|takes no part"),
+        (
+            "warp_sums",
+            32,
+            [numbers(32), numbers(32), np.uint32(0xFFFF)],
+            "mask it is not|takes no part",
+        ),
         ("past_shared", 32, [np.int32(1)], "past the end of SHARED"),
         ("past_dynamic", 32, [np.int32(1)], "past the end of dynamic"),
         ("nothing", 32, [], "no kernel is called nothing"),

@@ -1,4 +1,5 @@
 """LayerNorm, GELU, sums and AdamW for CUDA (csrc/cuda), emulated, agree with NumPy in float64."""
+
 import ctypes
 import math
 
@@ -20,7 +21,9 @@ erf = np.vectorize(math.erf)
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
-    return {n: Kernels(CUDA / f"{n}.cu", folder=folder) for n in ("layer_norm", "gelu", "sums", "adamw")}
+    return {
+        n: Kernels(CUDA / f"{n}.cu", folder=folder) for n in ("layer_norm", "gelu", "sums", "adamw")
+    }
 
 
 def numbers(*shape, seed=0):
@@ -32,7 +35,9 @@ def sum_partials(compiled, partial, split):
     blocks, width = partial.shape
     first, second = np.full(split, np.nan, "f"), np.full(width - split, np.nan, "f")
     sizes = [np.int32(blocks), np.int32(width), np.int32(split)]
-    compiled["sums"].launch("sum_partials", -(-width // 32), (32, 32), *sizes, partial, first, second)
+    compiled["sums"].launch(
+        "sum_partials", -(-width // 32), (32, 32), *sizes, partial, first, second
+    )
     return first, second
 
 
@@ -41,7 +46,9 @@ def steps(x, y, width):
     vector = 4 if x == "float" else 8
     if width % vector:
         return 0
-    fitting = [s for s in ((4, 6, 8, 10) if x == "float" else (2, 3, 4, 5)) if s * 32 * vector >= width]
+    fitting = [
+        s for s in ((4, 6, 8, 10) if x == "float" else (2, 3, 4, 5)) if s * 32 * vector >= width
+    ]
     return fitting[0] if fitting else 0
 
 
@@ -52,15 +59,29 @@ def test_layer_norm(compiled, x_type, y_type, added, rows, width):
     kernels = compiled["layer_norm"]
     kernels.order(rows)
     x = to_bits(2 + 3 * numbers(rows, width), x_type)
-    branch, bias = to_bits(numbers(rows, width, seed=1), y_type), to_bits(numbers(width, seed=2), "float")
+    branch, bias = to_bits(numbers(rows, width, seed=1), y_type), to_bits(
+        numbers(width, seed=2), "float"
+    )
     gamma, beta = (to_bits(numbers(width, seed=s), "float") for s in (3, 4))
     y, total = empty((rows, width), y_type), empty((rows, width), x_type)
     mean, inv_std = np.full((2, rows), np.nan, "f")
     name = f"{x_type}_{y_type}_{steps(x_type, y_type, width)}"
     sizes = [np.int64(rows), np.int32(width)]
     more = [branch, bias, total] if added else [None, None, None]
-    kernels.launch(f"layer_norm_{name}", 2, (32, 4), *sizes, np.float32(1e-6), x, *more, gamma, beta,
-                   y, mean, inv_std)
+    kernels.launch(
+        f"layer_norm_{name}",
+        2,
+        (32, 4),
+        *sizes,
+        np.float32(1e-6),
+        x,
+        *more,
+        gamma,
+        beta,
+        y,
+        mean,
+        inv_std,
+    )
     given = to_numbers(x, x_type)
     if added:
         given = given + to_numbers(branch, y_type) + bias
@@ -74,11 +95,26 @@ def test_layer_norm(compiled, x_type, y_type, added, rows, width):
 
     if added:
         return
-    dy, add = to_bits(numbers(rows, width, seed=5), y_type), to_bits(numbers(rows, width, seed=6), x_type)
+    dy, add = to_bits(numbers(rows, width, seed=5), y_type), to_bits(
+        numbers(rows, width, seed=6), x_type
+    )
     for residual in (None, add):
         dx, partial = empty((rows, width), x_type), np.zeros((2, 2 * width), "f")
-        kernels.launch(f"layer_norm_grad_{name}", 2, (32, 4), *sizes, dy, x, mean, inv_std, gamma,
-                       residual, dx, partial, shared=8 * width)
+        kernels.launch(
+            f"layer_norm_grad_{name}",
+            2,
+            (32, 4),
+            *sizes,
+            dy,
+            x,
+            mean,
+            inv_std,
+            gamma,
+            residual,
+            dx,
+            partial,
+            shared=8 * width,
+        )
         d = to_numbers(dy, y_type)
         h = d * gamma
         expected = r[:, None] * (h - h.mean(1, keepdims=True) - z * (h * z).mean(1, keepdims=True))
@@ -105,7 +141,9 @@ def test_gelu(compiled, name, rows, width):
     kernels.launch(f"gelu_{name}", grid, (32, 8), *sizes, x, bias, total, y)
     close(to_numbers(total, name), given + bias, ROUNDING[name])
     given = to_numbers(total, name)
-    activated, phi = given * (1 + erf(given / 2**0.5)) / 2, np.exp(-given * given / 2) / np.sqrt(2 * np.pi)
+    activated, phi = given * (1 + erf(given / 2**0.5)) / 2, np.exp(-given * given / 2) / np.sqrt(
+        2 * np.pi
+    )
     close(to_numbers(y, name), activated, ROUNDING[name])
     dy = to_bits(numbers(rows, width, seed=2), name)
     expected = to_numbers(dy, name) * ((1 + erf(given / 2**0.5)) / 2 + given * phi)
@@ -121,7 +159,9 @@ def test_gelu_in_the_tails(compiled):
     for name, tolerance in ("half", 3e-7), ("float", 3e-7):
         y = empty((1, 2048), name)
         sizes = [np.int64(1), np.int32(2048)]
-        compiled["gelu"].launch(f"gelu_{name}", (16, 1), (32, 8), *sizes, to_bits(x, name), None, None, y)
+        compiled["gelu"].launch(
+            f"gelu_{name}", (16, 1), (32, 8), *sizes, to_bits(x, name), None, None, y
+        )
         given = to_numbers(to_bits(x, name), name)
         expected = given * np.vectorize(math.erfc)(-given / 2**0.5) / 2
         error = np.abs(to_numbers(y, name)[0] - expected)
@@ -133,7 +173,9 @@ def test_gelu_in_the_tails(compiled):
 def test_column_sums(compiled, name, rows, width):
     x, partial = to_bits(numbers(rows, width), name), np.full((3, width), np.nan, "f")
     grid = (-(-width // (128 if name == "float" else 256)), 3)
-    compiled["sums"].launch(f"column_sums_{name}", grid, (32, 8), np.int64(rows), np.int32(width), x, partial)
+    compiled["sums"].launch(
+        f"column_sums_{name}", grid, (32, 8), np.int64(rows), np.int32(width), x, partial
+    )
     close(sum_partials(compiled, partial, width)[0], to_numbers(x, name).sum(0), 2e-6)
 
 
