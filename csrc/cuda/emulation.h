@@ -8,6 +8,7 @@
 //
 // What a kernel's text has to do (device.h has the same words for NVRTC):
 //   KERNEL(name, (parameters)) { ... }   in place of extern "C" __global__ void: registers the name
+//   KERNEL_BOUNDED(threads, blocks, name, (parameters)) { ... }   the same with __launch_bounds__
 //   __shared__ float tile[64];           works, keeps what the block before left in it
 //   SHARED(float, tile, 64);             the same, poisoned (NaN) for every block, its end guarded
 //   DYNAMIC_SHARED(float, memory);       in place of extern __shared__: poisoned, its end guarded
@@ -790,6 +791,7 @@ struct Registered {
   extern "C" void name parameters;                                          \
   static const emulation::Registered emulation_registered_##name(#name, name); \
   extern "C" void name parameters
+#define KERNEL_BOUNDED(threads, blocks, name, parameters) KERNEL(name, parameters)
 
 }  // namespace emulation
 #pragma GCC visibility pop
