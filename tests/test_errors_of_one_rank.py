@@ -64,7 +64,26 @@ def test_a_data_set_raises_an_exception(images, tmp_path, workers):
     config = str(ROOT / "tests" / "failing_pretraining.py")
     with StartedRun(images, tmp_path / "run", setting, ranks=2, config=config) as run:
         run.wait_for_iterations()
-        assert_ends(run, "ValueError", "the label of sample 7 is no number", "MAE_TRACEBACK=1")
+        assert_ends(run, "sample 7 of", "ValueError: the label is no number", "MAE_TRACEBACK=1")
+
+
+@pytest.mark.parametrize("kind", ["tensor", "pipeline"])
+def test_ranks_that_share_a_sample_say_it_once(images, tmp_path, kind):
+    config = str(ROOT / "tests" / "failing_pretraining.py")
+    setting = f"train.dist.{kind}_parallel_size=2"
+    with StartedRun(images, tmp_path / "run", setting, ranks=2, config=config) as run:
+        run.wait_for_iterations()
+        assert_ends(run, "sample 7 of", "ValueError: the label is no number")
+
+
+def test_nobody_reads_what_is_said(images, tmp_path):
+    config = str(ROOT / "tests" / "failing_pretraining.py")
+    reader, writer = os.pipe()
+    with StartedRun(images, tmp_path / "run", ranks=2, config=config, log=f"/dev/fd/{writer}") as run:
+        os.close(writer)
+        os.close(reader)  # as `| head -1` does after a line
+        assert wait_until(lambda: not run.processes(), 100), run.processes()
+        assert run.launcher.wait(SECONDS) != 0
 
 
 def test_the_output_folder_is_deleted(images, tmp_path):

@@ -26,23 +26,35 @@ OWN = ("train.output_dir", "train.load_weight", "finetune.enable", "finetune.pat
 def run(argv):
     ranks, *settings = argv
     for setting in settings:
-        key = setting.split("=", 1)[0]
         if setting.startswith("-") or "=" not in setting:
             raise UserError(f"argument {setting!r} is not key=value: see bash tools/quickstart.sh --help")
-        if key in OWN:
-            raise UserError(
-                f"{setting}: every run of the quickstart has its own {key}: for another, start "
-                "tools/train.sh with one of the configurations quickstart_*.py"
-            )
     import_oneflow()
     from projects.MAE.preparation import configure
     from projects.MAE.train_net import parse_arguments
 
     for config, *options in RUNS:
-        arguments = ["--config-file", os.path.join(CONFIGS, config), *options, *settings]
+        file = os.path.join(CONFIGS, config)
+        check_own(file, settings)
         # The weights that later runs start from are not there yet.
         own = [] if config == "quickstart_pretraining.py" else ["finetune.enable=False"]
-        configure(parse_arguments(arguments + own), int(ranks))
+        arguments = ["--config-file", file, *options, *settings, *own]
+        configure(parse_arguments(arguments), int(ranks))
+
+
+def check_own(file, settings):
+    """Raise a UserError where settings change what each run of the quickstart has for itself."""
+    from omegaconf import OmegaConf
+
+    from projects.MAE.utils.config import load_config
+
+    plain, changed = load_config(file), load_config(file, settings)
+    for key in OWN:
+        value = OmegaConf.select(changed, key)
+        if value != OmegaConf.select(plain, key):
+            raise UserError(
+                f"{key}={value}: every run of the quickstart has its own {key}: for another, start "
+                "tools/train.sh with one of the configurations quickstart_*.py"
+            )
 
 
 if __name__ == "__main__":

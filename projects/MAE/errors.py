@@ -35,6 +35,15 @@ def printable(text):
     )
 
 
+def text_of(error):
+    """The type of an exception and what it says, if anything."""
+    try:
+        text = str(error)
+    except Exception as another:  # of a class of the user's own
+        text = f"(its text can't be made: {type(another).__name__})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def report(error):
     """Print a `UserError` as one line; where it was found, too, if MAE_TRACEBACK=1 asks for it."""
     if os.environ.get("MAE_TRACEBACK", "0") not in ("", "0"):

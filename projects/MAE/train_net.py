@@ -2,6 +2,7 @@
 import ctypes
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -11,6 +12,7 @@ sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "../.
 
 FAILED = signal.SIGUSR2  # to tools/train.sh: end all ranks
 LAUNCHER_SECONDS = 10  # until this rank ends by itself; the launcher looks ten times a second
+_teller = None  # the socket whose name says that this rank has told of an error
 
 
 def end_with_parent(number=signal.SIGKILL):
@@ -50,7 +52,7 @@ def leave(status):
 
 
 def leave_with_all(status):
-    """`leave` for an error of which this rank has told, and of which the others may know nothing.
+    """`leave` after an error of this rank's own, of which the others may know nothing.
 
     tools/train.sh is asked to end all ranks together, this one among them: OneFlow aborts those that
     find another gone, with a stack trace below the line that says what happened.
@@ -58,14 +60,33 @@ def leave_with_all(status):
     from projects.MAE.data.workers import release_semaphores
 
     launcher = os.environ.get("MAE_LAUNCHER")
-    if launcher is not None:
-        try:
+    try:
+        if launcher is not None:
             release_semaphores()
             os.kill(int(launcher), FAILED)
             time.sleep(LAUNCHER_SECONDS)
-        except ProcessLookupError:
-            pass  # it has ended, and with it the others
-    leave(status)
+    except ProcessLookupError:
+        pass  # it has ended, and with it the others
+    finally:
+        leave(status)
+
+
+def may_tell():
+    """Whether this rank is the first on this machine to tell of an error.
+
+    Ranks that share samples meet the same one at once. The name that the first takes is free again
+    when its process has ended.
+    """
+    launcher = os.environ.get("MAE_LAUNCHER")
+    if launcher is None:
+        return True
+    global _teller
+    _teller = socket.socket(socket.AF_UNIX)
+    try:
+        _teller.bind(f"\0mae-{launcher}-told")  # an abstract name of Linux: no file
+    except OSError:
+        return False
+    return True
 
 
 def parse_arguments(argv):
@@ -123,30 +144,30 @@ def tell(error):
     """Print what ended the run in the way that is its own, on the rank that is to say so.
 
     Returns:
-        The exit status, and whether this rank has said anything.
+        The exit status, and whether the error may be this rank's own.
     """
     from projects.MAE.errors import UserError, printable, report
 
     first = int(os.environ.get("RANK", 0)) < 1  # OneFlow sets -1 without a launcher
-    if isinstance(error, SystemExit):
-        return (error.code if isinstance(error.code, int) else int(error.code is not None)), False
-    if isinstance(error, UserError):
-        # Every rank finds the same mistake in a configuration: one of them says so.
-        said, is_everyones = first or error.local, error.told
-        if said:
+    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        return error.code or 0, bool(error.code)
+    is_everyones = getattr(error, "told", False)
+    is_own = first or getattr(error, "local", True)
+    if isinstance(error, FloatingPointError):  # every rank's, see StepWatch
+        is_everyones, is_own = True, first
+    if is_own and may_tell():
+        if isinstance(error, UserError):
+            # Every rank finds the same mistake in a configuration: one of them says so.
             report(error)
-    elif isinstance(error, FloatingPointError):  # every rank's, see StepWatch
-        said, is_everyones = first, True
-        if said:
+        elif isinstance(error, (FloatingPointError, SystemExit)):
             print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
-    else:
-        said, is_everyones = True, False
-        traceback.print_exception(type(error), error, error.__traceback__)
+        else:
+            traceback.print_exception(type(error), error, error.__traceback__)
     if is_everyones:
         from projects.MAE.utils.agreement import leave_late
 
         leave_late()
-    return 1, said
+    return 1, is_own
 
 
 def run(argv):
@@ -161,9 +182,12 @@ def run(argv):
     try:
         meet()
         main(argv)
-    except (Exception, SystemExit) as error:
-        status, said = tell(error)
-        (leave_with_all if said else leave)(status)
+    except BaseException as error:
+        status, is_own = 1, True
+        try:
+            status, is_own = tell(error)
+        finally:  # where nobody reads what is told, too
+            (leave_with_all if is_own else leave)(status)
 
 
 if __name__ == "__main__":

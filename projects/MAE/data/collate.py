@@ -1,6 +1,7 @@
 """From the keys of a batch to its arrays. Worker processes run this: no OneFlow here."""
 from projects.MAE.data.randomness import MIXING, sample_generator
 from projects.MAE.data.shared_arrays import SharedArrays
+from projects.MAE.errors import UserError, text_of
 
 
 class BatchReader:
@@ -19,6 +20,9 @@ class BatchReader:
         """[SampleKey] -> {field: array [n, ...]}.
 
         Where images were skipped, "skipped" is a list of (index, why it can't be read).
+
+        Raises:
+            UserError: the data set raised an exception.
         """
         skipped = []
         batch = SharedArrays.stack(len(keys), (self._sample(key, skipped) for key in keys))
@@ -30,7 +34,16 @@ class BatchReader:
         return batch
 
     def _sample(self, key, skipped):
-        sample = self.dataset[key]
+        try:
+            sample = self.dataset[key]
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise UserError(
+                f"sample {key.index} of the data set raised {text_of(error)}: mend it; "
+                "MAE_TRACEBACK=1 shows where",
+                local=True,
+            ) from error
         if "skipped" in sample:
             skipped.append(sample.pop("skipped"))
         return sample

@@ -16,7 +16,7 @@ from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from projects.MAE.errors import UserError
+from projects.MAE.errors import UserError, text_of
 
 BATCHES_AHEAD = 2  # of each worker
 RESUME = "start again with --resume, with a smaller num_workers if the memory was full"
@@ -51,7 +51,7 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
     """
     if num_workers == 0:
         for keys in batches:
-            yield _result(lambda: read(keys))
+            yield _told(read, keys)
         return
     prepare_workers()
     pool = ProcessPoolExecutor(
@@ -62,9 +62,9 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
         for keys in batches:
             pending.append(pool.submit(_read_in_worker, keys))
             if len(pending) > BATCHES_AHEAD * num_workers:
-                yield _result(pending.popleft().result)
+                yield _told(pending.popleft().result)
         while pending:
-            yield _result(pending.popleft().result)
+            yield _told(pending.popleft().result)
     except BrokenProcessPool:
         raise UserError(
             f"a process that reads images died (was it killed, is the memory full?): {way_on}",
@@ -76,16 +76,21 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
         pool.shutdown()  # a worker finishes the batch it is reading
 
 
-def _result(read):
-    """read(); what it raises is a mistake in a data set, which only this rank has met."""
+def _told(call, *arguments):
+    """call(*arguments); whatever a data set raises is one line, and this rank's alone to say.
+
+    Here in the worker too: some exceptions can't be pickled, and others not unpickled.
+    """
     try:
-        return read()
-    except (UserError, BrokenProcessPool):
+        return call(*arguments)
+    except BrokenProcessPool:
         raise
-    except Exception as error:
+    except UserError as error:
+        error.local = True
+        raise
+    except (Exception, SystemExit) as error:
         raise UserError(
-            f"the data set raised {type(error).__name__}: {error}: mend it; MAE_TRACEBACK=1 shows where",
-            local=True,
+            f"the data set raised {text_of(error)}: mend it; MAE_TRACEBACK=1 shows where", local=True
         ) from error
 
 
@@ -118,4 +123,4 @@ def _end_with_training_process():
 
 
 def _read_in_worker(keys):
-    return _read(keys)
+    return _told(_read, keys)
