@@ -1,4 +1,4 @@
-"""NVRTC and the CUDA driver by ctypes: csrc/cuda compiled, and launched on PyTorch's stream."""
+"""NVRTC and the CUDA driver by ctypes: csrc/cuda/layers compiled, and launched on PyTorch's stream."""
 
 import concurrent.futures
 import ctypes
@@ -6,7 +6,7 @@ import glob
 import sys
 from pathlib import Path
 
-CUDA = Path(__file__).resolve().parents[1] / "csrc/cuda"
+CUDA = Path(__file__).resolve().parents[1] / "csrc/cuda/layers"
 
 
 def find_library(pattern):
@@ -21,7 +21,7 @@ def find_library(pattern):
 
 
 def compile_text(name, flags, capability):
-    """The machine code of a file of csrc/cuda; flags such as -DHEAD_SIZE=64."""
+    """The machine code of a file of csrc/cuda/layers; flags such as -DHEAD_SIZE=64."""
     nvrtc = ctypes.CDLL(find_library("libnvrtc.so.1[0-9]*"))
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     text = (CUDA / f"{name}.cu").read_bytes()

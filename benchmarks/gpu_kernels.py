@@ -1,4 +1,4 @@
-"""Every kernel of csrc/cuda on one GPU: is it right, and how fast is it beside PyTorch's?
+"""Every kernel of csrc/cuda/layers on one GPU: is it right, and how fast is it beside PyTorch's?
 
     python3 benchmarks/gpu_kernels.py [attention] [rows] [adamw] [products]
 

@@ -1,4 +1,4 @@
-"""Attention for CUDA (csrc/cuda/attention.cu), emulated, agrees with NumPy in float64."""
+"""Attention for CUDA (csrc/cuda/layers), emulated, agrees with NumPy in float64."""
 
 import numpy as np
 import pytest
@@ -92,7 +92,7 @@ class TensorCores:
     def __init__(self, size, rows, folder):
         flags = [f"-DHEAD_SIZE={size}", f"-DFORWARD_ROWS={rows}", f"-DBACKWARD_ROWS={rows}"]
         self.size, self.rows = size, rows
-        self.kernels = Kernels(CUDA / "attention.cu", *flags, folder=folder)
+        self.kernels = Kernels(CUDA / "layers/attention.cu", *flags, folder=folder)
 
     def forward(self, case, warps, chunk):
         samples, tokens, heads, _, size = case.qkv.shape
@@ -199,7 +199,7 @@ def plain(request, tmp_path_factory):
     size, tile = request.param
     folder = tmp_path_factory.mktemp("plain")
     flags = f"-DHEAD_SIZE={size}", f"-DTILE={tile}"
-    return size, tile, Kernels(CUDA / "attention_plain.cu", *flags, folder=folder)
+    return size, tile, Kernels(CUDA / "layers/attention_plain.cu", *flags, folder=folder)
 
 
 @pytest.mark.parametrize("tokens", [1, 17, 50, 130])

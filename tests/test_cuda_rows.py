@@ -1,4 +1,4 @@
-"""LayerNorm, GELU, sums and AdamW for CUDA (csrc/cuda), emulated, agree with NumPy in float64."""
+"""LayerNorm, GELU, sums and AdamW for CUDA (csrc/cuda/layers), emulated, agree with NumPy in float64."""
 
 import ctypes
 import math
@@ -22,7 +22,7 @@ erf = np.vectorize(math.erf)
 def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     return {
-        n: Kernels(CUDA / f"{n}.cu", folder=folder) for n in ("layer_norm_fused", "gelu", "sums", "adamw")
+        n: Kernels(CUDA / f"layers/{n}.cu", folder=folder) for n in ("layer_norm_fused", "gelu", "sums", "adamw")
     }
 
 
