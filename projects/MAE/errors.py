@@ -35,13 +35,15 @@ def printable(text):
     )
 
 
-def text_of(error):
-    """The type of an exception and what it says, if anything."""
+def raised_by(what, error):
+    """The `UserError` for an exception that a user's own code, named by `what`, raised on this rank."""
     try:
         text = str(error)
     except Exception as another:  # of a class of the user's own
         text = f"(its text can't be made: {type(another).__name__})"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name = type(error).__name__
+    said = f"{name}: {text}" if text else name
+    return UserError(f"{what} raised {said}: mend it; MAE_TRACEBACK=1 shows where", local=True)
 
 
 def report(error):

@@ -1,7 +1,7 @@
 """From the keys of a batch to its arrays. Worker processes run this: no OneFlow here."""
 from projects.MAE.data.randomness import MIXING, sample_generator
 from projects.MAE.data.shared_arrays import SharedArrays
-from projects.MAE.errors import UserError, text_of
+from projects.MAE.errors import UserError, raised_by
 
 
 class BatchReader:
@@ -39,11 +39,7 @@ class BatchReader:
         except UserError:
             raise
         except (Exception, SystemExit) as error:
-            raise UserError(
-                f"sample {key.index} of the data set raised {text_of(error)}: mend it; "
-                "MAE_TRACEBACK=1 shows where",
-                local=True,
-            ) from error
+            raise raised_by(f"sample {key.index} of the data set", error) from error
         if "skipped" in sample:
             skipped.append(sample.pop("skipped"))
         return sample

@@ -17,7 +17,7 @@ from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from projects.MAE.errors import UserError, text_of
+from projects.MAE.errors import UserError, raised_by
 
 BATCHES_AHEAD = 2  # of each worker
 RESUME = "start again with --resume, with a smaller num_workers if the memory was full"
@@ -90,9 +90,7 @@ def _told(call, *arguments):
         error.local = True
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(
-            f"the data set raised {text_of(error)}: mend it; MAE_TRACEBACK=1 shows where", local=True
-        ) from error
+        raise raised_by("the data set", error) from error
 
 
 def release_semaphores():
