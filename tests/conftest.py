@@ -12,15 +12,15 @@ from tests.needs import CXX
 DATA = Path(__file__).parent / "data"
 
 
+def load_golden(name):
+    """A golden file of tests/data as {key: array}."""
+    with np.load(DATA / f"{name}.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
 @pytest.fixture(scope="session")
 def golden():
-    """Open a golden file of tests/data by name, as {key: array}."""
-
-    def load(name):
-        with np.load(DATA / f"{name}.npz") as file:
-            return {key: file[key] for key in file.files}
-
-    return load
+    return load_golden
 
 
 @pytest.fixture(scope="session", autouse=True)

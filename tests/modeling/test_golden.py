@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 from oneflow import nn
 
-from projects.MAE.modeling.graph import EvalGraph
 from projects.MAE.modeling.pos_embed import sincos_pos_embed_2d
 from projects.MAE.utils.weight_convert import libai_to_torch
+from tests.conftest import load_golden
+from tests.forward_graphs import launched
 from tests.modeling.golden_models import part, tiny_mae, tiny_vit, to_global
 
 
@@ -24,17 +25,38 @@ def batch(golden, step=0):
     return to_global(golden["images"][step]), to_global(golden["noise"][step])
 
 
-def evaluate(model, images, mode, **inputs):
-    model.eval()
-    call = EvalGraph(model) if mode == "graph" else model
-    return {k: v.numpy() for k, v in call(images=images, **inputs).items()}
-
-
-@pytest.mark.parametrize("mode", ["eager", "graph"])
-@pytest.mark.parametrize("norm_pix", [True, False])
-def test_pretraining_forward(pretrain, mode, norm_pix):
+def forward_cases():
+    """The models and inputs of the forward passes, as tests/forward_graphs.py takes them."""
+    pretrain, finetune = load_golden("pretrain_tiny"), load_golden("finetune_tiny")
     images, noise = batch(pretrain)
-    outputs = evaluate(tiny_mae(pretrain, norm_pix), images, mode, noise=noise)
+    cases = {}
+    for norm_pix in (True, False):
+        inputs = dict(images=images, noise=noise)
+        cases[f"pretraining {norm_pix}"] = (tiny_mae(pretrain, norm_pix), inputs, False)
+    for pool in (True, False):
+        inputs = dict(images=to_global(finetune["images"][0]))
+        cases[f"classifier {pool}"] = (tiny_vit(finetune, pool), inputs, False)
+    return cases
+
+
+def in_eager_mode(cases):
+    return {
+        case: {name: tensor.numpy() for name, tensor in model.eval()(**inputs).items()}
+        for case, (model, inputs, _) in cases.items()
+    }
+
+
+@pytest.fixture(scope="module", params=["eager", "graph"])
+def outputs(request, tmp_path_factory):
+    """{case: {name: array}} of all `forward_cases`."""
+    if request.param == "eager":
+        return in_eager_mode(forward_cases())
+    return launched(f"{__name__}:forward_cases", tmp_path_factory.mktemp("graphs"))
+
+
+@pytest.mark.parametrize("norm_pix", [True, False])
+def test_pretraining_forward(pretrain, outputs, norm_pix):
+    outputs = outputs[f"pretraining {norm_pix}"]
     close(outputs["pred"], pretrain["pred"], 1e-5)
     np.testing.assert_array_equal(outputs["mask"], pretrain["mask"])
     expected = pretrain["norm_pix/loss" if norm_pix else "raw_pix/loss"]
@@ -88,14 +110,11 @@ def test_gradients(pretrain, mode):
         close(gradients[name], expected[name], 1e-4)
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph"])
 @pytest.mark.parametrize("global_pool", [True, False])
-def test_classifier_logits(golden, mode, global_pool):
-    finetune = golden("finetune_tiny")
-    model = tiny_vit(finetune, global_pool)
-    outputs = evaluate(model, to_global(finetune["images"][0]), mode)
+def test_classifier_logits(golden, outputs, global_pool):
     prefix = "global_pool" if global_pool else "cls_token"
-    close(outputs["prediction_scores"], finetune[f"{prefix}/logits"], 1e-5)
+    scores = outputs[f"classifier {global_pool}"]["prediction_scores"]
+    close(scores, golden("finetune_tiny")[f"{prefix}/logits"], 1e-5)
 
 
 def test_position_embeddings(golden):

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from projects.MAE.errors import UserError
-from projects.MAE.modeling.graph import EvalGraph, TrainGraph
+from projects.MAE.modeling.graph import TrainGraph
 from projects.MAE.modeling.initialization import named_tensors
 from projects.MAE.modeling.layers import batch_sbp
 from projects.MAE.modeling.linear_probe import FeatureNorm, LinearProbe
@@ -15,6 +15,7 @@ from projects.MAE.utils.lars import LARS
 from projects.MAE.utils.lr_decay import param_groups_weight_decay
 from projects.MAE.utils.pretrained import load_pretrained
 from projects.MAE.utils.scheduler import warmup_cosine_lr
+from tests.forward_graphs import launched
 
 EPS = 1e-6
 SIZES = dict(
@@ -220,12 +221,17 @@ def test_the_initial_head(probe):
     assert not wide.head.bias.numpy().any()
 
 
-def test_the_encoder_in_a_graph_gives_the_same_features(probe, batches):
-    images = to_global(batches[0][0])
-    graph = EvalGraph(FrozenEncoder(probe))
-    np.testing.assert_allclose(
-        graph(images=images).numpy(), probe.forward_features(images).numpy(), atol=1e-6
-    )
+def frozen_encoder():
+    """A case of tests/forward_graphs.py."""
+    flow.manual_seed(0)
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
+    return {"probe": (FrozenEncoder(LinearProbe(**SIZES)), dict(images=to_global(images)), False)}
+
+
+def test_the_encoder_in_a_graph_gives_the_same_features(tmp_path):
+    encoder, inputs, _ = frozen_encoder()["probe"]
+    found = launched(f"{__name__}:frozen_encoder", tmp_path)["probe"]["features"]
+    np.testing.assert_allclose(found, encoder(**inputs).numpy(), atol=1e-6)
 
 
 def test_joining_is_the_inverse_of_splitting():
