@@ -31,7 +31,7 @@ def our_dataset(folder):
     """The data set of the recipe's training loader."""
     from libai.config import instantiate
 
-    from projects.MAE.utils.config import load_config
+    from projects.MAE.settings.load import load_config
 
     root = f"dataloader.train.dataset.0.root={folder}"
     cfg = load_config(os.path.join(ROOT, "projects/MAE/configs/mae_pretraining.py"), [root])

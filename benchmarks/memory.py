@@ -98,8 +98,8 @@ def make_images(root, count=32, side=128):
 def predict(config, ranks, overrides):
     """Bytes and numbers of parameters of each rank, by the plan of the same command line."""
     from projects.MAE.plan import parse_arguments
-    from projects.MAE.utils.layout_plan import fitting_layouts, load, settings_of
-    from projects.MAE.utils.memory import LayoutMemory, parameter_counts
+    from projects.MAE.engine.layout_plan import fitting_layouts, load, settings_of
+    from projects.MAE.parallel.memory import LayoutMemory, parameter_counts
 
     cfg = load(parse_arguments([config, str(ranks), *overrides]))
     node, train = cfg.train.dist, cfg.train

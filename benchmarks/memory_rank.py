@@ -12,9 +12,9 @@ import numpy as np
 from libai.engine.trainer import HookBase
 from libai.utils import distributed as dist
 
-from projects.MAE.preparation import prepare
+from projects.MAE.engine.setup import prepare
+from projects.MAE.engine.trainer import MAETrainer
 from projects.MAE.train_net import end_with_parent, leave, parse_arguments
-from projects.MAE.trainer import MAETrainer
 
 WARMUP = 3  # OneFlow writes to all of a graph's memory in the first steps
 

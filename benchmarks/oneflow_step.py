@@ -18,12 +18,12 @@ from benchmarks.kernel_times import KernelTimes
 from benchmarks.turns import Turns
 from projects.MAE.data.build import data_parallel_rank
 from projects.MAE.data.skipped import SkippedImages
+from projects.MAE.engine.setup import prepare
+from projects.MAE.engine.trainer import MAETrainer
 from projects.MAE.errors import UserError
-from projects.MAE.preparation import prepare
+from projects.MAE.runtime import native
+from projects.MAE.runtime.rendezvous import meet
 from projects.MAE.train_net import end_with_parent, leave, parse_arguments
-from projects.MAE.trainer import MAETrainer
-from projects.MAE.utils import native
-from projects.MAE.utils.rendezvous import meet
 
 BATCHES = 2  # prepared in advance and used in turn
 SAMPLES = 1_281_167  # as if it were ImageNet, for the schedule

@@ -30,7 +30,7 @@ def measure(revision, ranks):
     speeds = {"ours": [], revision: []}
     with tempfile.TemporaryDirectory() as folder, checkout(revision, folder) as earlier:
         data = os.path.join(folder, "digits")
-        run([python, "-m", "projects.MAE.data.digits", data], machine.ROOT, python)
+        run([python, "-m", "projects.MAE.digits", data], machine.ROOT, python)
         for i in range(ROUNDS):
             for name, root in (("ours", machine.ROOT), (revision, earlier)):
                 output = os.path.join(folder, f"{name}-{i}")

@@ -18,9 +18,9 @@ import time
 from libai.engine.trainer import HookBase
 from libai.utils import distributed as dist
 
-from projects.MAE.preparation import prepare
+from projects.MAE.engine.setup import prepare
+from projects.MAE.engine.trainer import MAETrainer
 from projects.MAE.train_net import end_with_parent, leave, parse_arguments
-from projects.MAE.trainer import MAETrainer
 
 SAVES = 5
 

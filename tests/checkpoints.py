@@ -4,10 +4,10 @@ import oneflow as flow
 from libai.config import LazyCall
 from omegaconf import OmegaConf
 
+from projects.MAE.checkpoint.checkpointer import MAECheckpointer
 from projects.MAE.modeling.graph import TrainGraph
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
-from projects.MAE.utils.checkpoint import MAECheckpointer
-from projects.MAE.utils.scheduler import warmup_cosine_lr
+from projects.MAE.optim.schedule import warmup_cosine_lr
 from tests.sizes import TINY_MAE
 
 CFG = OmegaConf.create(dict(train=dict(global_batch_size=8)), flags={"allow_objects": True})

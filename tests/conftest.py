@@ -37,7 +37,7 @@ def cpu_world():
     from libai.utils import distributed as dist
     from omegaconf import OmegaConf
 
-    from projects.MAE.utils.compat import use_device
+    from projects.MAE.runtime.compat import use_device
 
     cfg = OmegaConf.create(
         dict(
@@ -54,7 +54,7 @@ def cpu_world():
 @pytest.fixture(scope="session")
 def native_kernels():
     """The native kernels, loaded. Where they can be built and were not, the test fails."""
-    from projects.MAE.utils import native
+    from projects.MAE.runtime import native
 
     if os.environ.get("MAE_NATIVE") == "0":
         pytest.skip("MAE_NATIVE=0 asks for no native kernels")

@@ -4,9 +4,9 @@ import shutil
 import subprocess
 import sys
 
+from projects.MAE.parallel.layout import check_layout, set_batch_sizes
+from projects.MAE.settings.load import load_config
 from projects.MAE.train_net import parse_arguments
-from projects.MAE.utils.config import load_config
-from projects.MAE.utils.layout import check_layout, set_batch_sizes
 from tests.command import ROOT, environment
 from tests.documents import configurations, words
 
@@ -34,7 +34,7 @@ TINY_DECODER = ["model.decoder_embed_dim=32", "model.decoder_depth=1", "model.de
 OF_PHOTOGRAPHS = ["model.img_size=32", "model.patch_size=8"]
 # What makes other programs small that would take minutes; added to exactly these commands.
 SMALL = {
-    ".venv/bin/python benchmarks/fuzz_weights.py": ["--cases", "300"],
+    ".venv/bin/python tests/soak/fuzz_weights.py": ["--cases", "300"],
     ".venv/bin/python benchmarks/index.py": ["--files", "1000", "--batches", "20"],
 }
 CLASSES = 3  # that the folder has which stands in for ImageNet

@@ -46,7 +46,7 @@ def launched(cases, folder):
 
 def main(cases, path):
     from projects.MAE.modeling.graph import EvalGraph
-    from projects.MAE.utils.one_process import start_one_process
+    from projects.MAE.runtime.single_process import start_one_process
 
     start_one_process("cpu")
     module, function = cases.split(":")

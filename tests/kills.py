@@ -11,7 +11,8 @@ import time
 
 import numpy as np
 
-from projects.MAE.utils.libai_folder import find_checkpoint, read_weights
+from projects.MAE.checkpoint.names import find_checkpoint
+from projects.MAE.checkpoint.reader import read_weights
 from tests.started_run import StartedRun
 
 PERIOD = 3  # iterations from one checkpoint to the next

@@ -13,9 +13,9 @@ import numpy as np
 from libai.utils import distributed as dist
 from oneflow import sbp
 
-from projects.MAE.preparation import prepare
+from projects.MAE.engine.setup import prepare
+from projects.MAE.engine.trainer import MAETrainer
 from projects.MAE.train_net import parse_arguments
-from projects.MAE.trainer import MAETrainer
 
 
 class First:

@@ -3,7 +3,8 @@ import json
 
 import numpy as np
 
-from projects.MAE.utils.libai_folder import find_checkpoint, read_weights
+from projects.MAE.checkpoint.names import find_checkpoint
+from projects.MAE.checkpoint.reader import read_weights
 
 
 def metrics(folder):

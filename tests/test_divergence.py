@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from projects.MAE.utils.libai_folder import read_weights
+from projects.MAE.checkpoint.reader import read_weights
 from tests.command import TINY, TINY_DECODER, must_train, train
 from tests.runs import metrics
 

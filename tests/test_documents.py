@@ -16,8 +16,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from projects.MAE import plan
-from projects.MAE.utils.config import load_config
-from projects.MAE.utils.writers import build_writers
+from projects.MAE.monitor.writers import build_writers
+from projects.MAE.settings.load import load_config
 from tests import documents
 from tests.command import ROOT
 from tests.document_runs import CLASSES, TRAIN, Workplace, check_at_full_size
@@ -29,7 +29,7 @@ NOT_RUN = {
     r"bash tools/setup\.sh( \w+)?": "installs gigabytes; CI begins with it, see tests/test_setup.py",
     r"bash tools/test\.sh( .*)?": "these tests are what it runs",
     r"python3 benchmarks/train_step\.py.*": "half an hour, and downloads PyTorch",
-    r"\.venv/bin/python benchmarks/kill_resume\.py": "hours; see tests/test_kills.py",
+    r"\.venv/bin/python tests/soak/kill_resume\.py": "hours; see tests/test_kills.py",
     r"\.venv/bin/python benchmarks/loader\.py": "needs torchvision, and minutes",
     r"\.venv/bin/tensorboard --logdir output": "never ends, see tests/test_tensorboard.py",
     r"NODE=2 .*": "needs two machines, see tests/test_two_nodes.py",

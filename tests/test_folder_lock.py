@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from projects.MAE.checkpoint.manifest import check_whole
+from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.utils.folder_lock import NAME
-from projects.MAE.utils.libai_folder import find_checkpoint
-from projects.MAE.utils.manifest import check_whole
 from tests.command import ROOT, TINY, TINY_DECODER, environment, pretrain, train
 from tests.runs import metrics
 from tests.started_run import StartedRun, wait_until

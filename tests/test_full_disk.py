@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from projects.MAE.utils.libai_folder import find_checkpoint
-from projects.MAE.utils.manifest import check_whole
+from projects.MAE.checkpoint.manifest import check_whole
+from projects.MAE.checkpoint.names import find_checkpoint
 from tests.command import ROOT
 from tests.needs import mount_memory
 from tests.runs import metrics
@@ -80,7 +80,7 @@ def test_a_run_that_cannot_save_ends_with_one_error(image_folder, tmp_path, smal
 def test_a_full_disk_under_standard_output(tmp_path):
     code = """if True:
         import logging, sys
-        from projects.MAE.utils.log import start_log
+        from projects.MAE.monitor.log import start_log
         logger = start_log(sys.argv[1], int(sys.argv[2]))
         for i in range(3):
             logger.info(f"line {i}")

@@ -7,13 +7,13 @@ import sys
 import numpy as np
 import pytest
 
+from projects.MAE.checkpoint.reader import read_card, read_weights
 from projects.MAE.errors import UserError, report
-from projects.MAE.utils.libai_folder import read_card, read_weights
-from projects.MAE.utils.vit_sizes import sizes_of
-from projects.MAE.utils.weight_files import read_weight_file
-from tests import fuzz_files
+from projects.MAE.weights.files import read_weight_file
+from projects.MAE.weights.sizes import sizes_of
+from tests.soak import fuzz_files
 from tests.command import ROOT
-from tests.fuzz_pickles import text_of
+from tests.soak.fuzz_pickles import text_of
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def seeds():
 
 def test_some_hundred_cases_of_the_fuzzer():
     result = subprocess.run(
-        [sys.executable, ROOT / "benchmarks/fuzz_weights.py", "--cases", "700", "--workers", "1"],
+        [sys.executable, ROOT / "tests/soak/fuzz_weights.py", "--cases", "700", "--workers", "1"],
         env=dict(os.environ, LD_PRELOAD=""),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -36,7 +36,7 @@ def test_some_hundred_cases_of_the_fuzzer():
 def test_the_fuzzer_sees_what_a_reader_must_not_do(tmp_path):
     """Its watch is no decoration: a reader that ran pickles would be caught."""
     code = (
-        "import os, pickle; from benchmarks import fuzz_weights as f; watch = f.Watch()\n"
+        "import os, pickle; from tests.soak import fuzz_weights as f; watch = f.Watch()\n"
         f"watch.folder = {str(tmp_path)!r}\n"
         "class Hostile:\n    def __reduce__(self): return os.system, ('true',)\n"
         "data = pickle.dumps(Hostile())\n"

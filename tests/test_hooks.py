@@ -1,8 +1,9 @@
 """When evaluation and checkpoints are due, and how steps are timed."""
 import pytest
 
-from projects.MAE.hooks import due
-from projects.MAE.progress import StepClock, duration, whole_or_short
+from projects.MAE.engine.hooks import due
+from projects.MAE.monitor.bar import duration
+from projects.MAE.monitor.progress import StepClock, whole_or_short
 
 
 def iterations(rule, total):

@@ -1,6 +1,6 @@
 """A run that is killed and resumed ends with the bits of one that was not.
 
-benchmarks/kill_resume.py does the same with many kills.
+tests/soak/kill_resume.py does the same with many kills.
 """
 import pytest
 

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from projects.MAE import knn
+from projects.MAE.evaluation import knn
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from projects.MAE.utils.libai_folder import find_checkpoint, read_card
+from projects.MAE.checkpoint.names import find_checkpoint
+from projects.MAE.checkpoint.reader import read_card
 from tests.command import TINY, TINY_DECODER, finetune, must_train, pretrain, train
 from tests.runs import assert_same_weights, losses, metrics
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from projects.MAE.utils import native
+from projects.MAE.runtime import native
 from tests.command import ROOT, environment
 
 pytestmark = pytest.mark.usefixtures("native_kernels")
@@ -23,7 +23,7 @@ def with_blas(name):
 ON_SOME_THREADS = """
 import sys, numpy as np, oneflow as flow
 from projects.MAE.modeling.native_operators import linear
-from projects.MAE.utils import native
+from projects.MAE.runtime import native
 assert native.load()
 draw = np.random.default_rng(0).standard_normal
 x, w = (flow.tensor(draw(s).astype("f"), requires_grad=True) for s in [(700, 301), (301,)])
@@ -55,7 +55,7 @@ def test_threads_do_not_change_a_bit(tmp_path, blas):
 def test_loading_after_operators_have_run():
     code = (
         "import numpy as np, oneflow as flow\n"
-        "from projects.MAE.utils import native\n"
+        "from projects.MAE.runtime import native\n"
         "x = flow.ones(3, 5)\n"
         "def work():\n"
         "    y = flow._C.gelu(x + flow.ones(5)) * flow.ones(3, 1)\n"
@@ -71,7 +71,7 @@ def test_a_result_that_is_not_differentiated_does_not_outlive_python():
     code = (
         "import oneflow as flow\n"
         "from projects.MAE.modeling.native_operators import linear\n"
-        "from projects.MAE.utils import native\n"
+        "from projects.MAE.runtime import native\n"
         "assert native.load()\n"
         "weight = flow.ones(5, 4, requires_grad=True)\n"
         "linear(flow.ones(3, 5), weight)\n"
@@ -82,7 +82,7 @@ def test_a_result_that_is_not_differentiated_does_not_outlive_python():
 
 def load_with(wish):
     """What loading with MAE_NATIVE=wish says, in a new process."""
-    code = "from projects.MAE.utils import native; print(native.load())"
+    code = "from projects.MAE.runtime import native; print(native.load())"
     env = dict(os.environ, MAE_NATIVE=wish)
     return subprocess.run(
         [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True
@@ -101,7 +101,7 @@ def test_the_switch(tmp_path):
 
 def loaded_with(environment):
     """What multiplies matrices after loading in this environment, and the last line of errors."""
-    code = "from projects.MAE.utils import native; native.load(); print(native.matrix_products())"
+    code = "from projects.MAE.runtime import native; native.load(); print(native.matrix_products())"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
     )

@@ -8,10 +8,10 @@ from projects.MAE.convert_weights import main
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.pos_embed import resize_pos_embed
 from projects.MAE.modeling.vit import VisionTransformer
-from projects.MAE.utils.pretrained import load_pretrained
-from projects.MAE.utils.torch_file import read_torch_file
-from projects.MAE.utils.weight_convert import torch_to_libai
-from projects.MAE.utils.weight_writer import write_libai
+from projects.MAE.weights.libai_names import torch_to_libai
+from projects.MAE.weights.pretrained import load_pretrained
+from projects.MAE.weights.torch_file import read_torch_file
+from projects.MAE.weights.write import write_libai
 from tests.modeling.golden_models import part, tiny_mae, tiny_vit, to_global
 
 torch = pytest.importorskip("torch")

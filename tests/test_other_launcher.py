@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from projects.MAE.utils.libai_folder import find_checkpoint
-from projects.MAE.utils.manifest import check_whole
+from projects.MAE.checkpoint.manifest import check_whole
+from projects.MAE.checkpoint.names import find_checkpoint
 from tests.command import CONFIGS, ROOT, TINY, TINY_DECODER, environment, pretrain
 from tests.runs import metrics
 from tests.started_run import StartedRun, wait_until

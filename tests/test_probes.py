@@ -10,17 +10,18 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from projects.MAE import convert_weights, load_encoder, predict, visualize
+from projects.MAE.checkpoint.names import find_checkpoint
+from projects.MAE.checkpoint.reader import read_card, read_weights
 from projects.MAE.data.sampler import SampleKey
 from projects.MAE.errors import UserError
-from projects.MAE.knn import check_knn
+from projects.MAE.evaluation.knn import check_knn
 from projects.MAE.modeling.layers import batch_sbp
 from projects.MAE.modeling.linear_probe import LinearProbe
 from projects.MAE.modeling.vit import VisionTransformer
-from projects.MAE.utils.config import load_config
-from projects.MAE.utils.libai_folder import find_checkpoint, read_card, read_weights
-from projects.MAE.utils.pretrained import load_pretrained
-from projects.MAE.utils.settings import check_settings
-from projects.MAE.utils.weight_writer import write_libai
+from projects.MAE.settings.check_together import check_settings
+from projects.MAE.settings.load import load_config
+from projects.MAE.weights.pretrained import load_pretrained
+from projects.MAE.weights.write import write_libai
 from tests.command import (
     CONFIGS,
     ROOT,

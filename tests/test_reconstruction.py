@@ -5,16 +5,16 @@ import pytest
 from PIL import Image
 
 from projects.MAE.data.transforms import ToArray
-from projects.MAE.modeling.losses import reconstruction_target
-from projects.MAE.reconstruction import (
+from projects.MAE.evaluation import image_grid
+from projects.MAE.evaluation.image_grid import draw_grid, drawable, save_png, shortened, wrapped
+from projects.MAE.evaluation.reconstruction import (
     reconstruct,
     reconstruction_grid,
     to_images,
     to_patches,
     unnormalise,
 )
-from projects.MAE.utils import image_grid
-from projects.MAE.utils.image_grid import draw_grid, drawable, save_png, shortened, wrapped
+from projects.MAE.modeling.losses import reconstruction_target
 from tests.modeling.golden_models import tiny_mae, to_global
 
 

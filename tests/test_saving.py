@@ -4,8 +4,9 @@ import subprocess
 
 import pytest
 
-from projects.MAE.utils.libai_folder import find_checkpoint, read_weights
-from projects.MAE.utils.manifest import check_whole
+from projects.MAE.checkpoint.manifest import check_whole
+from projects.MAE.checkpoint.names import find_checkpoint
+from projects.MAE.checkpoint.reader import read_weights
 from tests.command import CONFIGS, ROOT, TINY, TINY_DECODER, environment, pretrain, train
 from tests.runs import assert_same_weights
 from tests.test_bad_input import assert_one_error

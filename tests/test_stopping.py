@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from projects.MAE.interruption import SAME_REQUEST_SECONDS
-from projects.MAE.utils.libai_folder import find_checkpoint, read_card, read_weights
+from projects.MAE.checkpoint.names import find_checkpoint
+from projects.MAE.checkpoint.reader import read_card, read_weights
+from projects.MAE.utils.signals import SAME_REQUEST_SECONDS
 from tests.command import ROOT, environment, pretrain
 from tests.runs import assert_same_weights, metrics
 from tests.started_run import StartedRun, wait_until
@@ -64,7 +65,7 @@ def test_a_second_signal_ends_at_once_and_harms_nothing(image_folder, tmp_path, 
 def test_a_rank_alone_takes_a_second_signal_for_what_it_is(image_folder, tmp_path):
     code = """if True:
         import os, signal, time
-        from projects.MAE.interruption import Listener
+        from projects.MAE.utils.signals import Listener
         listener = Listener()
         listener.start()
         print("ready", flush=True)

@@ -11,7 +11,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from projects.MAE.utils.tensorboard import TensorBoard
+from projects.MAE.monitor.tensorboard import TensorBoard
 
 SECONDS = 60  # to start, and to read the files
 RUN = "run/tensorboard"

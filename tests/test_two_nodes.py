@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from projects.MAE.utils.libai_folder import CARD, read_card
-from projects.MAE.utils.manifest import MANIFEST
+from projects.MAE.checkpoint.manifest import MANIFEST
+from projects.MAE.checkpoint.names import CARD
+from projects.MAE.checkpoint.reader import read_card
 from tests.command import CONFIGS, ROOT, TINY, TINY_DECODER, environment, pretrain
 from tests.runs import assert_same_weights, losses
 

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from projects.MAE import convert_weights
+from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.data.datasets import PretrainingDataset
 from projects.MAE.data.transforms import CenterCrop, Compose, Resize, ToArray
+from projects.MAE.engine.reconstruction_hook import ReconstructionHook
 from projects.MAE.errors import UserError
-from projects.MAE.hooks_reconstruction import ReconstructionHook
-from projects.MAE.utils.libai_folder import find_checkpoint
 from projects.MAE.visualize import main
 from tests.command import ROOT, TINY, TINY_DECODER, environment, finetune, pretrain, train
 from tests.commands.process import refused, run, succeed

@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 from projects.MAE.command_line import leave, run_command  # noqa: E402
 from projects.MAE.errors import UserError  # noqa: E402
-from projects.MAE.utils.one_process import import_oneflow  # noqa: E402
+from projects.MAE.runtime.single_process import import_oneflow  # noqa: E402
 
 CONFIGS = "projects/MAE/configs"
 RUNS = (
@@ -29,7 +29,7 @@ def run(argv):
         if setting.startswith("-") or "=" not in setting:
             raise UserError(f"argument {setting!r} is not key=value: see bash tools/quickstart.sh --help")
     import_oneflow()
-    from projects.MAE.preparation import configure
+    from projects.MAE.engine.setup import configure
     from projects.MAE.train_net import parse_arguments
 
     for config, *options in RUNS:
@@ -45,7 +45,7 @@ def check_own(file, settings):
     """Raise a UserError where settings change what each run of the quickstart has for itself."""
     from omegaconf import OmegaConf
 
-    from projects.MAE.utils.config import load_config
+    from projects.MAE.settings.load import load_config
 
     plain, changed = load_config(file), load_config(file, settings)
     for key in OWN:

@@ -37,7 +37,7 @@ mkdir -p output
 exec 7>output/.quickstart.lock # the runs inherit it, and hold it until they have ended
 flock -n 7 || fail "another quickstart is still running in $root: wait for it, or stop it"
 start=$(date +%s)
-PYTHONPATH=$root "$python" -m projects.MAE.data.digits output/digits
+PYTHONPATH=$root "$python" -m projects.MAE.digits output/digits
 "$python" tools/check_quickstart.py "$ranks" "${settings[@]}"
 exists() { [ -e "$1" ] || [ -L "$1" ]; } # a link that leads nowhere, too
 kept=

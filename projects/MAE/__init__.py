@@ -5,7 +5,7 @@ __version__ = "0.1.0"
 def __getattr__(name):
     # Not at once: worker processes import this package, too, and must not load OneFlow.
     if name == "load_encoder":
-        from projects.MAE.encoder import load_encoder
+        from projects.MAE.models import load_encoder
 
         return load_encoder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,9 +9,9 @@ import argparse
 import os
 import sys
 
-from projects.MAE.errors import UserError, printable, report
-
-INTERRUPTED, CLOSED_PIPE = 130, 141  # what a shell reports for SIGINT and SIGPIPE
+from projects.MAE.data.workers import prepare_workers
+from projects.MAE.errors import CLOSED_PIPE, INTERRUPTED, UserError, printable, report
+from projects.MAE.runtime.single_process import restart_with_mkl
 
 
 def positive(text):
@@ -173,6 +173,21 @@ def leave(status):
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def prepare_command(num_workers=0):
+    """What a command does first: `restart_with_mkl`, then start the server of worker processes.
+
+    Args:
+        num_workers: processes that will read images.
+    """
+    restart_with_mkl()
+    if num_workers:
+        # Python's tracker of semaphores cleans up after a process that was killed, and says so.
+        others = os.environ.get("PYTHONWARNINGS")
+        quiet = "ignore:resource_tracker:UserWarning"
+        os.environ["PYTHONWARNINGS"] = f"{others},{quiet}" if others else quiet
+        prepare_workers()
 
 
 def check_out(path, force):

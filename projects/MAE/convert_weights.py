@@ -9,11 +9,11 @@ import os
 
 from projects.MAE.command_line import CommandParser, leave, run_command, show
 from projects.MAE.errors import UserError
-from projects.MAE.utils.transformers_layout import make_config, to_transformers
-from projects.MAE.utils.vit_sizes import shapes_of
-from projects.MAE.utils.weight_convert import torch_to_libai
-from projects.MAE.utils.weight_source import read_source
-from projects.MAE.utils.weight_writer import (
+from projects.MAE.modeling.sizes import shapes_of
+from projects.MAE.weights.libai_names import torch_to_libai
+from projects.MAE.weights.source import read_source
+from projects.MAE.weights.transformers_names import make_config, to_transformers
+from projects.MAE.weights.write import (
     check_can_write_pth,
     check_target,
     write_file,

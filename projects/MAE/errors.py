@@ -4,6 +4,7 @@ import sys
 import traceback
 
 LONGEST = 2000  # characters of a message
+INTERRUPTED, CLOSED_PIPE = 130, 141  # what a shell reports for SIGINT and SIGPIPE
 
 
 class UserError(Exception):

@@ -19,15 +19,15 @@ from projects.MAE.command_line import (
     check_out,
     leave,
     positive,
+    prepare_command,
     run_command,
     show,
 )
 from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.data.workers import read_ahead
-from projects.MAE.encoder import FEATURES, load_encoder
 from projects.MAE.errors import UserError
+from projects.MAE.models import FEATURES, load_encoder
 from projects.MAE.utils.feature_file import FeatureFile, Texts
-from projects.MAE.utils.one_process import prepare_command
 
 EXAMPLES = """examples:
   # what linear probing and k-NN look at, of a pretraining run

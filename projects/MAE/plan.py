@@ -10,7 +10,7 @@ import json
 
 from projects.MAE.command_line import CommandParser, leave, run_command
 from projects.MAE.errors import UserError
-from projects.MAE.utils.one_process import import_oneflow
+from projects.MAE.runtime.single_process import import_oneflow
 
 EXAMPLES = """examples:
   # the pretraining recipe on 8 GPUs of 24 GiB: Base, Large and Huge, all layouts
@@ -104,7 +104,7 @@ def table_of_layouts(layouts, with_memory):
 def run(argv):
     args = parse_arguments(argv)
     import_oneflow()
-    from projects.MAE.utils.layout_plan import plan  # configurations are made of OneFlow's classes
+    from projects.MAE.engine.layout_plan import plan  # configurations are made of OneFlow's classes
 
     result = plan(args)
     if args.json:

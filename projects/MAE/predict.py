@@ -9,11 +9,18 @@ import json
 
 import numpy as np
 
-from projects.MAE.command_line import CommandParser, leave, positive, run_command, show
+from projects.MAE.command_line import (
+    CommandParser,
+    leave,
+    positive,
+    prepare_command,
+    run_command,
+    show,
+)
 from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.data.workers import read_ahead
 from projects.MAE.errors import UserError
-from projects.MAE.utils.one_process import prepare_command, start_one_process
+from projects.MAE.runtime.single_process import start_one_process
 
 EXAMPLES = """examples:
   # the quickstart's classifier
@@ -123,7 +130,7 @@ def run(argv):
     prepare_command(args.num_workers)
     images = ImageList(args.images, option="IMAGE")
     start_one_process(args.device)
-    from projects.MAE.utils.saved_model import load_classifier  # it needs OneFlow set up
+    from projects.MAE.weights.saved_model import load_classifier  # it needs OneFlow set up
 
     saved = load_classifier(args.weights, num_heads=args.num_heads)
     classes = class_names(saved, args.classes)

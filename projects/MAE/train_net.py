@@ -114,27 +114,27 @@ def _refuse(message):
 
 def trainer_of(cfg):
     """The trainer of a configuration's kind of model."""
-    from projects.MAE.trainer import MAETrainer
-    from projects.MAE.utils.config import kind_of_model
+    from projects.MAE.engine.trainer import MAETrainer
+    from projects.MAE.runtime.lazy_call import kind_of_model
 
     if kind_of_model(cfg) != "LinearProbe":
         return MAETrainer
-    from projects.MAE.probing import ProbeTrainer
+    from projects.MAE.engine.probe import ProbeTrainer
 
     return ProbeTrainer
 
 
 def main(argv):
     args = parse_arguments(argv)
-    from projects.MAE.preparation import prepare
+    from projects.MAE.engine.setup import prepare
 
     cfg = prepare(args)
     if args.eval_only:
-        from projects.MAE.weights_evaluation import evaluate_only
+        from projects.MAE.engine.evaluate_weights import evaluate_only
 
         evaluate_only(cfg)
     elif args.knn:
-        from projects.MAE.weights_evaluation import probe_neighbours
+        from projects.MAE.engine.evaluate_weights import probe_neighbours
 
         probe_neighbours(cfg)
     else:
@@ -165,7 +165,7 @@ def tell(error):
         else:
             traceback.print_exception(type(error), error, error.__traceback__)
     if is_everyones:
-        from projects.MAE.utils.agreement import leave_late
+        from projects.MAE.runtime.ranks import leave_late
 
         leave_late()
     return 1, is_own
@@ -178,7 +178,7 @@ def run(argv):
     its traceback, with that the trainer and its graph, whose destructor waits for the other ranks,
     and those wait for this one: the run hangs for ever.
     """
-    from projects.MAE.utils.rendezvous import meet
+    from projects.MAE.runtime.rendezvous import meet
 
     try:
         meet()
@@ -192,11 +192,11 @@ def run(argv):
 
 
 if __name__ == "__main__":
-    from projects.MAE.interruption import end_at_once, signal_of_launchers_end
+    from projects.MAE.utils.signals import end_at_once, signal_of_launchers_end
 
     end_with_parent(signal_of_launchers_end())
     end_at_once()
-    from projects.MAE.utils.noise import hide_known_noise
+    from projects.MAE.runtime.stderr_filter import hide_known_noise
 
     hide_known_noise()
     run(sys.argv[1:])

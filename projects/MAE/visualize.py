@@ -14,13 +14,14 @@ from projects.MAE.command_line import (
     check_out,
     leave,
     positive,
+    prepare_command,
     run_command,
     show,
 )
 from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.errors import UserError
+from projects.MAE.runtime.single_process import start_one_process
 from projects.MAE.utils.disk import reason
-from projects.MAE.utils.one_process import prepare_command, start_one_process
 
 EXAMPLES = """examples:
   # the quickstart's model, on the images it is validated on
@@ -99,7 +100,7 @@ def setting(cfg, key):
 
 def load(args):
     """The `SavedModel` that --weights and the options describe."""
-    from projects.MAE.utils.saved_model import load_autoencoder
+    from projects.MAE.weights.saved_model import load_autoencoder
 
     try:
         saved = load_autoencoder(
@@ -133,9 +134,9 @@ def run(argv):
     # These need OneFlow set up.
     from projects.MAE.data.fixed_samples import listed_samples
     from projects.MAE.data.transforms import ToArray
-    from projects.MAE.reconstruction import reconstruct, reconstruction_grid
-    from projects.MAE.utils.image_grid import save_png
-    from projects.MAE.utils.weight_source import run_config
+    from projects.MAE.evaluation.reconstruction import reconstruct, reconstruction_grid
+    from projects.MAE.evaluation.image_grid import save_png
+    from projects.MAE.weights.source import run_config
 
     saved = load(args)
     preprocessing, model = saved.preprocessing, saved.model

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
-from projects.MAE.encoder import load_encoder
 from projects.MAE.extract_features import main
+from projects.MAE.models import load_encoder
 from tests.command import ROOT, environment
 from tests.commands.process import refused, succeed
 from tests.commands.weights import golden_state

@@ -30,7 +30,7 @@ def files(image_folder):
 
 
 def test_the_most_probable_classes(golden, weights, files, capsys):
-    from projects.MAE.utils.saved_model import load_classifier
+    from projects.MAE.weights.saved_model import load_classifier
 
     arguments = ["--weights", weights, "-k", 3, "--batch-size", 2, *files]
     told = json.loads(succeed(capsys, main, *arguments, "--json"))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from projects.MAE.encoder import Encoder
 from projects.MAE.errors import UserError
 from projects.MAE.extract_features import main
+from projects.MAE.models import Encoder
 from projects.MAE.utils import feature_file
 from projects.MAE.utils.feature_file import FeatureFile
 from tests.commands import process

@@ -2,8 +2,8 @@
 import numpy as np
 from safetensors.numpy import save_file
 
-from projects.MAE.utils.weight_convert import torch_to_libai
-from projects.MAE.utils.weight_writer import write_libai
+from projects.MAE.weights.libai_names import torch_to_libai
+from projects.MAE.weights.write import write_libai
 from tests.modeling.golden_models import part
 
 KINDS = {

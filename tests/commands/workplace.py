@@ -4,7 +4,7 @@ import os
 import re
 import sys
 
-from projects.MAE.data.digits import write_digits
+from projects.MAE.digits import write_digits
 from tests.command import ROOT
 from tests.commands.weights import write_weights
 

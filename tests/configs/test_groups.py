@@ -5,7 +5,7 @@ import sys
 import pytest
 from omegaconf import DictConfig
 
-from projects.MAE.utils.config import load_config
+from projects.MAE.settings.load import load_config
 from tests.command import ROOT, TINY, must_train, pretrain
 
 CONFIGS = ROOT / "projects/MAE/configs"

@@ -3,8 +3,8 @@ import pytest
 
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.linear_probe import LinearProbe
-from projects.MAE.utils.config import load_config
-from projects.MAE.utils.lars import LARS
+from projects.MAE.optim.lars import LARS
+from projects.MAE.settings.load import load_config
 from tests.command import ROOT
 
 CONFIGS = ROOT / "projects/MAE/configs"

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from projects.MAE.data import digits
+from projects.MAE import digits
 from projects.MAE.data.build import build_image_test_loader, build_image_train_loader
 from projects.MAE.data.datasets import ClassificationDataset, PretrainingDataset
-from projects.MAE.data.digits import write_digits
 from projects.MAE.data.image_folder import ImageFolder
 from projects.MAE.data.mixup import Mixup
 from projects.MAE.data.transforms import Compose, RandomResizedCrop, ToArray
+from projects.MAE.digits import write_digits
 from projects.MAE.errors import UserError
 from tests.commands.process import refused, succeed
 

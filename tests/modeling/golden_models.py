@@ -7,7 +7,7 @@ from projects.MAE.modeling.initialization import assign
 from projects.MAE.modeling.layers import batch_sbp
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.vit import VisionTransformer
-from projects.MAE.utils.weight_convert import torch_to_libai
+from projects.MAE.weights.libai_names import torch_to_libai
 
 
 def part(golden, prefix):

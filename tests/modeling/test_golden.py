@@ -4,7 +4,7 @@ import pytest
 from oneflow import nn
 
 from projects.MAE.modeling.pos_embed import sincos_pos_embed_2d
-from projects.MAE.utils.weight_convert import libai_to_torch
+from projects.MAE.weights.libai_names import libai_to_torch
 from tests.conftest import load_golden
 from tests.forward_graphs import launched
 from tests.modeling.golden_models import part, tiny_mae, tiny_vit, to_global

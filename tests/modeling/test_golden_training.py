@@ -4,9 +4,9 @@ import oneflow as flow
 import pytest
 
 from projects.MAE.modeling.graph import TrainGraph
-from projects.MAE.utils.lr_decay import param_groups_lrd, param_groups_weight_decay
-from projects.MAE.utils.scheduler import warmup_cosine_lr
-from projects.MAE.utils.weight_convert import libai_to_torch
+from projects.MAE.optim.param_groups import param_groups_lrd, param_groups_weight_decay
+from projects.MAE.optim.schedule import warmup_cosine_lr
+from projects.MAE.weights.libai_names import libai_to_torch
 from tests.modeling.golden_models import part, tiny_mae, tiny_vit, to_global
 
 

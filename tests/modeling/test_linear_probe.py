@@ -4,17 +4,17 @@ import oneflow as flow
 import pytest
 from safetensors.numpy import save_file
 
+from projects.MAE.engine.probe import FrozenEncoder
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.graph import TrainGraph
 from projects.MAE.modeling.initialization import named_tensors
 from projects.MAE.modeling.layers import batch_sbp
 from projects.MAE.modeling.linear_probe import FeatureNorm, LinearProbe
-from projects.MAE.probing import FrozenEncoder
-from projects.MAE.utils.compat import join_batch, split_batch
-from projects.MAE.utils.lars import LARS
-from projects.MAE.utils.lr_decay import param_groups_weight_decay
-from projects.MAE.utils.pretrained import load_pretrained
-from projects.MAE.utils.scheduler import warmup_cosine_lr
+from projects.MAE.optim.lars import LARS
+from projects.MAE.optim.param_groups import param_groups_weight_decay
+from projects.MAE.optim.schedule import warmup_cosine_lr
+from projects.MAE.runtime.micro_batches import join_batch, split_batch
+from projects.MAE.weights.pretrained import load_pretrained
 from tests.forward_graphs import launched
 
 EPS = 1e-6

@@ -10,12 +10,12 @@ import numpy as np
 import oneflow as flow
 import pytest
 
+from projects.MAE.engine.probe import FrozenEncoder
 from projects.MAE.modeling import layers
 from projects.MAE.modeling.graph import EvalGraph, TrainGraph
 from projects.MAE.modeling.linear_probe import LinearProbe
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.vit import VisionTransformer
-from projects.MAE.probing import FrozenEncoder
 from tests.forward_graphs import launched
 from tests.modeling.golden_models import to_global
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from libai.utils.checkpoint import Checkpointer
 
+from projects.MAE.checkpoint.manifest import MANIFEST, read_manifest, sha256_of
+from projects.MAE.checkpoint.output_folder import open_output_folder
+from projects.MAE.checkpoint.reader import read_part_with
+from projects.MAE.checkpoint.writer import FolderWriter
+from projects.MAE.engine.hooks import CheckpointHook
 from projects.MAE.errors import UserError
-from projects.MAE.hooks import CheckpointHook
-from projects.MAE.utils.checkpoint import open_output_folder
-from projects.MAE.utils.libai_folder import read_part_with
-from projects.MAE.utils.manifest import MANIFEST, read_manifest, sha256_of
-from projects.MAE.utils.part_writer import FolderWriter
 from tests.checkpoints import CARD_OF_RUN, Loop, newest, trained
 
 

@@ -11,15 +11,16 @@ from libai.data.structures import DistTensorData, Instance
 from libai.engine.trainer import TrainerBase
 from libai.utils.events import EventStorage
 
+from projects.MAE.engine.trainer import MAETrainer
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.layers import as_input
-from projects.MAE.trainer import MAETrainer
-from projects.MAE.utils.compat import instantiate, log_loss
+from projects.MAE.runtime.compat import log_loss
+from projects.MAE.runtime.lazy_call import instantiate
 
 THREADS_OF_A_GRAPH = """
 import oneflow as flow
 from oneflow.framework.session_context import GetDefaultSession
-from projects.MAE.utils.compat import compute_on_one_thread
+from projects.MAE.runtime.compat import compute_on_one_thread
 
 class Double(flow.nn.Graph):
     def build(self, x):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from projects.MAE.checkpoint.names import find_checkpoint
+from projects.MAE.checkpoint.reader import read_card, read_weights
 from projects.MAE.convert_weights import main
-from projects.MAE.utils.libai_folder import find_checkpoint, read_card, read_weights
-from projects.MAE.utils.weight_convert import load_torch_state_dict
+from projects.MAE.weights.libai_names import load_torch_state_dict
 from tests.command import pretrain
 from tests.modeling.golden_models import part
 

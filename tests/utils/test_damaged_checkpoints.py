@@ -7,17 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
+from projects.MAE.checkpoint import run_folder
+from projects.MAE.checkpoint.manifest import MANIFEST, check_whole, read_manifest, sha256_of
+from projects.MAE.checkpoint.names import CARD, find_checkpoint, newest_checkpoints
+from projects.MAE.checkpoint.output_folder import open_output_folder
+from projects.MAE.checkpoint.reader import read_card, read_weights
 from projects.MAE.errors import UserError
-from projects.MAE.utils import run_folder
-from projects.MAE.utils.checkpoint import open_output_folder
-from projects.MAE.utils.libai_folder import (
-    CARD,
-    find_checkpoint,
-    newest_checkpoints,
-    read_card,
-    read_weights,
-)
-from projects.MAE.utils.manifest import MANIFEST, check_whole, read_manifest, sha256_of
 from tests.checkpoints import CARD_OF_RUN, newest, trained
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.command import ROOT
 from tests.needs import needs_git
 
-PRINT = "from projects.MAE.utils.environment import libai_version; print(libai_version())"
+PRINT = "from projects.MAE.runtime.versions import libai_version; print(libai_version())"
 
 
 def version_with(folder):

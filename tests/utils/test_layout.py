@@ -6,7 +6,7 @@ from libai.utils import distributed as dist
 from omegaconf import OmegaConf
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.layout import (
+from projects.MAE.parallel.layout import (
     check_rdma,
     check_stages,
     check_zero,
@@ -14,7 +14,7 @@ from projects.MAE.utils.layout import (
     nearest_layouts,
     set_layout,
 )
-from projects.MAE.utils.stage_balance import balance, block_costs
+from projects.MAE.parallel.stage_balance import balance, block_costs
 from tests.sizes import MAE_BASE
 
 

@@ -5,12 +5,12 @@ import subprocess
 
 import pytest
 
+from projects.MAE.checkpoint import run_folder
+from projects.MAE.checkpoint.manifest import check_whole
+from projects.MAE.checkpoint.output_folder import open_output_folder
+from projects.MAE.checkpoint.reader import read_card
+from projects.MAE.engine.hooks import CheckpointHook
 from projects.MAE.errors import UserError
-from projects.MAE.hooks import CheckpointHook
-from projects.MAE.utils import run_folder
-from projects.MAE.utils.checkpoint import open_output_folder
-from projects.MAE.utils.libai_folder import read_card
-from projects.MAE.utils.manifest import check_whole
 from tests.checkpoints import CARD_OF_RUN, Loop, newest, trained
 from tests.needs import mount_memory
 

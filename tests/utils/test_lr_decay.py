@@ -3,10 +3,10 @@ import json
 
 import pytest
 
-from projects.MAE.utils.lr_decay import param_groups_lrd, param_groups_weight_decay
+from projects.MAE.optim.param_groups import param_groups_lrd, param_groups_weight_decay
 from tests.conftest import DATA
 from tests.modeling.golden_models import tiny_mae, tiny_vit
-from projects.MAE.utils.weight_convert import libai_to_torch
+from projects.MAE.weights.libai_names import libai_to_torch
 
 
 def torch_names(model):

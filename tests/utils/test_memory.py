@@ -10,14 +10,14 @@ import pytest
 from libai.utils import distributed as dist
 
 from projects.MAE import plan as command
+from projects.MAE.engine.layout_plan import PARTS, plan
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.graph import TrainGraph
 from projects.MAE.modeling.layers import batch_sbp
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.vit import VisionTransformer
-from projects.MAE.utils.layout import balanced_stages, layers
-from projects.MAE.utils.layout_plan import PARTS, plan
-from projects.MAE.utils.memory import GIB, Layout, LayoutMemory, Settings, parameter_counts
+from projects.MAE.parallel.layout import balanced_stages, layers
+from projects.MAE.parallel.memory import GIB, Layout, LayoutMemory, Settings, parameter_counts
 from tests.command import CONFIGS, ROOT, environment
 from tests.sizes import MAE_BASE, TINY_MAE, TINY_VIT
 

@@ -17,7 +17,7 @@ ERROR = (
     "E20261125 12:03:07.102461  5369 cuda_device_manager_factory.cpp:65] Failed to get cuda runtime "
     "version: CUDA driver version is insufficient for CUDA runtime version\n"
 )
-START = "import os, sys, time; from projects.MAE.utils.noise import hide_known_noise; hide_known_noise()\n"
+START = "import os, sys, time; from projects.MAE.runtime.stderr_filter import hide_known_noise; hide_known_noise()\n"
 
 
 def run(code, **environment):

@@ -11,9 +11,9 @@ from projects.MAE.errors import UserError
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.pos_embed import resize_pos_embed
 from projects.MAE.modeling.vit import VisionTransformer
-from projects.MAE.utils.pretrained import load_pretrained
-from projects.MAE.utils.weight_convert import libai_to_torch, torch_to_libai
-from projects.MAE.utils.weight_writer import write_libai
+from projects.MAE.weights.libai_names import libai_to_torch, torch_to_libai
+from projects.MAE.weights.pretrained import load_pretrained
+from projects.MAE.weights.write import write_libai
 from tests.modeling.golden_models import part, tiny_vit, to_global
 
 FILES = Path(__file__).parent.parent / "data" / "weights"

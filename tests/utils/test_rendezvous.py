@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils import rendezvous
-from projects.MAE.utils.rendezvous import meet
+from projects.MAE.runtime import rendezvous
+from projects.MAE.runtime.rendezvous import meet
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import shutil
 import pytest
 from libai.utils.checkpoint import Checkpointer
 
+from projects.MAE.checkpoint import run_folder
+from projects.MAE.checkpoint.output_folder import open_output_folder
+from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.errors import UserError
-from projects.MAE.utils import run_folder
-from projects.MAE.utils.checkpoint import open_output_folder
-from projects.MAE.utils.libai_folder import read_card
 from tests.checkpoints import CARD_OF_RUN, newest, trained
 from tests.command import pretrain
 

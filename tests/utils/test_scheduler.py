@@ -5,7 +5,7 @@ import numpy as np
 import oneflow as flow
 import pytest
 
-from projects.MAE.utils.scheduler import warmup_cosine_lr
+from projects.MAE.optim.schedule import warmup_cosine_lr
 from tests.conftest import DATA
 
 RUNS = json.loads((DATA / "lr_schedules.json").read_text())

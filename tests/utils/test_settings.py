@@ -6,10 +6,10 @@ import pytest
 from omegaconf import DictConfig
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils import setting_rules
-from projects.MAE.utils.config import expand_home, load_config
-from projects.MAE.utils.setting_walk import rule_of, settings
-from projects.MAE.utils.settings import check_settings
+from projects.MAE.settings import rules as setting_rules
+from projects.MAE.settings.check_each import rule_of, settings
+from projects.MAE.settings.check_together import check_settings
+from projects.MAE.settings.load import expand_home, load_config
 from tests.command import CONFIGS, ROOT
 
 RECIPES = sorted((ROOT / CONFIGS).glob("*.py"))

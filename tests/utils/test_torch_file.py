@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from projects.MAE.checkpoint.reader import read_weights
 from projects.MAE.errors import UserError
-from projects.MAE.utils.libai_folder import read_weights
-from projects.MAE.utils.torch_file import read_torch_file
+from projects.MAE.weights.torch_file import read_torch_file
 
 FILES = Path(__file__).parent.parent / "data" / "weights"
 COUNTING = np.arange(24, dtype=np.float32).reshape(4, 6)

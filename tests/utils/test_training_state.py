@@ -7,11 +7,11 @@ import numpy as np
 import oneflow as flow
 import pytest
 
+from projects.MAE.checkpoint.card import model_card
+from projects.MAE.checkpoint.output_folder import open_output_folder
 from projects.MAE.errors import UserError
-from projects.MAE.utils.checkpoint import open_output_folder
-from projects.MAE.utils.config import load_config
-from projects.MAE.utils.run_card import model_card
-from projects.MAE.utils.scheduler import warmup_cosine_lr
+from projects.MAE.optim.schedule import warmup_cosine_lr
+from projects.MAE.settings.load import load_config
 from tests.checkpoints import CARD_OF_RUN, trained, training
 from tests.command import CONFIGS, ROOT
 

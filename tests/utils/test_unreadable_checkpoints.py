@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
+from projects.MAE.checkpoint.manifest import MANIFEST, read_manifest
+from projects.MAE.checkpoint.names import CARD
+from projects.MAE.checkpoint.output_folder import open_output_folder
 from projects.MAE.errors import UserError
-from projects.MAE.utils.checkpoint import open_output_folder
-from projects.MAE.utils.libai_folder import CARD
-from projects.MAE.utils.manifest import MANIFEST, read_manifest
 from tests.checkpoints import CARD_OF_RUN, newest
 
 TENSOR = "optimizer/tensor_00007/out"

@@ -7,11 +7,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.torch_file import read_torch_file
-from projects.MAE.utils.transformers_layout import make_config, to_transformers
-from projects.MAE.utils.vit_sizes import shapes_of, sizes_of
-from projects.MAE.utils.weight_convert import load_torch_state_dict
-from projects.MAE.utils.weight_files import read_weight_file
+from projects.MAE.modeling.sizes import shapes_of
+from projects.MAE.weights.files import read_weight_file
+from projects.MAE.weights.libai_names import load_torch_state_dict
+from projects.MAE.weights.sizes import sizes_of
+from projects.MAE.weights.torch_file import read_torch_file
+from projects.MAE.weights.transformers_names import make_config, to_transformers
 from tests.modeling.golden_models import part
 
 FILES = Path(__file__).parent.parent / "data" / "weights"

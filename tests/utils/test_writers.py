@@ -12,7 +12,7 @@ from PIL import Image
 
 from projects.MAE.configs.common.train import train as defaults
 from projects.MAE.errors import UserError
-from projects.MAE.utils.writers import TensorBoard, build_writers, check_writers
+from projects.MAE.monitor.writers import TensorBoard, build_writers, check_writers
 from tests.command import TINY, TINY_DECODER, pretrain, train
 from tests.runs import metrics
 

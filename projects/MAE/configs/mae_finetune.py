@@ -24,8 +24,8 @@ from projects.MAE.data.transforms import (
     ToArray,
 )
 from projects.MAE.modeling.vit import VisionTransformer
-from projects.MAE.utils.lr_decay import param_groups_lrd
-from projects.MAE.utils.scheduler import warmup_cosine_lr
+from projects.MAE.optim.param_groups import param_groups_lrd
+from projects.MAE.optim.schedule import warmup_cosine_lr
 
 from .common.node import node
 from .common.train import data, graph, train

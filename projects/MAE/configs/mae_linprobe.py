@@ -18,9 +18,9 @@ from projects.MAE.data.transforms import (
     ToArray,
 )
 from projects.MAE.modeling.linear_probe import LinearProbe
-from projects.MAE.utils.lars import LARS
-from projects.MAE.utils.lr_decay import param_groups_weight_decay
-from projects.MAE.utils.scheduler import warmup_cosine_lr
+from projects.MAE.optim.lars import LARS
+from projects.MAE.optim.param_groups import param_groups_weight_decay
+from projects.MAE.optim.schedule import warmup_cosine_lr
 
 from .mae_finetune import data, dataloader, finetune, graph, train, vit
 

@@ -20,8 +20,8 @@ from projects.MAE.data.transforms import (
     ToArray,
 )
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
-from projects.MAE.utils.lr_decay import param_groups_weight_decay
-from projects.MAE.utils.scheduler import warmup_cosine_lr
+from projects.MAE.optim.param_groups import param_groups_weight_decay
+from projects.MAE.optim.schedule import warmup_cosine_lr
 
 from .common.node import node
 from .common.train import data, graph, train

@@ -3,7 +3,7 @@
     bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/quickstart_pretraining.py
 
 It is mae_pretraining.py with a small model, small images and few epochs; what differs stands here.
-The data is what `python -m projects.MAE.data.digits output/digits` writes.
+The data is what `python -m projects.MAE.digits output/digits` writes.
 """
 from libai.config import LazyCall
 

@@ -16,8 +16,9 @@ import zlib
 
 import numpy as np
 
-from projects.MAE.data.cache import cache_folder, write_whole
+from projects.MAE.data.cache import cache_folder
 from projects.MAE.data.shared_arrays import SharedArrays
+from projects.MAE.utils.disk import write_whole
 
 FORMAT = 2
 WORTH_CACHING = 10_000  # images; fewer are listed in a moment

@@ -17,7 +17,8 @@ import tempfile
 import numpy as np
 from PIL import Image
 
-from projects.MAE.data.cache import cache_folder, write_whole
+from projects.MAE.data.cache import cache_folder
+from projects.MAE.utils.disk import write_whole
 
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "resample.c")
 # Fused multiply-adds would round the weights otherwise than Pillow does.

@@ -3,7 +3,8 @@ import oneflow as flow
 from oneflow import nn
 
 from projects.MAE.modeling.layers import TransformerLayer, mixed_precision
-from projects.MAE.utils.compat import forward_graphs_work_on, graphs_accumulate_on, split_batch
+from projects.MAE.runtime.compat import forward_graphs_work_on, graphs_accumulate_on
+from projects.MAE.runtime.micro_batches import split_batch
 
 
 class TrainGraph(nn.Graph):

@@ -19,7 +19,7 @@ from projects.MAE.modeling.native_operators import (
     linear,
     mlp_branch,
 )
-from projects.MAE.utils import native
+from projects.MAE.runtime import native
 
 
 def no_init(tensor):

@@ -2,7 +2,6 @@
 import oneflow as flow
 from oneflow import nn
 
-from projects.MAE.errors import UserError
 from projects.MAE.modeling.initialization import initialize
 from projects.MAE.modeling.layers import (
     LayerNorm,
@@ -15,37 +14,8 @@ from projects.MAE.modeling.layers import (
 from projects.MAE.modeling.losses import masked_mse, mse, reconstruction_target
 from projects.MAE.modeling.patches import PatchEmbed, patchify, unpatchify
 from projects.MAE.modeling.pos_embed import sincos_pos_embed_2d
+from projects.MAE.modeling.sizes import check_sizes, kept_patches
 from projects.MAE.modeling.stages import set_stages
-
-
-def kept_patches(num_patches, mask_ratio):
-    """int(L * (1 - mask_ratio)), the number of patches the encoder sees.
-
-    Raises:
-        UserError: nothing would be kept, or nothing masked.
-    """
-    keep = int(num_patches * (1 - mask_ratio))
-    if not (0 < mask_ratio < 1 and 0 < keep < num_patches):
-        raise UserError(
-            f"model.mask_ratio={mask_ratio} leaves {max(min(keep, num_patches), 0)} of "
-            f"{num_patches} patches visible: choose a ratio between 0 and 1 (the paper's is 0.75)"
-        )
-    return keep
-
-
-def check_sizes(img_size, patch_size, embed_dim, num_heads, prefix=""):
-    """Raise a UserError for an image the patches don't tile, or heads that don't share the width."""
-    if img_size % patch_size:
-        near = img_size // patch_size * patch_size or patch_size
-        raise UserError(
-            f"model.img_size={img_size} is not divisible by model.patch_size={patch_size}: "
-            f"choose {near} or {near + patch_size}"
-        )
-    if embed_dim % num_heads or embed_dim % 4:
-        raise UserError(
-            f"model.{prefix}embed_dim={embed_dim} must be divisible by 4 and by "
-            f"model.{prefix}num_heads={num_heads}"
-        )
 
 
 def shuffle(noise):

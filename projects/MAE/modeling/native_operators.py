@@ -8,7 +8,7 @@ import functools
 import oneflow as flow
 from oneflow.autograd import Function
 
-from projects.MAE.utils.native import call
+from projects.MAE.runtime.native import call
 
 
 @functools.lru_cache(maxsize=None)

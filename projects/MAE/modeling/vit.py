@@ -12,9 +12,9 @@ from projects.MAE.modeling.layers import (
     repeat_token,
 )
 from projects.MAE.modeling.losses import cross_entropy
-from projects.MAE.modeling.mae import check_sizes
 from projects.MAE.modeling.patches import PatchEmbed, patchify
 from projects.MAE.modeling.pos_embed import sincos_pos_embed_2d
+from projects.MAE.modeling.sizes import check_sizes
 from projects.MAE.modeling.stages import set_stages
 
 

@@ -4,7 +4,7 @@ import os
 import sys
 from collections import namedtuple
 
-from projects.MAE.utils.evaluation_file import EVALUATION, KNN
+from projects.MAE.evaluation.result_file import EVALUATION, KNN
 
 KINDS = {EVALUATION: "evaluation", KNN: "k-NN"}
 # What such a file holds beside metrics: numbers, and texts.

@@ -8,10 +8,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.errors import UserError
 from projects.MAE.report.evaluations import find_evaluations, is_finite
-from projects.MAE.utils.environment import FILE as ENVIRONMENT
-from projects.MAE.utils.libai_folder import read_card
+from projects.MAE.runtime.versions import FILE as ENVIRONMENT
 
 TRAINING = ("total_loss", "lr", "samples_per_second")
 PICTURES = "reconstructions"

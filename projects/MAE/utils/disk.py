@@ -56,6 +56,26 @@ def write_text(path, text):
     sync(os.path.dirname(path) or ".")
 
 
+def write_whole(path, write):
+    """Write a file that appears whole or not at all, also when several processes write it.
+
+    Args:
+        path: the file, replaced if it is there.
+        write: `(path of a file to fill) -> None`.
+
+    Raises:
+        OSError: it can't be written; no trace is left.
+    """
+    handle, partial = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".partial")
+    os.close(handle)
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
 def rename(old, new):
     """Rename a file or folder within its folder, for good."""
     os.rename(old, new)

@@ -1,0 +1,191 @@
+"""The manifest of a checkpoint: what it consists of, and what wrote it."""
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import stat
+
+from omegaconf import OmegaConf
+
+import projects.MAE
+from projects.MAE.checkpoint.reader import check_part
+from projects.MAE.errors import UserError
+from projects.MAE.runtime.versions import libai_version
+from projects.MAE.utils.disk import read_error
+
+# Inside the part "model", as the card: LiBai reads every entry of a checkpoint folder as a part.
+MANIFEST = os.path.join("model", "manifest.json")
+FORMAT = 1
+CHUNK = 1 << 22
+LARGEST = 1 << 24  # bytes of a manifest; ViT-Huge's is half a megabyte
+
+
+def describe(files, cfg, classes, iteration, samples_in_epoch):
+    """The content of a manifest.
+
+    Args:
+        files: {path inside the checkpoint: {"bytes": size, "sha256": hexadecimal}}.
+        cfg: the run's whole configuration.
+        classes: names of the classes, in the order of their labels.
+        iteration: optimizer steps done.
+        samples_in_epoch: size of the training data.
+    """
+    seen = iteration * cfg.train.global_batch_size
+    return {
+        "format": FORMAT,
+        "position": {
+            "iteration": iteration,
+            "epoch": seen // samples_in_epoch,
+            "samples_of_epoch": seen % samples_in_epoch,
+            "samples_seen": seen,
+        },
+        "versions": versions(),
+        "classes": list(classes),
+        "configuration": plain_configuration(cfg),
+        "files": files,
+    }
+
+
+def versions():
+    """{name: version} of what decides what a checkpoint means."""
+    found = {"project": projects.MAE.__version__, "python": platform.python_version()}
+    found["libai"] = libai_version()
+    for package in ("oneflow", "numpy"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "unknown"  # built from source, say
+    return found
+
+
+def plain_configuration(cfg):
+    """A configuration as nested dicts and lists of plain values; classes by their names."""
+    container = OmegaConf.to_container(cfg, resolve=True)
+    return json.loads(json.dumps(container, default=_name))
+
+
+def _name(value):
+    kind = value if isinstance(value, type) or callable(value) else type(value)
+    kind = kind if hasattr(kind, "__qualname__") else type(kind)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def read_manifest(checkpoint):
+    """The manifest of a checkpoint folder, None where it has none (LiBai's own, say).
+
+    Raises:
+        UserError: it is damaged.
+        Unreadable: the system does not read it now.
+    """
+    path = os.path.join(checkpoint, MANIFEST)
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        if found.st_size > LARGEST:
+            raise ValueError("too large")
+        with open(path, encoding="utf-8") as file:
+            manifest = json.load(file)
+        for entry in manifest["files"].values():
+            if not (isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)):
+                raise ValueError("no sizes and checksums of files")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise read_error(path, error) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({_short(error)})") from None
+    return manifest
+
+
+def _short(error):
+    return str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+
+
+def check_whole(checkpoint, under=""):
+    """Raise a UserError, naming the file, where a checkpoint is not what was written.
+
+    Every file's size and SHA-256 are compared with the manifest's. Without a manifest every part
+    must be readable, and every tensor have the size that it says.
+
+    Args:
+        under: check this part alone.
+
+    Raises:
+        UserError: it is damaged.
+        Unreadable: the system does not read a file now; it may be whole.
+    """
+    manifest = read_manifest(checkpoint)
+    if manifest is None:
+        parts = [under] if under else _parts(checkpoint)
+        if not under and "model" not in parts:
+            raise UserError(f"{checkpoint}: it holds no model")
+        for part in parts:
+            check_part(os.path.join(checkpoint, part))
+        return
+    chosen = [p for p in manifest["files"] if p.startswith(f"{under}/" if under else "")]
+    if os.path.join("model", "pickled_data") not in manifest["files"]:
+        raise UserError(f"{os.path.join(checkpoint, MANIFEST)}: damaged (it lists no model)")
+    # Sizes first: they cost nothing and show most damage.
+    for path in chosen:
+        _check_size(checkpoint, path, manifest["files"][path]["bytes"])
+    for path in chosen:
+        if sha256_of(os.path.join(checkpoint, path)) != manifest["files"][path]["sha256"]:
+            raise UserError(f"{os.path.join(checkpoint, path)}: damaged, its checksum is another")
+
+
+def fingerprint(checkpoint):
+    """A short text that tells a checkpoint from others; "nothing" where there is none.
+
+    It is of the manifest, or of the pickle of the model where there is no manifest.
+
+    Raises:
+        Unreadable: the system does not read it now.
+    """
+    for path in (MANIFEST, os.path.join("model", "pickled_data")):
+        if os.path.exists(os.path.join(checkpoint, path)):
+            return sha256_of(os.path.join(checkpoint, path))[:12]
+    return "nothing"
+
+
+def _parts(checkpoint):
+    try:
+        return sorted(os.listdir(checkpoint))
+    except OSError as error:
+        raise read_error(checkpoint, error) from None
+
+
+def _check_size(checkpoint, path, expected):
+    full = os.path.join(checkpoint, path)
+    if os.path.isabs(path) or ".." in path.split("/") or "\0" in path:
+        raise UserError(f"{checkpoint}: its manifest names a file outside it ({path!r})")
+    try:
+        found = os.stat(full)
+    except OSError as error:
+        raise read_error(full, error) from None
+    except ValueError:  # half a character of UTF-16, which JSON can write and no file is named by
+        raise UserError(f"{checkpoint}: its manifest names a file that can't be ({path!r})") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{checkpoint}: its manifest names a file that can't be ({path!r})") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{full}: no file of a checkpoint")
+    if found.st_size != expected:
+        raise UserError(f"{full}: {found.st_size} bytes, written were {expected}")
+
+
+def sha256_of(path):
+    """The SHA-256 of a file, hexadecimal.
+
+    Raises:
+        UserError: there is none.
+        Unreadable: the system does not read it now.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            for chunk in iter(lambda: file.read(CHUNK), b""):
+                digest.update(chunk)
+    except OSError as error:
+        raise read_error(path, error) from None
+    return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""The names of what lies in an output folder: which checkpoint a path means, which is the newest."""
+import os
+import re
+
+from projects.MAE.errors import UserError
+
+# The card lies inside the part "model": LiBai reads every entry of a checkpoint folder as a part.
+CARD = os.path.join("model", "model_card.json")
+NUMBERED = re.compile(r"model_\d{7,}")  # the iteration it was saved after, counted from 0
+PICKLE = "pickled_data"
+
+
+def find_checkpoint(path):
+    """The checkpoint folder that a path means.
+
+    Args:
+        path: a checkpoint (a folder that holds `model`), its `model`, or the output folder of a
+            run, which stands for its newest checkpoint.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = str(path).rstrip("/")
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file or folder")
+    if os.path.isfile(os.path.join(path, PICKLE)):
+        path = os.path.dirname(path)
+    if not _holds_model(path):
+        found = [name for name in newest_checkpoints(path) if _holds_model(os.path.join(path, name))]
+        if not found:
+            raise UserError(f"{path}: not a checkpoint folder (it holds no 'model')")
+        path = os.path.join(path, found[0])
+    return path
+
+
+def newest_checkpoints(folder):
+    """Names of the checkpoints of an output folder, the one to go on from first.
+
+    That is the one that `last_checkpoint` names; then come those before it, the newest first, then
+    those after it. Where it names none that is there, the newest comes first. Some may be damaged.
+    """
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    numbered = [name for name in names if NUMBERED.fullmatch(name)]
+    numbered = [name for name in numbered if os.path.isdir(os.path.join(folder, name))]
+    numbered.sort(key=iteration_of, reverse=True)
+    named = named_last(folder)
+    if named is None or not os.path.isdir(os.path.join(folder, named)):
+        return numbered
+    others = [name for name in numbered if name != named]
+    if not NUMBERED.fullmatch(named):
+        return [named, *others]
+    earlier = [name for name in others if iteration_of(name) < iteration_of(named)]
+    return [named, *earlier, *(name for name in others if name not in earlier)]
+
+
+def named_last(folder):
+    """The name in the file `last_checkpoint` of an output folder, None without a usable one."""
+    try:
+        with open(os.path.join(folder, "last_checkpoint"), errors="replace") as file:
+            name = file.read(1000).strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return name if name == os.path.basename(name) and name not in ("", ".", "..") else None
+
+
+def iteration_of(name):
+    """Iterations done at a checkpoint `model_0000009`: 10."""
+    return int(name.split("_")[-1]) + 1
+
+
+def _holds_model(path):
+    return os.path.isfile(os.path.join(path, "model", PICKLE))
+
+
+def is_checkpoint(path):
+    """Whether `find_checkpoint` has one to look for: a folder that LiBai wrote."""
+    marks = ("last_checkpoint", "pickled_data", os.path.join("model", "pickled_data"))
+    return any(os.path.isfile(os.path.join(path, mark)) for mark in marks)

@@ -1,0 +1,222 @@
+"""Reads LiBai's checkpoint folders, without OneFlow and without running anything they hold."""
+import json
+import math
+import os
+import re
+
+import numpy as np
+
+from projects.MAE.checkpoint.card_types import check_card_types
+from projects.MAE.checkpoint.names import CARD, PICKLE
+from projects.MAE.errors import UserError
+from projects.MAE.utils.disk import read_error
+from projects.MAE.utils.restricted_pickle import Built, ordered_dict, read_pickle
+
+LONGEST_META = 10_000  # characters
+MOST_AXES = 32  # NumPy's
+# OneFlow's names of number types, in the file `meta` beside a tensor.
+DTYPES = {
+    "kFloat": "f4",
+    "kDouble": "f8",
+    "kFloat16": "f2",
+    "kInt8": "i1",
+    "kUInt8": "u1",
+    "kInt32": "i4",
+    "kInt64": "i8",
+    "kBool": "?",
+}
+
+
+def read_card(checkpoint):
+    """The model card of a checkpoint folder, {} where it has none (LiBai's own checkpoints)."""
+    card = os.path.join(checkpoint, CARD)
+    if not os.path.isfile(card):
+        return {}
+    try:
+        with open(card) as file:
+            content = json.load(file)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{card}: damaged, it is no JSON dictionary")
+    check_card_types(content, card)
+    return content
+
+
+def read_weights(checkpoint):
+    """{name: float32 array} of a checkpoint folder's model.
+
+    One rank writes whole tensors, however many held them, so this reads the checkpoints of every
+    parallel layout.
+
+    Raises:
+        UserError: truncated, or it holds code.
+    """
+    state = read_part(os.path.join(checkpoint, "model"))
+    if not isinstance(state, dict):
+        raise UserError(f"{checkpoint}: its model is no dictionary of tensors")
+    weights, folders = {}, set()
+    for name, tensor in state.items():
+        if not isinstance(name, str):
+            raise UserError(f"{checkpoint}: a {type(name).__name__} stands for a name in its model")
+        if not isinstance(tensor, Tensor):
+            raise UserError(f"{checkpoint}: {name} in its model is no tensor")
+        if tensor.folder in folders:
+            raise UserError(f"{checkpoint}: refused: {tensor.folder} stands for several tensors")
+        folders.add(tensor.folder)
+        weights[name] = tensor.read(name).astype(np.float32, copy=False)
+    return weights
+
+
+def read_part(folder):
+    """The object `flow.save` wrote to a folder; tensors as objects with a method `read(name)`."""
+    pickle = os.path.join(folder, PICKLE)
+    try:
+        with open(pickle, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise read_error(pickle, error) from None
+
+    def tensor(*unused):
+        value = Tensor(folder)
+        return Built(value, value.take)
+
+    known = {
+        "collections.OrderedDict": ordered_dict,
+        "oneflow.Tensor": tensor,
+        "oneflow.nn.Parameter": tensor,
+        **OMEGACONF,
+    }
+    saved = read_pickle(data, pickle, known)
+    if not isinstance(saved, dict) or saved.get("protocol_version") != 1:
+        raise UserError(f"{pickle}: not written by oneflow.save, or by a newer one")
+    if "data" not in saved:
+        raise UserError(f"{pickle}: damaged, it holds no data")
+    return saved["data"]
+
+
+def check_part(folder):
+    """Raise a UserError where a part can't be read whole. A file beside the parts is none."""
+    if os.path.isdir(folder):
+        read_part_with(folder, lambda tensor: tensor.check(os.path.basename(folder)))
+
+
+def read_part_with(folder, function):
+    """`read_part`, with each `Tensor` inside dicts, lists and tuples replaced by function(tensor)."""
+    try:
+        return replace_tensors(read_part(folder), function)
+    except RecursionError:
+        raise UserError(f"{folder}: damaged, it is nested too deep") from None
+
+
+def replace_tensors(value, function):
+    """A value of a part, with each `Tensor` in its dicts, lists and tuples replaced."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: replace_tensors(item, function) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(replace_tensors(item, function) for item in value)
+    return value
+
+
+class _Node:
+    """A plain value inside a container of omegaconf."""
+
+    def take(self, state):
+        self.value = state["_val"]
+
+
+def _omegaconf_node():
+    node = _Node()
+    return Built(node, node.take)
+
+
+def _unwrapped(item):
+    return item.value if isinstance(item, _Node) else item
+
+
+def _taken(container):
+    """What a container held. It is empty then: a pickle that names it often would fill memory."""
+    content = container.copy()
+    container.clear()
+    return content
+
+
+def _omegaconf_list():
+    values = []
+    return Built(values, lambda state: values.extend(map(_unwrapped, _taken(state["_content"]))))
+
+
+def _omegaconf_dict():
+    values = {}
+
+    def take(state):
+        content = _taken(state["_content"])
+        values.update((key, _unwrapped(item)) for key, item in content.items())
+
+    return Built(values, take)
+
+
+# The optimizer's options (betas) are lists of omegaconf where LiBai or earlier versions saved them.
+OMEGACONF = {
+    "omegaconf.dictconfig.DictConfig": _omegaconf_dict,
+    "omegaconf.listconfig.ListConfig": _omegaconf_list,
+    "omegaconf.nodes.AnyNode": _omegaconf_node,
+    "omegaconf.base.ContainerMetadata": lambda *unused: {},
+    "omegaconf.base.Metadata": lambda *unused: {},
+    "collections.defaultdict": lambda *unused: {},
+    "typing.Any": None,
+    "builtins.dict": None,
+    "builtins.int": None,
+    "builtins.list": None,
+    "builtins.tuple": None,
+}
+
+
+class Tensor:
+    """A tensor of a folder: a subfolder with `meta` (shape and type, text) and `out` (numbers)."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def take(self, state):
+        """{"path": subfolder}"""
+        name = state["path"]
+        if not isinstance(name, str) or not name.isprintable():
+            raise ValueError("a tensor without a folder")
+        if os.path.basename(name) != name or name in ("", ".", ".."):
+            raise UserError(f"{self.folder}: refused: a tensor outside the folder ({name})")
+        self.folder = os.path.join(self.folder, name)
+
+    def read(self, name):
+        """The numbers; `name` is for errors."""
+        dtype, shape = self.check(name)
+        return np.fromfile(os.path.join(self.folder, "out"), dtype).reshape(shape)
+
+    def check(self, name):
+        """Type and shape of the tensor; a UserError unless its file has their size."""
+        data = os.path.join(self.folder, "out")
+        try:
+            with open(os.path.join(self.folder, "meta"), errors="replace") as file:
+                meta = file.read(LONGEST_META)
+            size = os.path.getsize(data)
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename}: missing, it is part of {name}") from None
+        except OSError as error:
+            raise read_error(error.filename or self.folder, error) from None
+        except ValueError as error:
+            raise UserError(f"{self.folder}: {name} can't be read: {error}") from None
+        kind = re.search(r"data_type:\s*(\w+)", meta)
+        if not kind or kind.group(1) not in DTYPES:
+            raise UserError(f"{self.folder}: {name} has an unknown type of numbers")
+        dtype = np.dtype(DTYPES[kind.group(1)])
+        shape = tuple(int(n) for n in re.findall(r"dim:\s*(\d{1,19})(?!\d)", meta))
+        if len(shape) > MOST_AXES:
+            raise UserError(f"{self.folder}: {name} has {len(shape)} axes; the checkpoint is damaged")
+        if size != math.prod(shape) * dtype.itemsize:
+            raise UserError(
+                f"{data}: {name} of shape {shape} needs {math.prod(shape) * dtype.itemsize} bytes, "
+                f"the file has {size}; the checkpoint is damaged"
+            )
+        return dtype, shape

@@ -1,0 +1,78 @@
+"""Which hooks a run has, and in what order they act after a step."""
+from libai.utils import distributed as dist
+
+from projects.MAE.engine.hooks import CheckpointHook, EvaluationHook, Metrics, Report, due
+from projects.MAE.engine.reconstruction_hook import ReconstructionHook, picture_dataset
+from projects.MAE.engine.skipped_images_hook import SkippedImagesReport
+from projects.MAE.engine.stopping import FiniteWeights, Schedule, StopHook
+from projects.MAE.monitor.progress import Progress, StepClock
+from projects.MAE.runtime.ranks import only_on_rank_0
+
+
+def hooks_of(trainer, watch):
+    """The hooks of a trainer that is built but for them; rank 0 has some more than the others.
+
+    Args:
+        watch: the trainer's `StepWatch`.
+    """
+    train, samples = trainer.cfg.train, len(trainer.train_loader.dataset)
+
+    def every(iterations, epochs):
+        return due(iterations, epochs, samples, train.global_batch_size)
+
+    checkpointer, evaluation = train.checkpointer, train.evaluation
+    periodic = every(checkpointer.period, checkpointer.save_model_after_n_epoch)
+    evaluates = every(evaluation.eval_period, evaluation.eval_after_n_epoch)
+
+    def saves(done):
+        return watch.stop or watch.save or periodic(done)
+
+    evaluations = []
+    if evaluation.enabled and trainer.test_loader:
+        evaluations.append(
+            EvaluationHook(
+                evaluates,
+                trainer.evaluate,
+                trainer.checkpointer,
+                evaluation.eval_metric,
+                evaluation.eval_mode,
+                stops=lambda: watch.stop,
+            )
+        )
+    pictures, wanted = [], train.visualize
+    if wanted.period or wanted.after_n_epoch:
+        pictures.append(
+            ReconstructionHook(
+                every(wanted.period, wanted.after_n_epoch),
+                # Those of evaluation, where there is one: no folder is listed twice.
+                trainer.test_loader[0].dataset if evaluations else picture_dataset(trainer.cfg),
+                wanted.num_images,
+                train.output_dir,
+            )
+        )
+    clock = StepClock(train.log_period)
+    found = [
+        clock,
+        watch,
+        Schedule(watch),
+        SkippedImagesReport(trainer.train_loader.skipped, every(0, 1)),
+        FiniteWeights(lambda done: saves(done) or evaluates(done)),
+        *evaluations,
+        *pictures,
+        CheckpointHook(trainer.checkpointer, saves, checkpointer.max_to_keep),
+    ]
+    only_on_rank_0(trainer.open_writers)
+    if dist.is_main_process():
+        found += [
+            Progress(
+                clock,
+                train.log_period,
+                train.global_batch_size,
+                samples,
+                compiles=trainer.cfg.graph.enabled,
+            ),
+            Metrics(clock, train.log_period, train.global_batch_size, trainer.writers),
+            Report(train.output_dir),
+        ]
+    found.append(StopHook(watch, lambda: any(hook.postponed for hook in evaluations)))
+    return found

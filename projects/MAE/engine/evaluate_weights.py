@@ -1,0 +1,102 @@
+"""What --eval-only and --knn do: measure weights that are there, and keep the figures."""
+import logging
+
+from projects.MAE.checkpoint.card import check_card, check_heads
+from projects.MAE.checkpoint.checkpointer import load_weights
+from projects.MAE.checkpoint.manifest import check_whole
+from projects.MAE.checkpoint.names import find_checkpoint
+from projects.MAE.checkpoint.reader import read_card, read_weights
+from projects.MAE.engine.trainer import MAETrainer
+from projects.MAE.errors import UserError
+from projects.MAE.evaluation.knn import build_loaders, run_knn
+from projects.MAE.evaluation.result_file import EVALUATION, KNN, save_evaluation
+from projects.MAE.report.save import renew_reports
+from projects.MAE.runtime.ranks import only_on_rank_0
+from projects.MAE.weights.pretrained import load_pretrained, log_report
+
+logger = logging.getLogger("libai." + __name__)
+
+
+def load_for_evaluation(cfg, model, may_be_random=False):
+    """Fill a model with the weights of --resume, train.load_weight or finetune.path.
+
+    Args:
+        may_be_random: finetune.enable=False leaves the initial weights, and a head may be new.
+
+    Returns:
+        What to call the weights, and what is known of their model and classes.
+
+    Raises:
+        UserError: no weights, or those of another model.
+    """
+    own = cfg.train.output_dir if cfg.train.resume else cfg.train.load_weight
+    if own:
+        source = find_checkpoint(own)
+        check_whole(source, "model")
+        load_weights(model, read_weights(source), source)
+    elif "finetune" in cfg and cfg.finetune.enable:
+        is_libai = cfg.finetune.weight_style == "oneflow"
+        source = find_checkpoint(cfg.finetune.path) if is_libai else cfg.finetune.path
+        report = load_pretrained(model, cfg.finetune.path, cfg.finetune.weight_style)
+        log_report(report, source)
+        if report["new"] and not may_be_random:
+            raise UserError(
+                f"finetune.path={source}: it does not give {', '.join(report['new'])}: --eval-only "
+                "needs the weights of a whole model, with the classes and the pooling of model"
+            )
+        if not is_libai:
+            return source, {}
+    elif may_be_random:
+        return "initial weights", {}
+    else:
+        raise UserError(
+            "--eval-only needs weights: --resume, train.load_weight=CHECKPOINT or finetune.path=..."
+        )
+    card = read_card(source)
+    check_heads(card, cfg.model, source)
+    return source, card
+
+
+def evaluate_only(cfg):
+    """Evaluate the weights of --resume, train.load_weight or finetune.path; see `keep`."""
+    cfg.train.evaluation.enabled = True
+    loaders = MAETrainer.build_test_loader(cfg)
+    model = MAETrainer.build_model(cfg)
+    source, card = load_for_evaluation(cfg, model)
+    dataset = loaders[0].dataset
+    check_card(card, dataset, source)
+    if "num_classes" in cfg.model and dataset.num_classes != cfg.model.num_classes:
+        raise UserError(
+            f"model.num_classes={cfg.model.num_classes}, but {dataset.images.root} has "
+            f"{dataset.num_classes} class folders: a label is a place in the sorted list of folders, "
+            "so the folders of all classes are needed"
+        )
+    logger.info(f"Evaluating {source}")
+    graph = MAETrainer.build_graph(cfg, model, is_train=False)
+    results, images = MAETrainer.measure(cfg, loaders, graph)
+    keep(cfg, EVALUATION, {**results, "images": images}, source, card, dataset)
+
+
+def probe_neighbours(cfg):
+    """The k-NN probe of the weights that --eval-only takes, or of the initial ones; see `keep`."""
+    loaders = build_loaders(cfg)
+    model = MAETrainer.build_model(cfg)
+    source, card = load_for_evaluation(cfg, model, may_be_random=True)
+    results = run_knn(cfg, model, loaders, MAETrainer.get_batch, source)
+    keep(cfg, KNN, results, source, card, loaders[1].dataset)
+
+
+def keep(cfg, name, results, source, card, dataset):
+    """Write an evaluation's figures into the output folder, once, and into the reports that show it.
+
+    Args:
+        name: of the file.
+        results: the figures, plain numbers.
+        source, card: as `load_for_evaluation` gives them.
+        dataset: of the images that were evaluated.
+    """
+    def write():
+        save_evaluation(cfg.train.output_dir, name, results, source, card, dataset.images.root)
+        renew_reports(cfg.train.output_dir)
+
+    only_on_rank_0(write)

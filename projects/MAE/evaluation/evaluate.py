@@ -1,0 +1,61 @@
+"""Evaluation that counts every sample once, on any layout."""
+import itertools
+
+import numpy as np
+import oneflow as flow
+
+from projects.MAE.errors import UserError
+from projects.MAE.runtime.ranks import gather
+
+
+def topk_correct(scores, labels, topk):
+    """How many of the labels are among the k best scores, for each k.
+
+    Args:
+        scores: [N, classes].
+        labels: int [N].
+        topk: the values of k; one beyond the number of classes counts them all.
+    """
+    order = np.argsort(-scores, axis=1, kind="stable")
+    hits = order == labels[:, None]
+    return [int(hits[:, :k].any(axis=1).sum()) for k in topk]
+
+
+def evaluate(model, loader, get_batch, topk=(1, 5), max_batches=None, stops=None):
+    """Evaluate a classifier or an autoencoder.
+
+    Args:
+        model: module or graph in evaluation mode.
+        loader: of batches with "valid" marking what is not padding.
+        get_batch: turns a batch into global tensors.
+        topk: the values of k for a classifier.
+        max_batches: stop after so many; None for all.
+        stops: a function that is asked before each batch whether to give up; None for never.
+
+    Returns:
+        {"Acc@1": percent, ...} of a classifier or {"reconstruction_loss": ...} of an autoencoder, and
+        of how many images; None after giving up.
+
+    Raises:
+        UserError: there is no valid image.
+    """
+    total, correct, loss = 0, np.zeros(len(topk), np.int64), 0.0
+    with flow.no_grad():
+        for batch in itertools.islice(loader, max_batches):
+            if stops is not None and stops():
+                return None
+            data = get_batch(batch)
+            valid = gather(data.pop("valid")).astype(bool)
+            labels = data.pop("labels", None)
+            outputs = model(**data)
+            total += int(valid.sum())
+            if labels is None:
+                loss += float(gather(outputs["sample_losses"])[valid].sum(dtype=np.float64))
+            else:
+                scores = gather(outputs["prediction_scores"])[valid]
+                correct += topk_correct(scores, gather(labels)[valid], topk)
+    if not total:
+        raise UserError("none of the images to evaluate can be read: see the log for the first of them")
+    if labels is None:
+        return {"reconstruction_loss": loss / total}, total
+    return {f"Acc@{k}": 100.0 * int(c) / total for k, c in zip(topk, correct)}, total

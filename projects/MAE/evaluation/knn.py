@@ -1,0 +1,236 @@
+"""The k-NN probe: classify images by their nearest training images, without any training.
+
+The form of instance discrimination (Wu et al., arXiv 1805.01978) and DINO: features of length 1,
+the k training images of largest cosine similarity s, each a vote of exp(s / temperature) for its
+class.
+"""
+import copy
+import itertools
+import logging
+
+import numpy as np
+import oneflow as flow
+from libai.utils import distributed as dist
+
+from projects.MAE.data.build import build_image_test_loader
+from projects.MAE.data.datasets import ConcatenatedDataset, check_same_classes
+from projects.MAE.errors import UserError
+from projects.MAE.monitor.bar import watched
+from projects.MAE.runtime.lazy_call import instantiate
+from projects.MAE.runtime.ranks import gather
+
+TOPK = (1, 5)
+CHUNK = 1 << 22  # similarities that a rank holds at a time
+
+logger = logging.getLogger("libai." + __name__)
+
+
+class Bank:
+    """A rank's share of the training images' features: every R-th row, R being the ranks.
+
+    Args:
+        total: training images.
+        rank, ranks: of this process, in the whole world: ranks that share a model's weights share
+            the bank, too.
+    """
+
+    def __init__(self, total, rank, ranks):
+        self.indices = np.arange(rank, total, ranks)
+        self.features = None
+        self.filled = 0
+
+    def add(self, features, first):
+        """Keep this rank's rows of `features` [n, D], which are the images first to first + n - 1."""
+        if self.features is None:
+            self.features = np.zeros((len(self.indices), features.shape[1]), np.float32)
+        end = int(np.searchsorted(self.indices, first + len(features)))
+        rows = self.indices[self.filled : end] - first
+        self.features[self.filled : end] = features[rows]
+        self.filled = end
+
+    def nearest(self, queries, k):
+        """The k nearest of this rank's rows.
+
+        Args:
+            queries: float32 [Q, D] of length 1.
+
+        Returns:
+            Similarities, float32 [Q, k], and image indices, int64 [Q, k], in no order; -inf and -1
+            where the rank has fewer rows.
+        """
+        found = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1)
+        step = max(CHUNK // max(len(queries), 1), k)
+        for start in range(0, self.filled, step):
+            part = slice(start, min(start + step, self.filled))
+            similarities = queries @ self.features[part].T
+            indices = np.broadcast_to(self.indices[part], similarities.shape)
+            found = best(
+                np.concatenate([found[0], similarities], axis=1),
+                np.concatenate([found[1], indices], axis=1),
+                k,
+            )
+        return found
+
+
+def best(similarities, indices, k):
+    """The k largest of each row and their indices, in no order; [Q, n] twice -> [Q, k] twice."""
+    chosen = np.argpartition(-similarities, k - 1, axis=1)[:, :k]
+    return np.take_along_axis(similarities, chosen, 1), np.take_along_axis(indices, chosen, 1)
+
+
+def unit(features):
+    """Rows [n, D] scaled to length 1."""
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def vote(similarities, labels, num_classes, temperature):
+    """What the neighbours say of each class.
+
+    Args:
+        similarities, labels: float and int [Q, k] of the neighbours; -inf has no say.
+
+    Returns:
+        float64 [Q, num_classes].
+    """
+    scores = np.zeros((len(labels), num_classes))
+    weights = np.exp(similarities.astype(np.float64) / temperature)
+    np.add.at(scores, (np.arange(len(labels))[:, None], labels), weights)
+    return scores
+
+
+def hits(scores, labels, topk=TOPK):
+    """How many labels are among the k best classes, for each k; a class without a vote is no hit."""
+    own = scores[np.arange(len(labels)), labels]
+    better = (scores > own[:, None]).sum(axis=1)
+    return [int(((better < k) & (own > 0)).sum()) for k in topk]
+
+
+def all_gather(array):
+    """The arrays [...] that all ranks call this with -> [R, ...] on every rank."""
+    ranks = flow.placement("cpu", list(range(dist.get_world_size())))
+    rows = flow.from_numpy(np.ascontiguousarray(array[None]))
+    return gather(rows.to_global(placement=ranks, sbp=flow.sbp.split(0)))
+
+
+def features_of(model, loader, get_batch, max_batches, what):
+    """Yield (features [n, D] of length 1, labels [n]) of every batch, without its padding.
+
+    Every rank gets all rows, in the order of the data set. Rank 0 shows how far that is.
+
+    Args:
+        what: is done with them, to be shown.
+    """
+    batches = itertools.islice(loader, max_batches)
+    if dist.is_main_process():
+        batches = watched(batches, min(len(loader), max_batches or len(loader)), what)
+    for batch in batches:
+        data = get_batch(batch)
+        labels = gather(data["labels"])
+        features = gather(model.forward_features(data["images"]).float())
+        yield unit(features[labels >= 0]), labels[labels >= 0]
+
+
+def knn_accuracy(model, train_loader, val_loader, get_batch, k, temperature, max_batches=None):
+    """The accuracy of the k-NN probe; every rank calls this.
+
+    Args:
+        model: with `forward_features`, in evaluation mode.
+        train_loader, val_loader: of evaluation batches with labels, -1 where a row is no image.
+        get_batch: turns a batch into global tensors.
+        max_batches: stop after so many of each loader; None for all.
+
+    Returns:
+        {"Acc@1", "Acc@5": percent, "train_images", "val_images": how many there were}.
+
+    Raises:
+        UserError: no image of one of the loaders can be read.
+    """
+    bank = Bank(len(train_loader.dataset), dist.get_rank(), dist.get_world_size())
+    labels, correct, total = [], np.zeros(len(TOPK), np.int64), 0
+    with flow.no_grad():
+        count = 0
+        training = features_of(
+            model, train_loader, get_batch, max_batches, "k-NN: features of the training images"
+        )
+        for features, own in training:
+            bank.add(features, count)
+            labels.append(own)
+            count += len(own)
+        labels = np.concatenate(labels)
+        if not count:
+            raise UserError("none of the training images can be read: see the log for the first")
+        k = min(k, count)
+        validation = features_of(
+            model, val_loader, get_batch, max_batches, "k-NN: neighbours of the validation images"
+        )
+        for queries, wanted in validation:
+            similarities, indices = map(all_gather, bank.nearest(queries, k))
+            similarities, indices = best(
+                np.concatenate(similarities, axis=1), np.concatenate(indices, axis=1), k
+            )
+            scores = vote(similarities, labels[indices], val_loader.dataset.num_classes, temperature)
+            correct += hits(scores, wanted)
+            total += len(wanted)
+    if not total:
+        raise UserError("none of the images to evaluate can be read: see the log for the first of them")
+    train_loader.skipped.report("they are nobody's neighbours")
+    val_loader.skipped.report("they count for nothing in the evaluation")
+    accuracy = {f"Acc@{n}": 100.0 * int(c) / total for n, c in zip(TOPK, correct)}
+    return {**accuracy, "train_images": count, "val_images": total}
+
+
+def build_loaders(cfg):
+    """Loaders of train/ and val/, both with the transform of the evaluation.
+
+    Raises:
+        UserError: other classes in val/, or fewer training images than neighbours.
+    """
+    cfg = copy.deepcopy(cfg)
+    test = cfg.dataloader.test[0]
+    datasets = []
+    for node in cfg.dataloader.train.dataset:
+        node.transform = test.dataset.transform
+        node.drop_path_rate = 0.0  # evaluation takes no draws
+        dataset = instantiate(node)
+        dataset.train = False  # no place of an unreadable image is taken by another
+        datasets.append(dataset)
+    whole = datasets[0] if len(datasets) == 1 else ConcatenatedDataset(datasets)
+    loaders = build_image_test_loader(whole, test.num_workers), instantiate(test)
+    check_same_classes(whole, loaders[1].dataset)
+    dist.synchronize()  # so that ranks find a mistake together, whose lists took different times
+    if cfg.train.knn.k > len(whole):
+        raise UserError(f"train.knn.k={cfg.train.knn.k} is more than the {len(whole)} training images")
+    for loader in loaders:
+        loader.test_batch_size = cfg.train.test_micro_batch_size
+    return loaders
+
+
+def check_knn(cfg):
+    """Raise a UserError for a configuration that --knn is not for."""
+    if "num_classes" not in cfg.model:
+        raise UserError(
+            "--knn needs a configuration with labels, mae_linprobe.py or another of a classifier; "
+            "name the pretraining run as finetune.path"
+        )
+
+
+def run_knn(cfg, model, loaders, get_batch, source):
+    """Log the probe's figures and return them, with the numbers of images, k and the temperature.
+
+    Args:
+        model: filled with the weights to judge.
+        loaders: of `build_loaders`.
+        source: what to call the weights.
+    """
+    knn = cfg.train.knn
+    logger.info(f"k-NN with k={knn.k}, temperature {knn.temperature}, on the features of {source}")
+    model.eval()
+    results = knn_accuracy(
+        model, *loaders, get_batch, knn.k, knn.temperature, cfg.train.evaluation.eval_iter
+    )
+    results.update(k=knn.k, temperature=knn.temperature)
+    logger.info(
+        f"k-NN: Acc@1 {results['Acc@1']:.4f}, Acc@5 {results['Acc@5']:.4f} on "
+        f"{results['val_images']} images, neighbours among {results['train_images']}"
+    )
+    return results

@@ -1,0 +1,149 @@
+"""Features of images, from Python:
+
+    from projects.MAE import load_encoder
+
+    encoder = load_encoder("output/mae_pretraining")
+    features = encoder(["cat.jpg", "dog.jpg"])  # float32 [2, 768]
+
+From the command line: python -m projects.MAE.extract_features.
+"""
+import os
+
+import numpy as np
+from PIL import Image
+
+from projects.MAE.data.image_file import BadImage, read_image
+from projects.MAE.errors import UserError
+from projects.MAE.runtime.single_process import start_one_process
+
+FEATURES = ("class", "mean", "all")
+
+
+def load_encoder(weights, device="auto", batch_size=32, num_heads=None):
+    """Build the encoder of weights in any format.
+
+    Args:
+        weights: an output folder or checkpoint of training, a .pth or safetensors file, a folder of
+            transformers.
+        device: "auto", "cpu" or "cuda".
+        batch_size: images that are encoded at a time.
+        num_heads: attention heads, where neither the weights nor their size tell.
+
+    Returns:
+        An `Encoder`.
+
+    Raises:
+        UserError: the weights can't be read, or it is not known how many heads they need.
+    """
+    start_one_process(device)
+    # Its modules need OneFlow set up.
+    from projects.MAE.weights.saved_model import load_encoder_model
+
+    return Encoder(load_encoder_model(weights, num_heads=num_heads), batch_size)
+
+
+class Encoder:
+    """A trained encoder; call it with images.
+
+    Attributes:
+        saved: `utils.saved_model.SavedModel`: sizes, preprocessing, what is known of the weights.
+        depth: blocks; width: numbers of a feature; num_tokens: tokens of an image, one of class
+            and one a patch.
+        default_features: what a head on these weights would take: "mean" for a classifier that
+            averages patches, else "class".
+    """
+
+    def __init__(self, saved, batch_size=32):
+        sizes = saved.sizes
+        if sizes.in_chans != 3:
+            raise UserError(f"{saved.source}: its images have {sizes.in_chans} channels, not RGB's 3")
+        self.saved, self.batch_size = saved, batch_size
+        self.depth, self.width = sizes.depth, sizes.embed_dim
+        self.num_tokens = 1 + (sizes.img_size // sizes.patch_size) ** 2
+        self.default_features = "mean" if saved.model.global_pool else "class"
+        self.transform = saved.preprocessing.transform()
+
+    def __call__(self, images, features=None, block=None):
+        """Features of images.
+
+        Args:
+            images: a sequence; each is a path, a `PIL.Image`, or uint8 pixels: RGB [H, W, 3] or grey
+                [H, W]. They may differ in size: they are resized, cropped and normalised as for the
+                evaluation of the weights.
+            features: "class" (the class token), "mean" (of the patch tokens) or "all" (tokens);
+                `default_features` by default.
+            block: the block whose output to take, 1 to `depth`; the last, with the final norm, by
+                default.
+
+        Returns:
+            float32 [N, width], or [N, num_tokens, width] of all tokens, the class token first.
+
+        Raises:
+            UserError: an image can't be read, or features or block don't exist.
+            TypeError: images is no sequence, or an item of it no image.
+        """
+        features, block = self.check(features, block)
+        if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
+            raise TypeError("images must be a sequence of images: put one image in a list")
+        result = np.empty((len(images), *self.shape(features)), np.float32)
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
+            prepared = np.stack([self.transform(as_rgb(image)) for image in batch])
+            result[start : start + len(batch)] = self.encode(prepared, features, block)
+        return result
+
+    def check(self, features=None, block=None):
+        """(features, block) with the defaults filled in. Raises a UserError where there is no such."""
+        features = features or self.default_features
+        block = self.depth if block is None else block
+        if features not in FEATURES:
+            raise UserError(f"features={features} is not known: choose {', '.join(FEATURES)}")
+        if not 1 <= block <= self.depth:
+            raise UserError(f"block={block}: the encoder has blocks 1 to {self.depth}")
+        return features, block
+
+    def shape(self, features):
+        """The shape of one image's features."""
+        return (self.num_tokens, self.width) if features == "all" else (self.width,)
+
+    def encode(self, images, features, block):
+        """What `__call__` does after preprocessing.
+
+        Args:
+            images: float32 [N, 3, img_size, img_size], normalised.
+            features, block: as `check` returns them.
+        """
+        import oneflow as flow
+
+        from projects.MAE.modeling.layers import as_input
+
+        model = self.saved.model
+        with flow.no_grad():
+            x = model.forward_tokens(as_input(images), blocks=block)
+            # The final norm belongs to the last block: `norm` is one of tokens, `fc_norm` of the mean.
+            last = block == self.depth
+            if last and not model.global_pool:
+                x = model.norm(x)
+            if features == "class":
+                x = x[:, 0]
+            elif features == "mean":
+                x = x[:, 1:].mean(dim=1)
+                if last and model.global_pool:
+                    x = model.fc_norm(x)
+            return x.numpy()
+
+
+def as_rgb(image):
+    """A path, a PIL.Image or uint8 pixels as an RGB `PIL.Image`."""
+    if isinstance(image, (str, os.PathLike)):
+        try:
+            return read_image(os.fspath(image))
+        except BadImage as error:
+            raise UserError(f"cannot read the image {image}: {error}") from None
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
+        if image.ndim == 2 or image.shape[2] == 3:
+            return Image.fromarray(image).convert("RGB")
+    what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise TypeError(f"not an image: {what}; give a path, a PIL.Image or uint8 pixels [H, W, 3]")

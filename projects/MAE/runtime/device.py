@@ -1,0 +1,23 @@
+"""The kind of device that a process computes on."""
+import oneflow as flow
+
+from projects.MAE.errors import UserError
+
+
+def choose_device(name):
+    """"auto", "cuda" or "cpu" -> "cuda" or "cpu".
+
+    Raises:
+        UserError: CUDA where there is none that this OneFlow can use.
+    """
+    if name == "cpu" or (name == "auto" and not flow.cuda.is_available()):
+        return "cpu"
+    if not flow.cuda.is_available():
+        raise UserError("train.device=cuda, but there is no usable GPU: use train.device=cpu")
+    major, minor = flow.cuda.get_device_capability()
+    if not (6, 0) <= (major, minor) < (9, 0):
+        raise UserError(
+            f"this OneFlow has no code for a GPU of compute capability {major}.{minor} (it has "
+            "6.0 to 8.x): use another GPU or train.device=cpu"
+        )
+    return "cuda"

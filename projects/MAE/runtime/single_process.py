@@ -1,0 +1,125 @@
+"""Makes this process, started without a launcher, a world of one rank."""
+import glob
+import os
+import signal
+import sys
+import tempfile
+
+from projects.MAE.errors import INTERRUPTED, UserError
+
+COMMANDS = "projects.MAE."
+LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
+# What OneFlow 0.9 writes to stderr when it is imported on a machine without InfiniBand or a GPU.
+NOISE = (b"libibverbs not available", b"CUDA driver version is insufficient")
+
+
+def start_one_process(device="auto", seed=0):
+    """Set OneFlow and LiBai up for one rank, in a command or in somebody's program.
+
+    A command, `python -m projects.MAE.X`, is started anew with MKL where that is installed, so call
+    this before any work: see `restart_with_mkl`. Ctrl-C ends it at once from here on.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        seed: of OneFlow's generators.
+
+    Returns:
+        "cpu" or "cuda", where modules will be placed.
+
+    Raises:
+        UserError: there is no usable GPU, or this process is one of several ranks.
+    """
+    if device != "cuda":
+        restart_with_mkl()
+    if "oneflow" not in sys.modules:
+        for name in LAUNCHER:  # of a job that this process is only a part of
+            os.environ.pop(name, None)
+    flow = import_oneflow()
+    end_at_interrupt()
+    from libai.utils import distributed as dist
+    from omegaconf import OmegaConf
+
+    from projects.MAE.runtime.device import choose_device
+    from projects.MAE.runtime import native
+    from projects.MAE.runtime.compat import use_device
+
+    if dist.get_world_size() > 1:
+        raise UserError("this process is one of several ranks: start it without a launcher")
+    try:
+        device = choose_device(device)
+    except UserError as error:
+        raise UserError(str(error).replace("train.device=", "--device ")) from None
+    if device == "cpu":
+        native.load()
+    # Any layer has a stage: the only one.
+    cfg = OmegaConf.create(
+        dict(
+            data_parallel_size=1,
+            tensor_parallel_size=1,
+            pipeline_parallel_size=1,
+            pipeline_num_layers=10_000,
+        )
+    )
+    use_device(device, cfg)
+    dist.setup_dist_util(cfg)
+    flow.manual_seed(seed)
+    return device
+
+
+def restart_with_mkl():
+    """Start a command of this project anew, in the same process, with MKL preloaded.
+
+    The BLAS inside OneFlow is ten times slower than MKL on most CPUs, and only a library that is
+    there when the process starts can take its place. tools/train.sh does the same for training.
+    Does nothing in another program, with MKL in place already, or where it is not installed.
+    """
+    libraries = sorted(glob.glob(os.path.join(sys.prefix, "lib", "libmkl_rt.so.*")))
+    preloaded = os.environ.get("LD_PRELOAD", "")
+    if not _is_command() or not libraries or "libmkl_rt" in preloaded:
+        return
+    threads = str(len(os.sched_getaffinity(0)))
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
+    environment["LD_PRELOAD"] = f"{libraries[0]}:{preloaded}" if preloaded else libraries[0]
+    # As it was started, `python -u -m ...`; before Python 3.10 without Python's own options.
+    plain = [sys.executable, "-m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]]
+    arguments = getattr(sys, "orig_argv", plain)[1:]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, *arguments], environment)
+
+
+def end_at_interrupt():
+    """Let Ctrl-C end a command of this project at once, with status 130 and without clean-up.
+
+    Symptom without it: importing OneFlow 0.9 takes SIGINT away from Python, and its own handler
+    ends the process under its threads, with SIGSEGV or with status 255. What a command writes has
+    another name until it is whole, so nothing half-written is left under the target's.
+    """
+    if _is_command():
+        signal.signal(signal.SIGINT, lambda *unused: os._exit(INTERRUPTED))
+
+
+def _is_command():
+    """Whether this process is `python -m projects.MAE.X`, not somebody's program or a test."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name.startswith(COMMANDS)
+
+
+def import_oneflow():
+    """Import OneFlow without the lines of `NOISE`; everything else it says is passed on."""
+    if "oneflow" in sys.modules:
+        return sys.modules["oneflow"]
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            import oneflow
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            said.seek(0)
+            for line in said:
+                if not any(noise in line for noise in NOISE):
+                    os.write(2, line)
+    return oneflow

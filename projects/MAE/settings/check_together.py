@@ -1,0 +1,233 @@
+"""Checks of a configuration's values, before anything is built."""
+import os
+
+from projects.MAE.checkpoint.names import find_checkpoint
+from projects.MAE.data.image_folder import find_split
+from projects.MAE.errors import UserError
+from projects.MAE.modeling.sizes import check_sizes, kept_patches
+from projects.MAE.monitor.writers import check_writers
+from projects.MAE.runtime.lazy_call import is_call, name_of_call
+from projects.MAE.settings.check_each import check_each
+from projects.MAE.weights.pretrained import check_source
+
+
+def check_settings(cfg, eval_only, may_be_random=False):
+    """Raise a UserError for the first setting that can be known to be wrong.
+
+    What depends on the ranks (layout, batch sizes) is checked in `layout.py`.
+
+    Args:
+        eval_only: nothing is trained.
+        may_be_random: nor need there be weights.
+    """
+    check_each(cfg)
+    _check_model(cfg.model)
+    _check_data(cfg)
+    _check_schedule(cfg.train, cfg.optim, eval_only)
+    _check_modes(cfg)
+    _check_metric(cfg)
+    _check_pictures(cfg)
+    check_writers(cfg.train)
+    _check_weights(cfg, eval_only, may_be_random)
+
+
+def check_paths(cfg, train, test):
+    """Raise a UserError where a folder of images that the run needs is not there.
+
+    Args:
+        train: whether the training images are needed.
+        test: whether those to evaluate on are, even where train.evaluation.enabled is False.
+    """
+    if test and not cfg.dataloader.get("test"):
+        raise UserError(
+            "--eval-only and --knn need dataloader.test, a list of one loader: see projects/MAE/configs"
+        )
+    loaders = [("dataloader.train", cfg.dataloader.train)] if train else []
+    if (test or cfg.train.evaluation.enabled) and "test" in cfg.dataloader:
+        loaders += [(f"dataloader.test.{i}", x) for i, x in enumerate(cfg.dataloader.test)]
+    for key, loader in loaders:
+        for key, dataset in _datasets(key, loader):
+            name = name_of_call(dataset)
+            if "root" in dataset and name in ("PretrainingDataset", "ClassificationDataset"):
+                labelled = name == "ClassificationDataset"
+                find_split(dataset.root, dataset.get("train", True), f"{key}.root", labelled)
+
+
+def check_mixup(cfg):
+    """Raise a UserError for a batch that mixup can't pair; the batch sizes are set before."""
+    train = cfg.train
+    rows = train.train_micro_batch_size * train.num_accumulation_steps
+    if rows % 2 and is_call(cfg.dataloader.train.get("mixup")):
+        raise UserError(
+            f"train.train_micro_batch_size={train.train_micro_batch_size}: mixup pairs images and "
+            f"needs an even number of them on each rank, not {rows}: set an even "
+            "train.train_micro_batch_size, or dataloader.train.mixup=null to train without mixup"
+        )
+
+
+def _check_model(model):
+    check_sizes(model.img_size, model.patch_size, model.embed_dim, model.num_heads)
+    if "decoder_embed_dim" in model:
+        check_sizes(
+            model.img_size,
+            model.patch_size,
+            model.decoder_embed_dim,
+            model.decoder_num_heads,
+            prefix="decoder_",
+        )
+    for key in ("embed_dim", "decoder_embed_dim"):
+        if key in model and "mlp_ratio" in model and int(model[key] * model.mlp_ratio) < 1:
+            raise UserError(
+                f"model.mlp_ratio={model.mlp_ratio} leaves no hidden unit for model.{key}="
+                f"{model[key]}: choose a larger one (the paper's is 4)"
+            )
+    if "mask_ratio" in model:
+        kept_patches((model.img_size // model.patch_size) ** 2, model.mask_ratio)
+
+
+def _datasets(key, loader):
+    """(key, node) of each data set of a loader's node."""
+    found = loader.get("dataset")
+    if is_call(found):
+        return [(f"{key}.dataset", found)]
+    return [(f"{key}.dataset.{i}", node) for i, node in enumerate(found or []) if is_call(node)]
+
+
+def _check_data(cfg):
+    """What data sets and augmentation say of the model has to be the model's."""
+    model, places = cfg.model, _datasets("dataloader.train", cfg.dataloader.train)
+    for i, loader in enumerate(cfg.dataloader.get("test", [])):
+        places += _datasets(f"dataloader.test.{i}", loader)
+    mixup = cfg.dataloader.train.get("mixup")
+    if is_call(mixup):
+        _check_same(mixup, "dataloader.train.mixup", "num_classes", model)
+    for key, dataset in places:
+        if name_of_call(dataset) == "PretrainingDataset":
+            _check_same(dataset, key, "img_size", model)
+            _check_same(dataset, key, "patch_size", model)
+        if name_of_call(dataset) == "ClassificationDataset" and dataset.get("drop_path_rate"):
+            _check_same(dataset, key, "depth", model)
+        _check_image_size(dataset, key, model)
+
+
+def _check_same(node, key, argument, model):
+    if argument in node and argument in model and node[argument] != model[argument]:
+        raise UserError(
+            f"{key}.{argument}={node[argument]}, but model.{argument}={model[argument]}: set only "
+            f"model.{argument}, and leave the other at ${{model.{argument}}}"
+        )
+
+
+def _check_image_size(dataset, key, model):
+    """The last of the project's transforms that makes images of one size has to make the model's."""
+    transforms = dataset.get("transform")
+    if not is_call(transforms) or name_of_call(transforms) != "Compose":
+        return
+    steps = [(i, t, name_of_call(t)) for i, t in enumerate(transforms.transforms)]
+    if not all(name for _, _, name in steps):
+        return  # a class of the user's own may do anything to the size
+    sized = [(i, t) for i, t, name in steps if "Crop" in name]
+    if sized:
+        place, last = sized[-1]
+        _check_same_size(last.size, f"{key}.transform.transforms.{place}.size", model.img_size)
+
+
+def _check_same_size(size, key, img_size):
+    if size != img_size:
+        raise UserError(
+            f"{key}={size}, but model.img_size={img_size}: set only model.img_size, and leave the "
+            "other at ${model.img_size}"
+        )
+
+
+def _check_schedule(train, optim, eval_only):
+    if eval_only:
+        return
+    if train.train_epoch == 0 and train.train_iter == 0:
+        raise UserError("train.train_epoch and train.train_iter are both 0: set one of them")
+    if train.train_iter == 0 and train.warmup_ratio is None and train.warmup_epoch > train.train_epoch:
+        raise UserError(
+            f"train.warmup_epoch={train.warmup_epoch} is longer than the training, "
+            f"train.train_epoch={train.train_epoch}: choose at most that, or set "
+            "train.warmup_ratio, a share of the training"
+        )
+    if train.base_lr is None and optim.get("lr") is None:
+        raise UserError(
+            "train.base_lr and optim.lr are both null: set train.base_lr, the rate at a global "
+            "batch of 256, or optim.lr"
+        )
+
+
+def _check_modes(cfg):
+    train = cfg.train
+    if cfg.graph.enabled:
+        return
+    if train.activation_checkpoint.enabled:
+        raise UserError(
+            "train.activation_checkpoint.enabled=True needs graph.enabled=True: eager mode has no "
+            "recomputation"
+        )
+    if train.zero_optimization.enabled:
+        raise UserError(
+            "train.zero_optimization.enabled=True needs graph.enabled=True: eager mode has no ZeRO"
+        )
+
+
+def _check_metric(cfg):
+    evaluation = cfg.train.evaluation
+    if "num_classes" in cfg.model:
+        metrics = [f"Acc@{k}" for k in evaluation.topk]
+    else:
+        metrics = ["reconstruction_loss"]
+    if evaluation.enabled and evaluation.eval_metric not in metrics:
+        raise UserError(
+            f"train.evaluation.eval_metric={evaluation.eval_metric} is not measured: choose "
+            + " or ".join(metrics)
+        )
+    mode = "max" if "num_classes" in cfg.model else "min"
+    if evaluation.enabled and evaluation.eval_mode != mode:
+        raise UserError(
+            f"train.evaluation.eval_mode={evaluation.eval_mode} would keep the model with the worst "
+            f"{evaluation.eval_metric} as model_best: set train.evaluation.eval_mode={mode}"
+        )
+
+
+def _check_pictures(cfg):
+    pictures = cfg.train.visualize
+    if not (pictures.period or pictures.after_n_epoch):
+        return
+    if "mask_ratio" not in cfg.model:
+        raise UserError(
+            "train.visualize.period and .after_n_epoch are for pretraining: a classifier reconstructs "
+            "nothing"
+        )
+    if not cfg.dataloader.get("test"):
+        raise UserError(
+            "train.visualize needs an entry of dataloader.test, which says how an image is prepared: "
+            "add one, or set train.visualize.period=0 train.visualize.after_n_epoch=null"
+        )
+
+
+def _check_weights(cfg, eval_only, may_be_random):
+    train, pretrained = cfg.train, "finetune" in cfg and cfg.finetune.enable
+    if train.load_weight and not eval_only:
+        raise UserError(
+            f"train.load_weight={train.load_weight} is for --eval-only: to start training from "
+            "these weights, set finetune.enable=True and finetune.path"
+        )
+    named = train.resume or train.load_weight or pretrained
+    if eval_only and not (named or may_be_random):
+        raise UserError(
+            "--eval-only needs weights: --resume, train.load_weight=CHECKPOINT or finetune.path=..."
+        )
+    if eval_only and train.load_weight:
+        try:
+            find_checkpoint(train.load_weight)
+        except UserError as error:
+            raise UserError(f"train.load_weight={error}") from None
+    elif pretrained and not train.resume:
+        check_source(cfg.finetune.path, cfg.finetune.weight_style)
+    if os.path.isfile(train.output_dir):
+        raise UserError(
+            f"train.output_dir={train.output_dir} is a file: name a folder, new or of this run"
+        )

@@ -1,0 +1,153 @@
+"""From a LazyConfig file and the command line to a checked configuration."""
+import difflib
+import inspect
+import os
+import traceback
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from libai.config import LazyConfig
+from libai.config.lazy import _CFG_PACKAGE_NAME
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from projects.MAE.errors import UserError
+from projects.MAE.runtime.compat import keeps_import
+from projects.MAE.runtime.lazy_call import is_call, target_of
+from projects.MAE.settings.check_each import check_groups
+
+# Modules whose functions a config.yaml of before a move still calls, and where they are now.
+FORMER_MODULES = {
+    "projects.MAE.utils.lars": "projects.MAE.optim.lars",
+    "projects.MAE.utils.lr_decay": "projects.MAE.optim.param_groups",
+    "projects.MAE.utils.scheduler": "projects.MAE.optim.schedule",
+}
+
+
+def load_config(path, overrides=()):
+    """Load a LazyConfig file and apply `key=value` overrides.
+
+    Args:
+        path: the configuration file.
+        overrides: strings `dotted.key=value`; values as Hydra reads them (numbers, null, lists),
+            everything else is a string.
+
+    Returns:
+        The configuration, with all groups of settings; values are not yet checked.
+
+    Raises:
+        UserError: no such file, or one that can't be read or fails; an override without '=', or one of
+            a key that doesn't exist.
+    """
+    cfg = _load_file(path)
+    for override in overrides:
+        if "=" not in override or override.startswith("-"):
+            raise UserError(f"argument {override!r} is neither an option nor key=value; see --help")
+        key, text = override.split("=", 1)
+        _check_key(cfg, key)
+        try:
+            OmegaConf.update(cfg, key, _parse_value(override, text), merge=True)
+        except (OmegaConfBaseException, IndexError, ValueError, TypeError) as error:
+            raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
+    check_groups(cfg)
+    return cfg
+
+
+def expand_home(cfg):
+    """Write out a leading ~ in the paths of a run, which a shell leaves alone in `key=~/folder`."""
+    for key in ("train.output_dir", "train.load_weight", "finetune.path"):
+        path = OmegaConf.select(cfg, key)
+        if isinstance(path, str) and path.startswith("~"):
+            OmegaConf.update(cfg, key, os.path.expanduser(path))
+
+
+def _load_file(path):
+    if not os.path.isfile(path):
+        what = "is a folder, not a file" if os.path.isdir(path) else "no such file"
+        raise UserError(f"--config-file {path}: {what}")
+    if not path.endswith((".py", ".yaml", ".yml")):
+        raise UserError(f"--config-file {path} must be a Python file, NAME.py")
+    try:
+        with keeps_import():
+            cfg = LazyConfig.load(path)
+    except UserError:
+        raise
+    except Exception as error:  # it runs as a program, so anything may go wrong in it
+        raise UserError(_what_failed(path, error)) from error
+    if not isinstance(cfg, DictConfig):
+        raise UserError(f"--config-file {path} holds no settings: see projects/MAE/configs")
+    if not path.endswith(".py"):
+        content = OmegaConf.to_container(cfg, resolve=False)
+        cfg = OmegaConf.create(_with_modules_of_today(content), flags={"allow_objects": True})
+    return cfg
+
+
+def _with_modules_of_today(value):
+    """What a YAML file holds, with every call's `_target_` in the module where it is today."""
+    if isinstance(value, list):
+        return [_with_modules_of_today(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _with_modules_of_today(item) for key, item in value.items()}
+    if isinstance(found.get("_target_"), str):
+        module, _, name = found["_target_"].rpartition(".")
+        found["_target_"] = f"{FORMER_MODULES.get(module, module)}.{name}"
+    return found
+
+
+def _what_failed(path, error):
+    """One line for an error in a configuration file, with the file and the line it is in."""
+    if isinstance(error, SyntaxError) and isinstance(error.__cause__, SyntaxError):
+        error = error.__cause__  # LiBai's names the file only
+        file, line = error.filename, error.lineno
+        file = path if file in (None, "<unknown>") else file
+    else:
+        file, line = path, None
+        for frame, number in traceback.walk_tb(error.__traceback__):
+            if frame.f_globals.get("__package__", "").startswith(_CFG_PACKAGE_NAME):
+                file, line = frame.f_code.co_filename, number
+    if isinstance(error, SyntaxError) and error.filename not in (None, "<unknown>", file):
+        reason = f"{error.msg} ({error.filename}, line {error.lineno})"  # in a module it imports
+    else:
+        reason = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    where = f"{file}, line {line}" if line else file
+    return f"--config-file {where}: {type(error).__name__}: {reason}"
+
+
+def _parse_value(override, text):
+    try:
+        return OverridesParser.create().parse_override(override).value()
+    except HydraException:
+        return text  # a path with blanks or brackets, say
+
+
+def _check_key(cfg, key):
+    """Raise a UserError unless key exists in cfg or is an argument of the call it belongs to."""
+    node, done = cfg, []
+    for part in key.split("."):
+        known = _known_keys(node, ".".join(done))
+        if part not in known:
+            near = difflib.get_close_matches(part, known, n=1)
+            where = ".".join(done) or "the configuration"
+            hint = f"did you mean {'.'.join(done + near)}?" if near else f"there are: {', '.join(known)}"
+            raise UserError(f"unknown key {key}: {where} has no {part!r}; {hint}")
+        done.append(part)
+        node = _child(node, part)
+
+
+def _child(node, part):
+    if isinstance(node, ListConfig):
+        return node[int(part)]
+    return node.get(part) if isinstance(node, DictConfig) else None
+
+
+def _known_keys(node, place):
+    if isinstance(node, ListConfig):
+        return [str(i) for i in range(len(node))]
+    if not isinstance(node, DictConfig):
+        return []
+    known = [str(k) for k in node.keys() if k != "_target_"]
+    if is_call(node):
+        parameters = inspect.signature(target_of(place, node)).parameters
+        known += [name for name in parameters if name not in known + ["self"]]
+    return known

@@ -1,0 +1,278 @@
+"""What each setting must be: a table, one line a key.
+
+A key is a place in the configuration (`train.seed`) or, inside a LazyCall, the argument of what is
+called (`Mixup.prob`), wherever that stands. A key that is not here, of a configuration's own nodes
+or its own classes, may be anything. What several settings must be together: `settings.py`.
+"""
+import collections
+import math
+import numbers
+import os
+
+from omegaconf import ListConfig
+
+from projects.MAE.runtime.lazy_call import is_call
+
+Rule = collections.namedtuple("Rule", "fits must_be")
+Rule.__doc__ = """`fits(value)` tells whether a value is right; `must_be` says so in words."""
+
+
+def whole(least):
+    return Rule(
+        lambda v: _is_whole(v) and v >= least, f"a whole number of at least {least}"
+    )
+
+
+def number(least=None, most=None, above=None, below=None):
+    """A finite number in a range; `least` and `most` are part of it, `above` and `below` not."""
+    bounds = [
+        (least, "at least", lambda v: v >= least),
+        (above, "above", lambda v: v > above),
+        (most, "at most", lambda v: v <= most),
+        (below, "below", lambda v: v < below),
+    ]
+    bounds = [(f"{words} {bound}", fits) for bound, words, fits in bounds if bound is not None]
+    words = " and ".join(text for text, _ in bounds)
+    return Rule(
+        lambda v: _is_number(v) and all(fits(v) for _, fits in bounds),
+        f"a number {words}".rstrip(),
+    )
+
+
+def choice(*values):
+    return Rule(lambda v: v in values, ", ".join(values[:-1]) + f" or {values[-1]}")
+
+
+def null_or(rule, meaning):
+    return Rule(lambda v: v is None or rule.fits(v), f"{rule.must_be}, or null {meaning}")
+
+
+def listed(rule, count=None):
+    """A list of values that each fit a rule; at least one, or exactly `count`."""
+    return Rule(
+        lambda v: _is_list(v) and len(v) and count in (None, len(v)) and all(map(rule.fits, v)),
+        f"a list of {count or 'one or more values'}, each {rule.must_be}",
+    )
+
+
+def interval(above, most=None):
+    """[smallest, largest] of what is drawn at random."""
+    bound = number(above=above, most=most)
+    return Rule(
+        lambda v: listed(bound, 2).fits(v) and v[0] <= v[1],
+        f"two numbers [smallest, largest], each {bound.must_be}",
+    )
+
+
+def _is_whole(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_number(value):
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
+def _is_list(value):
+    return isinstance(value, (list, tuple, ListConfig))
+
+
+ANYTHING = Rule(lambda v: True, "anything")  # filled in at start, or of a kind a user defines
+FLAG = Rule(lambda v: isinstance(v, bool), "True or False")
+TEXT = Rule(lambda v: isinstance(v, str) and v.strip() != "", "a text")
+PATH = Rule(lambda v: isinstance(v, (str, os.PathLike)) and str(v).strip() != "", "a path")
+PATH_OR_NONE = Rule(lambda v: v is None or isinstance(v, (str, os.PathLike)), "a path, or empty")
+CALL = Rule(is_call, "a call: LazyCall(...)(...) in the configuration file")
+CALLS = Rule(
+    lambda v: _is_list(v) and len(v) and all(map(is_call, v)),
+    "a list of one call or more: [LazyCall(...)(...)] in the configuration file",
+)
+CALLS_OR_NONE = Rule(
+    lambda v: _is_list(v) and all(map(is_call, v)), "a list of calls, [] for no evaluation"
+)
+SHARE = number(least=0, most=1)  # probabilities, too
+PERIOD = null_or(whole(0), "for never")
+EPOCHS = null_or(number(least=0), "to count iterations")
+SEED = Rule(
+    lambda v: _is_whole(v) and 0 <= v < 2**63, "a whole number of at least 0 and below 2^63"
+)
+ON_ERROR = choice("raise", "skip")
+
+RULES = {
+    "model": CALL,
+    "optim": CALL,
+    "dataloader.train": CALL,
+    "dataloader.test": CALLS_OR_NONE,
+    "data.on_error": ON_ERROR,
+    "graph.enabled": FLAG,
+    "finetune.enable": FLAG,
+    "finetune.weight_style": choice("oneflow", "pytorch"),
+    "finetune.path": PATH_OR_NONE,
+    "train.output_dir": PATH,
+    "train.device": choice("auto", "cuda", "cpu"),
+    "train.seed": SEED,
+    "train.resume": ANYTHING,
+    "train.load_weight": PATH_OR_NONE,
+    "train.train_micro_batch_size": null_or(whole(1), "for what the other batch sizes leave"),
+    "train.num_accumulation_steps": null_or(whole(1), "for what the other batch sizes leave"),
+    "train.global_batch_size": null_or(whole(1), "for what the other batch sizes leave"),
+    "train.test_micro_batch_size": whole(1),
+    "train.train_epoch": number(least=0),
+    "train.train_iter": whole(0),
+    "train.warmup_epoch": number(least=0),
+    "train.warmup_ratio": null_or(SHARE, "for train.warmup_epoch"),
+    "train.warmup_iter": ANYTHING,
+    "train.start_iter": ANYTHING,
+    "train.base_lr": null_or(number(least=0), "where optim.lr is set"),
+    "train.log_period": whole(1),
+    "train.max_seconds": null_or(
+        Rule(number(above=0).fits, "a positive number of seconds"), "for no limit"
+    ),
+    "train.max_bad_batches": whole(0),
+    "train.tensorboard": null_or(FLAG, "for 'where tensorboardX is installed'"),
+    "train.wandb.enabled": FLAG,
+    "train.wandb.project": TEXT,
+    "train.wandb.name": null_or(TEXT, "to let wandb choose"),
+    "train.wandb.mode": choice("online", "offline"),
+    "train.rdma_enabled": FLAG,
+    "train.amp.enabled": FLAG,
+    "train.activation_checkpoint.enabled": FLAG,
+    "train.zero_optimization.enabled": FLAG,
+    "train.zero_optimization.stage": Rule(lambda v: v in (1, 2), "1 or 2"),
+    "train.checkpointer.period": PERIOD,
+    "train.checkpointer.save_model_after_n_epoch": EPOCHS,
+    "train.checkpointer.max_to_keep": null_or(whole(1), "for all"),
+    "train.evaluation.enabled": FLAG,
+    "train.evaluation.eval_period": PERIOD,
+    "train.evaluation.eval_after_n_epoch": EPOCHS,
+    "train.evaluation.eval_metric": ANYTHING,  # what the model has, see settings.py
+    "train.evaluation.eval_mode": choice("max", "min"),
+    "train.evaluation.topk": listed(whole(1)),
+    "train.evaluation.eval_iter": null_or(whole(1), "for all batches"),
+    "train.visualize.period": PERIOD,
+    "train.visualize.after_n_epoch": EPOCHS,
+    "train.visualize.num_images": whole(1),
+    "train.knn.k": whole(1),
+    "train.knn.temperature": number(above=0),
+    "train.dist.data_parallel_size": null_or(whole(1), "for all ranks that are left"),
+    "train.dist.tensor_parallel_size": whole(1),
+    "train.dist.pipeline_parallel_size": whole(1),
+    "train.dist.pipeline_num_layers": ANYTHING,
+    "train.dist.custom_pipeline_stage_id": null_or(listed(whole(0)), "to balance by cost"),
+    "train.scheduler": CALL,
+    "vit.size": ANYTHING,  # one of the sizes in vit, see settings.py
+    "vit.*.patch_size": whole(1),
+    "vit.*.embed_dim": whole(1),
+    "vit.*.depth": whole(1),
+    "vit.*.num_heads": whole(1),
+    "vit.*.finetune.base_lr": number(least=0),
+    "vit.*.finetune.epochs": number(least=0),
+    "vit.*.finetune.layer_decay": number(above=0, most=1),
+    "vit.*.finetune.drop_path": number(least=0, below=1),
+    "vit.*.linprobe.epochs": number(least=0),
+}
+# A configuration may leave these out where it has the node above them.
+OPTIONAL = ("data.", "finetune.", "vit.", "dataloader.test")
+
+_SIZES = {
+    "img_size": whole(1),
+    "patch_size": whole(1),
+    "in_chans": whole(1),
+    "embed_dim": whole(1),
+    "depth": whole(1),
+    "num_heads": whole(1),
+    "mlp_ratio": number(above=0),
+}
+_DATASET = {
+    "root": PATH_OR_NONE,
+    "train": FLAG,
+    "seed": SEED,
+    "on_error": ON_ERROR,
+    "transform": CALL,
+}
+_OPTIMIZER = {
+    "params": CALL,
+    "lr": null_or(number(least=0), "for train.base_lr * global batch / 256"),
+    "weight_decay": number(least=0),
+}
+_CLASSIFIER = {**_SIZES, "global_pool": FLAG, "num_classes": whole(1)}
+# Arguments of what the project's configurations call, by its name.
+ARGUMENTS = {
+    "MaskedAutoencoderViT": {
+        **_SIZES,
+        "decoder_embed_dim": whole(1),
+        "decoder_depth": whole(1),
+        "decoder_num_heads": whole(1),
+        "norm_pix_loss": FLAG,
+        "mask_ratio": number(),
+    },
+    "VisionTransformer": {
+        **_CLASSIFIER,
+        "drop_path_rate": number(least=0, below=1),
+    },
+    "LinearProbe": _CLASSIFIER,
+    "AdamW": {
+        **_OPTIMIZER,
+        "betas": listed(number(least=0, below=1), 2),
+        "eps": number(least=0),
+        "amsgrad": FLAG,
+        "do_bias_correction": FLAG,
+        "fused": FLAG,
+    },
+    "LARS": {
+        **_OPTIMIZER,
+        "momentum": number(least=0, below=1),
+        "trust_coefficient": number(above=0),
+    },
+    "param_groups_weight_decay": {"weight_decay": number(least=0)},
+    "param_groups_lrd": {
+        "weight_decay": number(least=0),
+        "layer_decay": number(above=0, most=1),
+    },
+    "warmup_cosine_lr": {"min_lr": number(least=0)},
+    "build_image_train_loader": {
+        "dataset": CALLS,
+        "num_workers": whole(0),
+        "mixup": null_or(CALL, "for none"),
+        "seed": SEED,
+    },
+    "build_image_test_loader": {"dataset": CALL, "num_workers": whole(0)},
+    "PretrainingDataset": {**_DATASET, "img_size": whole(1), "patch_size": whole(1)},
+    "ClassificationDataset": {
+        **_DATASET,
+        "depth": whole(0),
+        "drop_path_rate": number(least=0, below=1),
+    },
+    "Compose": {"transforms": CALLS},
+    "RandomResizedCrop": {
+        "size": whole(1),
+        "scale": interval(above=0, most=1),
+        "ratio": interval(above=0),
+    },
+    "RandomHorizontalFlip": {"p": SHARE},
+    "Resize": {"size": whole(1), "crop_ratio": number(above=0, most=1)},
+    "CenterCrop": {"size": whole(1)},
+    "RandomCropWithPadding": {"size": whole(1), "padding": whole(0)},
+    "ToArray": {"mean": listed(number(), 3), "std": listed(number(above=0), 3)},
+    "RandAugment": {
+        "num_layers": whole(0),
+        "magnitude": number(least=0, most=10),
+        "magnitude_std": number(least=0),
+        "probability": SHARE,
+        "fill": listed(number(least=0, most=255), 3),
+    },
+    "RandomErasing": {
+        "probability": SHARE,
+        "area": interval(above=0, most=1),
+        "aspect": interval(above=0),
+    },
+    "Mixup": {
+        "mixup_alpha": number(least=0),
+        "cutmix_alpha": number(least=0),
+        "prob": SHARE,
+        "switch_prob": SHARE,
+        "label_smoothing": number(least=0, below=1),
+        "num_classes": whole(1),
+    },
+}
+RULES.update({f"{name}.{a}": rule for name, found in ARGUMENTS.items() for a, rule in found.items()})

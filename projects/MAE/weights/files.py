@@ -1,0 +1,224 @@
+"""Reads weight files of other projects; recognises what they are by looking."""
+import argparse
+import json
+import os
+
+import numpy as np
+
+from projects.MAE.checkpoint.card_types import check_card_types, check_preprocessing
+from projects.MAE.checkpoint.names import is_checkpoint
+from projects.MAE.errors import UserError
+from projects.MAE.weights.sizes import check_names
+from projects.MAE.weights.torch_file import check_start, read_torch_file
+from projects.MAE.weights.transformers_names import from_transformers, is_transformers, read_config
+
+# In a folder of transformers, the first that is there; an index names several files.
+FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def check_weight_file(path):
+    """Raise a UserError where `read_weight_file` would fail at once: no such file, say."""
+    path = str(path)
+    if os.path.isdir(path):
+        _folder_file(path)
+    elif not _is_safetensors(path):
+        check_start(path)
+
+
+def read_weight_file(path):
+    """The tensors of a weight file in the authors' names, and what else it says.
+
+    Args:
+        path: a torch file of the authors or of timm (a dict with the key `model` or `state_dict`,
+            or a dict of tensors), a safetensors file, or a folder of transformers' ViT or ViTMAE.
+
+    Returns:
+        {name: float32 array} in the authors' names and layout; and a dict of those of num_heads,
+        decoder_num_heads, norm_pix_loss, classes, epoch, preprocessing that are known.
+
+    Raises:
+        UserError: it can't be read, or its layout is not a known one.
+    """
+    state, told = read_weight_file_told(path)
+    return state, {key: value for facts in told.values() for key, value in facts.items()}
+
+
+def read_weight_file_told(path):
+    """`read_weight_file`, with the facts by who tells them: {"its model card": {...}, ...}.
+
+    Where two tell of the same, the later one counts.
+    """
+    check_weight_file(path)
+    path = str(path).rstrip("/")
+    told = {}
+    if os.path.isdir(path):
+        state = _read_folder(path)
+    else:
+        state, facts = _read_file(path)
+        told["its training arguments"] = facts
+        told["its model card"] = read_card_file(card_path(path))
+    if is_transformers(state):
+        folder = path if os.path.isdir(path) else os.path.dirname(path)
+        config = _read_json(os.path.join(folder, "config.json"))
+        if config:
+            told["its config.json"] = read_config(config, folder)
+        processor = _read_json(os.path.join(folder, "preprocessor_config.json"))
+        told["its preprocessor_config.json"] = _colours(processor, "image_mean", "image_std", path)
+        state = from_transformers(state, path)
+    elif os.path.basename(path) in FOLDER_FILES:  # timm names its files so, too
+        config = _read_json(os.path.join(os.path.dirname(path), "config.json"))
+        told["its config.json"] = _colours(config.get("pretrained_cfg"), "mean", "std", path)
+    check_names(state, path)
+    check_total(state, path)
+    return {name: _float32(array, name, path) for name, array in state.items()}, told
+
+
+def _colours(config, mean, std, path):
+    """{"preprocessing": {"mean", "std"}} where a JSON object has both under the given keys."""
+    if not isinstance(config, dict):
+        return {}
+    if not (isinstance(config.get(mean), list) and isinstance(config.get(std), list)):
+        return {}
+    found = {"mean": tuple(config[mean]), "std": tuple(config[std])}
+    check_preprocessing(found, path)
+    return {"preprocessing": found}
+
+
+def read_card_file(path):
+    """A model card, {} where there is none; a UserError where it is damaged."""
+    card = _read_json(path)
+    check_card_types(card, path)
+    return card
+
+
+def card_path(path):
+    """Where the model card of a weight file or folder lies."""
+    if os.path.isdir(path):
+        return os.path.join(path, "model_card.json")
+    return f"{path}.json"
+
+
+def check_total(state, path):
+    """Raise a UserError where tensors, as float32, need far more than the files that hold them.
+
+    One tensor can stand under many names, and is copied for each when it becomes float32.
+    """
+    if os.path.isdir(path):
+        with os.scandir(path) as entries:
+            size = sum(entry.stat().st_size for entry in entries if entry.is_file())
+    else:
+        size = os.path.getsize(path)
+    if sum(4 * array.size for array in state.values()) > 8 * size:
+        raise UserError(f"{path}: refused: its tensors stand for far more than it holds")
+
+
+def _is_safetensors(path):
+    """safetensors begin with the length of a JSON header, eight bytes, and its brace."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    return start[8:] == b"{"
+
+
+def _folder_file(folder):
+    if is_checkpoint(folder):
+        raise UserError(
+            f"{folder}: a LiBai checkpoint, no weights of PyTorch: finetune.weight_style=oneflow"
+        )
+    for name in FOLDER_FILES:
+        if os.path.isfile(os.path.join(folder, name)):
+            if not os.path.isfile(os.path.join(folder, "config.json")):
+                raise UserError(f"{folder}: no config.json beside {name}")
+            return name
+    raise UserError(f"{folder}: a folder without weights ({', '.join(FOLDER_FILES[::2])})")
+
+
+def _read_folder(folder):
+    name = _folder_file(folder)
+    if not name.endswith(".index.json"):
+        return _read_file(os.path.join(folder, name))[0]
+    state = {}
+    parts = _read_json(os.path.join(folder, name)).get("weight_map")
+    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+        raise UserError(f"{folder}: {name} is damaged: its weight_map does not name files")
+    for part in sorted(set(parts.values())):
+        if os.path.basename(part) != part or not part.isprintable():
+            raise UserError(f"{folder}: refused: {name} names a file outside the folder ({part!r})")
+        state.update(_read_file(os.path.join(folder, part))[0])
+    return state
+
+
+def _read_file(path):
+    """{name: array} and facts of one torch or safetensors file."""
+    if _is_safetensors(path):
+        return _read_safetensors(path), {}
+    saved = read_torch_file(path)
+    if not isinstance(saved, dict):
+        raise UserError(f"{path}: holds a {type(saved).__name__}, not a dictionary of tensors")
+    state, facts = saved, {}
+    for key in ("model", "state_dict"):
+        if isinstance(saved.get(key), dict):
+            state = saved[key]
+            facts = _training_facts(saved)
+            break
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: a tensor has a {type(name).__name__} for a name")
+        if not isinstance(value, np.ndarray):
+            raise UserError(
+                f"{path}: {name} is no tensor but a {type(value).__name__}; expected a dictionary "
+                "of tensors, or one under the key model or state_dict"
+            )
+    return state, facts
+
+
+def _read_safetensors(path):
+    try:  # a LiBai checkout that this project was copied into need not have the package
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+    except ModuleNotFoundError:
+        raise UserError(f"{path}: reading it needs a package: pip install safetensors") from None
+    try:
+        return load_file(path)
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{path}: damaged, truncated or with numbers of a type NumPy lacks ({error})"
+        ) from None
+
+
+def _training_facts(saved):
+    """What the authors' training files say beside the weights."""
+    facts = {}
+    if type(saved.get("epoch")) is int:
+        facts["epoch"] = saved["epoch"]
+    if isinstance(saved.get("args"), argparse.Namespace):
+        for key, kind in (("norm_pix_loss", bool), ("mask_ratio", float)):
+            if isinstance(getattr(saved["args"], key, None), kind):
+                facts[key] = getattr(saved["args"], key)
+    return facts
+
+
+def _read_json(path):
+    if not os.path.isfile(path):
+        return {}
+    try:
+        with open(path) as file:
+            content = json.load(file)
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return content
+
+
+def _float32(array, name, path):
+    if array.dtype.kind != "f":
+        raise UserError(f"{path}: {name} holds {array.dtype}, not floating-point numbers")
+    return np.ascontiguousarray(array, np.float32)

@@ -1,0 +1,96 @@
+"""Weights between the layout of the authors' PyTorch files and LiBai's."""
+import re
+
+import numpy as np
+
+from projects.MAE.weights.files import read_weight_file
+
+# LiBai's names of a transformer block's parts, by PyTorch's.
+BLOCK_PARTS = {
+    "norm1": "input_layernorm",
+    "attn.qkv": "self_attention.query_key_value",
+    "attn.proj": "self_attention.dense",
+    "norm2": "post_attention_layernorm",
+    "mlp.fc1": "mlp.dense_h_to_4h",
+    "mlp.fc2": "mlp.dense_4h_to_h",
+}
+TORCH_PARTS = {libai: torch for torch, libai in BLOCK_PARTS.items()}
+BLOCK_NAME = re.compile(r"^((?:decoder_)?blocks\.\d+)\.(.+)\.(weight|bias)$")
+
+
+def load_torch_state_dict(path):
+    """{name: float32 array} of another project's weights, in the authors' names and layout.
+
+    Takes the authors' files, timm's ViT, transformers' ViT and ViTMAE, torch files and safetensors;
+    see `weight_files.read_weight_file`.
+
+    Raises:
+        UserError: it can't be read, or its layout is not a known one.
+    """
+    return read_weight_file(path)[0]
+
+
+def torch_name(name):
+    """The authors' name of a tensor that LiBai calls `name`."""
+    return _rename(name, TORCH_PARTS)
+
+
+def torch_shape(name, shape):
+    """The shape that a tensor of this name has in the authors' files."""
+    return shape[::-1] if name.endswith("weight") and len(shape) == 2 else shape
+
+
+def _rename(name, parts):
+    match = BLOCK_NAME.match(name)
+    if not match:
+        return name
+    block, part, kind = match.groups()
+    return f"{block}.{parts.get(part, part)}.{kind}"
+
+
+def _heads_of(name, num_heads, decoder_num_heads):
+    return decoder_num_heads if name.startswith("decoder_") else num_heads
+
+
+def _is_linear_weight(name, array):
+    return name.endswith("weight") and array.ndim == 2
+
+
+def torch_to_libai(state_dict, num_heads, decoder_num_heads=None):
+    """The authors' names and layouts to LiBai's.
+
+    LiBai stores a linear weight as [in, out], PyTorch as [out, in]; LiBai orders the fused
+    query-key-value outputs by head and then q, k, v, PyTorch by q, k, v and then head.
+
+    Args:
+        state_dict: {name: array} with PyTorch's names.
+        num_heads: attention heads of the encoder.
+        decoder_num_heads: attention heads of the decoder, if it is there.
+
+    Returns:
+        {name: array} with LiBai's names; values are moved, never changed.
+    """
+    result = {}
+    for name, array in state_dict.items():
+        if ".attn.qkv." in name:
+            heads = _heads_of(name, num_heads, decoder_num_heads)
+            grouped = array.reshape(3, heads, -1, *array.shape[1:])
+            array = np.swapaxes(grouped, 0, 1).reshape(array.shape)
+        if _is_linear_weight(name, array):
+            array = array.T
+        result[_rename(name, BLOCK_PARTS)] = np.ascontiguousarray(array)
+    return result
+
+
+def libai_to_torch(state_dict, num_heads, decoder_num_heads=None):
+    """The inverse of `torch_to_libai`, with the same arguments."""
+    result = {}
+    for name, array in state_dict.items():
+        if _is_linear_weight(name, array):
+            array = array.T
+        if ".self_attention.query_key_value." in name:
+            heads = _heads_of(name, num_heads, decoder_num_heads)
+            grouped = array.reshape(heads, 3, -1, *array.shape[1:])
+            array = np.swapaxes(grouped, 0, 1).reshape(array.shape)
+        result[_rename(name, TORCH_PARTS)] = np.ascontiguousarray(array)
+    return result

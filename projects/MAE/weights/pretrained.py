@@ -1,0 +1,184 @@
+"""Start a model from weights that somebody trained."""
+import logging
+import math
+
+from projects.MAE.checkpoint.manifest import check_whole
+from projects.MAE.checkpoint.names import find_checkpoint
+from projects.MAE.checkpoint.reader import read_card, read_weights
+from projects.MAE.errors import UserError
+from projects.MAE.modeling.initialization import assign, named_tensors
+from projects.MAE.modeling.pos_embed import resize_pos_embed
+from projects.MAE.weights.files import check_weight_file, read_weight_file
+from projects.MAE.weights.libai_names import torch_name, torch_shape, torch_to_libai
+from projects.MAE.weights.sizes import check_finite
+
+logger = logging.getLogger("libai." + __name__)
+
+# What a classifier has no use for in the weights it starts from.
+UNUSED = ("decoder_", "mask_token", "norm.", "fc_norm.", "feature_norm.", "head.", "pooler.")
+
+
+def check_source(path, weight_style):
+    """Raise a UserError where `load_pretrained` can't find what to read.
+
+    Args:
+        path, weight_style: of the configuration's node `finetune`.
+    """
+    if weight_style not in ("oneflow", "pytorch"):
+        raise UserError(
+            f"finetune.weight_style={weight_style} is not known: use oneflow (a LiBai checkpoint) "
+            "or pytorch (a .pth or safetensors file, or a folder of transformers)"
+        )
+    if not path:
+        raise UserError(
+            "finetune.path is not set: name a checkpoint of mae_pretraining.py, or set "
+            "finetune.enable=False to start from scratch"
+        )
+    _with_key(find_checkpoint if weight_style == "oneflow" else check_weight_file, path)
+
+
+def load_pretrained(model, path, weight_style):
+    """Fill a model with weights of the same size; every rank calls this.
+
+    A classifier takes an encoder, or another classifier with its head where it has the same
+    classes, pools in the same way and normalises the features as that one did. A masked
+    autoencoder takes an encoder with its decoder.
+    Position embeddings of another image size are interpolated.
+
+    Args:
+        model: VisionTransformer, LinearProbe or MaskedAutoencoderViT.
+        path: a checkpoint as `find_checkpoint` takes it ("oneflow"), or a file or folder as
+            `read_weight_file` does ("pytorch").
+        weight_style: "oneflow" or "pytorch".
+
+    Returns:
+        "loaded", "new": lists of the model's tensors; new ones keep their initial values.
+        "left": the tensors in the weights that the model has no place for.
+        "reshaped": {name: (shape in the weights, shape in the model)}, a part of "loaded".
+
+    Raises:
+        UserError: no such weights, or those of another kind or size of model, or damaged ones.
+    """
+    check_source(path, weight_style)
+    read = _read_oneflow if weight_style == "oneflow" else read_weight_file
+    weights, facts = _with_key(read, path)
+    source = f"finetune.path={path}"
+    _check_heads(model, facts, source)
+
+    places = {name: (name, tuple(p.shape)) for name, p in named_tensors(model).items()}
+    if weight_style == "pytorch":
+        places = {n: (torch_name(n), torch_shape(n, shape)) for n, (_, shape) in places.items()}
+    new = _find_new(model, places, weights, source)
+    chosen, reshaped = {}, {}
+    for name, (key, shape) in places.items():
+        if name in new:
+            continue
+        array = weights[key]
+        check_finite(array, key, source)
+        if array.shape != shape:
+            array = _resized(array, key, shape, source)
+            reshaped[name] = (weights[key].shape, shape)
+        chosen[key] = array
+    left = sorted(set(weights) - set(chosen))
+    _check_left(model, left, source)
+
+    if weight_style == "pytorch":
+        chosen = torch_to_libai(chosen, model.num_heads, getattr(model, "decoder_num_heads", None))
+    for name, tensor in named_tensors(model).items():
+        if name in chosen:
+            assign(tensor, chosen[name])
+    return {"loaded": list(chosen), "new": new, "left": left, "reshaped": reshaped}
+
+
+def _with_key(read, path):
+    """Call read(path); its errors begin with the path, and get the key before it."""
+    try:
+        return read(path)
+    except UserError as error:
+        raise UserError(f"finetune.path={error}") from None
+
+
+def _read_oneflow(path):
+    checkpoint = find_checkpoint(path)
+    check_whole(checkpoint, "model")
+    return read_weights(checkpoint), read_card(checkpoint)
+
+
+def _check_heads(model, facts, source):
+    """Tensors have the same shape for any number of heads: only what is written down can tell."""
+    for key in ("num_heads", "decoder_num_heads"):
+        found, needed = facts.get(key), getattr(model, key, None)
+        if found and needed and found != needed:
+            raise UserError(f"{source}: its model has {key}={found}, this one model.{key}={needed}")
+
+
+def _find_new(model, places, weights, source):
+    """The model's tensors that the weights don't give: only a classifier's last layers may be."""
+    is_autoencoder = "mask_token" in places
+    if is_autoencoder and not any(n.startswith(("decoder_", "mask_token")) for n in weights):
+        raise UserError(
+            f"{source}: an encoder alone, the decoder is missing: pretraining goes on from weights "
+            "that hold both, the authors' *_full.pth or a checkpoint of mae_pretraining.py"
+        )
+    last_norm = "fc_norm." if getattr(model, "global_pool", False) else "norm."
+    new = []
+    for name, (key, _) in places.items():
+        if key in weights:
+            continue
+        if is_autoencoder or not name.startswith((last_norm, "feature_norm.", "head.")):
+            raise UserError(
+                f"{source}: no tensor {key}; these are not the whole weights of "
+                + ("a masked autoencoder" if is_autoencoder else "an encoder")
+            )
+        new.append(name)
+    if is_autoencoder:
+        return new
+    # A head was trained behind some norms: without them, behind others or with other classes, it
+    # means nothing.
+    head = [name for name in places if name.startswith("head.")]
+    fits = all(n in new or weights[places[n][0]].shape == places[n][1] for n in head)
+    probed = any(n.startswith("feature_norm.") for n in set(weights) - set(places))
+    if new or probed or not fits:
+        new += [name for name in head if name not in new]
+    return new
+
+
+def _resized(array, key, shape, source):
+    """A position embedding of another image size, interpolated; other shapes are an error."""
+    tokens = [array.shape[1], shape[1]] if array.ndim == 3 and len(shape) == 3 else []
+    sides = [math.isqrt(count - 1) for count in tokens]
+    if (
+        key not in ("pos_embed", "decoder_pos_embed")
+        or array.shape[-1] != shape[-1]
+        or [side**2 + 1 for side in sides] != tokens
+    ):
+        raise UserError(
+            f"{source}: {key} has shape {array.shape}, this model needs {shape}; choose the "
+            "model's size with vit.size, model.img_size"
+        )
+    return resize_pos_embed(array, sides[1])
+
+
+def _check_left(model, left, source):
+    """Encoder blocks that find no place mean a deeper model, not an unused part."""
+    unused = UNUSED if not hasattr(model, "decoder_blocks") else ("head.", "fc_norm.", "pooler.")
+    surplus = [name for name in left if not name.startswith(unused)]
+    if surplus:
+        raise UserError(
+            f"{source}: this model has no tensor {surplus[0]}; choose the model's size with "
+            "vit.size or model.depth"
+        )
+
+
+def log_report(report, path):
+    """One line a part of what `load_pretrained` did."""
+    logger.info(f"Loaded {len(report['loaded'])} tensors from {path}")
+    for name, (found, needed) in report["reshaped"].items():
+        logger.info(f"Interpolated for another image size: {name}, {found} to {needed}")
+    logger.info(f"New, with initial values: {', '.join(report['new']) or 'none'}")
+    decoder = [n for n in report["left"] if n.startswith(("decoder_", "mask_token"))]
+    others = [n for n in report["left"] if n not in decoder]
+    logger.info(
+        f"Left in the checkpoint: {len(decoder)} tensors of the decoder; "
+        f"others: {', '.join(others) or 'none'}"
+    )

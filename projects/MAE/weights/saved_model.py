@@ -1,0 +1,145 @@
+"""Models built from saved weights of any format, for the commands that use them."""
+import collections
+
+from projects.MAE.errors import UserError
+from projects.MAE.modeling.initialization import assign, named_tensors
+from projects.MAE.modeling.linear_probe import LinearProbe
+from projects.MAE.modeling.mae import MaskedAutoencoderViT
+from projects.MAE.modeling.sizes import shapes_of
+from projects.MAE.modeling.vit import VisionTransformer
+from projects.MAE.weights.libai_names import torch_to_libai
+from projects.MAE.weights.source import preprocessing_of, read_source
+
+SavedModel = collections.namedtuple(
+    "SavedModel", "model kind sizes facts known_from preprocessing source"
+)
+SavedModel.__doc__ = """A model in evaluation mode with saved weights, and what is known about them.
+
+model: MaskedAutoencoderViT, VisionTransformer or LinearProbe, on the device of `start_one_process`.
+kind: what the weights hold: "encoder", "full" (with the decoder), "classifier" or "probe".
+sizes: `vit_sizes.Sizes`: img_size, patch_size, embed_dim, depth, num_classes, ...
+facts: those that are known of num_heads, decoder_num_heads, norm_pix_loss, mask_ratio, classes (a
+    list of names), epoch, iteration.
+known_from: {fact: who told it}, for the facts and "preprocessing".
+preprocessing: `Preprocessing`; `preprocessing.transform()` makes an image the model's input.
+source: the path that was read.
+"""
+
+
+def load_autoencoder(path, mask_ratio=None, **options):
+    """The whole masked autoencoder.
+
+    Args:
+        path: weights in any format, see `weight_source.read_source`.
+        mask_ratio: of the model; by default what it was trained with, else 0.75.
+        options: num_heads, decoder_num_heads, norm_pix_loss where the weights don't tell.
+
+    Returns:
+        A `SavedModel` whose model is a MaskedAutoencoderViT.
+
+    Raises:
+        UserError: no decoder in the weights; something that they don't tell and options don't give.
+    """
+    source = read_source(path, **options)
+    sizes, facts = source.sizes, source.facts
+    if sizes.parts != "full":
+        raise UserError(
+            f"{path}: {_holds(sizes)} without a decoder, so it can't reconstruct: use weights that "
+            "hold both, the authors' mae_visualize_vit_*.pth or mae_pretrain_vit_*_full.pth, or the "
+            "output of mae_pretraining.py"
+        )
+    if "norm_pix_loss" not in facts:
+        raise UserError(
+            f"{path}: it does not say whether it was trained on normalised pixels, and without that "
+            "its predictions are no pixels: give --norm-pix-loss yes (the authors' *_full.pth) or "
+            "no (their mae_visualize_*.pth)"
+        )
+    mlp_ratio = sizes.mlp_width / sizes.embed_dim
+    if sizes.decoder_mlp_width != int(sizes.decoder_embed_dim * mlp_ratio):
+        raise UserError(f"{path}: encoder and decoder differ in mlp_ratio, which this model can't")
+    model = MaskedAutoencoderViT(
+        **_common_sizes(source),
+        decoder_embed_dim=sizes.decoder_embed_dim,
+        decoder_depth=sizes.decoder_depth,
+        decoder_num_heads=facts["decoder_num_heads"],
+        norm_pix_loss=facts["norm_pix_loss"],
+        mask_ratio=mask_ratio or facts.get("mask_ratio", 0.75),
+    )
+    return _filled(model, source, source.state)
+
+
+def load_classifier(path, **options):
+    """The classifier; arguments and errors as those of `load_autoencoder`.
+
+    Returns:
+        A `SavedModel` whose model is a VisionTransformer with its head, or a LinearProbe.
+    """
+    source = read_source(path, **options)
+    sizes = source.sizes
+    if sizes.parts not in ("classifier", "probe"):
+        raise UserError(
+            f"{path}: {_holds(sizes)} without a classifier: use the output of mae_finetune.py or "
+            "mae_linprobe.py, the authors' mae_finetuned_vit_*.pth, or a ViT of timm or transformers "
+            "with its head"
+        )
+    kind = LinearProbe if sizes.parts == "probe" else VisionTransformer
+    model = kind(
+        **_common_sizes(source), global_pool=sizes.global_pool, num_classes=sizes.num_classes
+    )
+    return _filled(model, source, source.state)
+
+
+def load_encoder_model(path, **options):
+    """The encoder of any weights; arguments and errors as those of `load_autoencoder`.
+
+    Returns:
+        A `SavedModel` whose model is a VisionTransformer without a head. It has the final norm that
+        the weights have: `norm`, or `fc_norm` (global_pool=True) from a classifier on the mean.
+    """
+    source = read_source(path, **options)
+    sizes = source.sizes
+    model = VisionTransformer(
+        **_common_sizes(source), global_pool=bool(sizes.global_pool), num_classes=0
+    )
+    encoder = shapes_of(sizes._replace(parts="encoder"))
+    return _filled(model, source, {name: source.state[name] for name in encoder})
+
+
+def _holds(sizes):
+    return {
+        "encoder": "an encoder",
+        "full": "an autoencoder",
+        "classifier": "a classifier",
+        "probe": "a linear probe",
+    }[sizes.parts]
+
+
+def _common_sizes(source):
+    sizes = source.sizes
+    return dict(
+        img_size=sizes.img_size,
+        patch_size=sizes.patch_size,
+        in_chans=sizes.in_chans,
+        embed_dim=sizes.embed_dim,
+        depth=sizes.depth,
+        num_heads=source.facts["num_heads"],
+        mlp_ratio=sizes.mlp_width / sizes.embed_dim,
+    )
+
+
+def _filled(model, source, state):
+    """The model with {authors' name: array} in it, as a `SavedModel`."""
+    facts = source.facts
+    weights = torch_to_libai(state, facts["num_heads"], facts.get("decoder_num_heads"))
+    for name, tensor in named_tensors(model).items():
+        assign(tensor, weights[name])
+    preprocessing, origin = preprocessing_of(source)
+    return SavedModel(
+        model.eval(),
+        source.sizes.parts,
+        source.sizes,
+        {key: value for key, value in facts.items() if key != "preprocessing"},
+        {**source.known_from, "preprocessing": origin},
+        preprocessing,
+        source.path,
+    )

@@ -1,0 +1,141 @@
+"""What kind of ViT a set of tensors is, and of which size: read from names and shapes."""
+import math
+import re
+
+import numpy as np
+
+from projects.MAE.errors import UserError
+from projects.MAE.modeling.sizes import Sizes, shapes_of
+
+# (width, depth) of the models whose number of heads is a matter of record: the paper's three and
+# timm's two small ones. The number can't be read from tensors.
+KNOWN_HEADS = {(192, 12): 3, (384, 12): 6, (768, 12): 12, (1024, 24): 16, (1280, 32): 16}
+KNOWN_DECODER_HEADS = {(512, 8): 16}
+BLOCK_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+NAME = re.compile(
+    r"^(cls_token|pos_embed|mask_token|decoder_pos_embed"
+    r"|feature_norm\.running_(mean|var)"
+    r"|(patch_embed\.proj|norm|fc_norm|head|pooler\.dense|decoder_embed|decoder_norm|decoder_pred"
+    r"|(decoder_)?blocks\.\d+\.(" + "|".join(re.escape(p) for p in BLOCK_PARTS) + r"))"
+    r"\.(weight|bias))$"
+)
+
+
+def check_names(state, source):
+    """Raise a UserError unless every tensor is one of the authors' models, timm's plain ViT or a probe."""
+    if "cls_token" not in state or "patch_embed.proj.weight" not in state:
+        some = ", ".join(list(state)[:3]) or "none"
+        raise UserError(
+            f"{source}: not the weights of a ViT in a known layout (the authors', timm's, or "
+            f"transformers' ViT or ViTMAE); its tensors are {some}, ..."
+        )
+    if state["cls_token"].ndim != 3:
+        raise UserError(f"{source}: cls_token has shape {state['cls_token'].shape}")
+    for name in state:
+        if not NAME.match(name):
+            raise UserError(
+                f"{source}: the tensor {name} has no place in a plain ViT; is it a variant?"
+            )
+
+
+def sizes_of(state, source):
+    """The Sizes of a whole model in the authors' names.
+
+    Args:
+        state: {name: array}.
+
+    Raises:
+        UserError: a tensor is missing, left over, of an unexpected shape, or not finite.
+    """
+    check_names(state, source)
+    embed_dim = state["cls_token"].shape[-1]
+    projection = state["patch_embed.proj.weight"]
+    if projection.ndim != 4 or projection.shape[2] != projection.shape[3]:
+        raise UserError(f"{source}: patch_embed.proj.weight has shape {projection.shape}")
+    patch_size = projection.shape[-1]
+    has_decoder = any(n.startswith(("decoder_", "mask_token")) for n in state)
+    decoder_dim = _width(state, "mask_token", source, -1) if has_decoder else None
+    is_probe = any(n.startswith("feature_norm.") for n in state)
+    has_head = is_probe or any(n.startswith(("head.", "fc_norm.")) for n in state)
+    kind = "probe" if is_probe else "classifier" if has_head else "encoder"
+    sizes = Sizes(
+        parts="full" if has_decoder else kind,
+        img_size=_grid(_need(state, "pos_embed", source), source) * patch_size,
+        patch_size=patch_size,
+        in_chans=projection.shape[1],
+        embed_dim=embed_dim,
+        depth=_depth(state, "blocks."),
+        mlp_width=_width(state, "blocks.0.mlp.fc1.weight", source),
+        num_classes=_width(state, "head.weight", source) if has_head else None,
+        global_pool="fc_norm.weight" in state if has_head else None,
+        decoder_embed_dim=decoder_dim,
+        decoder_depth=_depth(state, "decoder_blocks.") if has_decoder else None,
+        decoder_mlp_width=(
+            _width(state, "decoder_blocks.0.mlp.fc1.weight", source)
+            if has_decoder
+            else None
+        ),
+    )
+    expected = shapes_of(sizes)
+    for name, shape in expected.items():
+        if _need(state, name, source).shape != shape:
+            raise UserError(f"{source}: {name} has shape {state[name].shape}, expected {shape}")
+        check_finite(state[name], name, source)
+    if is_probe and (state["feature_norm.running_var"] < 0).any():
+        raise UserError(f"{source}: feature_norm.running_var is a variance, and holds negative numbers")
+    left = [name for name in state if name not in expected and not name.startswith("pooler.")]
+    if left:
+        raise UserError(f"{source}: unexpected tensor {left[0]} in {sizes.parts} weights")
+    return sizes
+
+
+def check_finite(array, name, source):
+    """Raise a UserError where an array holds NaN or infinity."""
+    if not np.isfinite(array).all():
+        bad = int(array.size - np.isfinite(array).sum())
+        raise UserError(f"{source}: {name} holds {bad} numbers that are NaN or infinite")
+
+
+def known_heads(state):
+    """{"num_heads", "decoder_num_heads"} of the models of record, by width and depth.
+
+    Args:
+        state: {name: array}, in the authors' names or in LiBai's.
+    """
+    found = {}
+    for key, token, blocks, table in (
+        ("num_heads", "cls_token", "blocks.", KNOWN_HEADS),
+        ("decoder_num_heads", "mask_token", "decoder_blocks.", KNOWN_DECODER_HEADS),
+    ):
+        is_there = token in state and state[token].ndim
+        size = (state[token].shape[-1], _depth(state, blocks)) if is_there else None
+        if size in table:
+            found[key] = table[size]
+    return found
+
+
+def _width(state, name, source, axis=0):
+    array = _need(state, name, source)
+    if not array.ndim:
+        raise UserError(f"{source}: {name} has no shape")
+    return array.shape[axis]
+
+
+def _need(state, name, source):
+    if name not in state:
+        raise UserError(f"{source}: the tensor {name} is missing; is the file complete?")
+    return state[name]
+
+
+def _depth(state, prefix):
+    numbers = {n.split(".")[1] for n in state if n.startswith(prefix)}
+    return len(numbers)  # where one is left out, its tensors are missing
+
+
+def _grid(pos_embed, source):
+    side = math.isqrt(pos_embed.shape[1] - 1) if pos_embed.ndim == 3 else 0
+    if not side or side**2 + 1 != pos_embed.shape[1]:
+        raise UserError(
+            f"{source}: pos_embed has shape {pos_embed.shape}, not a class token and a square grid"
+        )
+    return side

@@ -1,0 +1,180 @@
+"""Weights in any of the formats, and what is known about the model they are of."""
+import collections
+import os
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from projects.MAE.checkpoint.card_types import check_card_types
+from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint
+from projects.MAE.checkpoint.reader import read_card, read_weights
+from projects.MAE.data.preprocessing import (
+    described_preprocessing,
+    standard_preprocessing,
+)
+from projects.MAE.errors import UserError
+from projects.MAE.weights.files import read_weight_file_told
+from projects.MAE.weights.libai_names import libai_to_torch
+from projects.MAE.weights.sizes import known_heads, sizes_of
+
+HEADS = ("num_heads", "decoder_num_heads")
+# What else than its sizes a model card may say.
+FACTS = (*HEADS, "norm_pix_loss", "mask_ratio", "classes", "epoch", "iteration", "preprocessing")
+LONGEST_CONFIG = 1 << 20  # characters; a run's has 6,000
+# What reading another thing than a list of transforms raises.
+DAMAGE = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError)
+CONFIG_FACTS = (*HEADS, "norm_pix_loss", "mask_ratio")
+
+WeightSource = collections.namedtuple("WeightSource", "path state sizes facts known_from")
+WeightSource.__doc__ = """Weights that were read.
+
+path: what was read: a file or folder, the checkpoint where an output folder was named.
+state: {name: float32 array} in the authors' names.
+sizes: `vit_sizes.Sizes`, read from the tensors.
+facts: what tensors can't tell, those of FACTS that are known.
+known_from: {fact: who told it}, "its model card" for example.
+"""
+
+
+def read_source(path, heads_needed=True, **options):
+    """Read weights of any format.
+
+    Args:
+        path: a LiBai checkpoint or the output folder of a run, a .pth or safetensors file, a folder
+            of transformers.
+        heads_needed: whether an unknown number of heads is an error.
+        options: facts that the user gave, None where not; they may only add to what the source says.
+
+    Returns:
+        A `WeightSource`.
+
+    Raises:
+        UserError: it can't be read or is no whole model; what is told about it contradicts itself;
+            the number of heads is needed and not known.
+    """
+    path = str(path)
+    if os.path.isdir(path) and is_checkpoint(path):
+        path = find_checkpoint(path)
+        weights = read_weights(path)
+        if "cls_token" not in weights:
+            raise UserError(f"{path}: not the weights of a ViT, it has no cls_token")
+        told = {"its run's config.yaml": _run_facts(path, weights), "its model card": read_card(path)}
+        facts, known_from = _joined(told, weights, options, path)
+        _check_heads(weights, facts, path, needed=True)
+        state = libai_to_torch(weights, facts["num_heads"], facts.get("decoder_num_heads"))
+    else:
+        state, told = read_weight_file_told(path)
+        facts, known_from = _joined(told, state, options, path)
+        _check_heads(state, facts, path, heads_needed)
+    sizes = sizes_of(state, path)
+    for key, value in sizes._asdict().items():
+        if value is not None and facts.get(key, value) != value:
+            raise UserError(f"{path}: {known_from[key]} says {key}={facts[key]}, its tensors {value}")
+    facts = {key: facts[key] for key in FACTS if key in facts}
+    return WeightSource(path, state, sizes, facts, {key: known_from[key] for key in facts})
+
+
+def preprocessing_of(source):
+    """The evaluation transform that goes with a `WeightSource`, and how that is known.
+
+    Returns:
+        A `Preprocessing`, and words for its origin.
+    """
+    size = source.sizes.img_size
+    standard, told = standard_preprocessing(size), source.facts.get("preprocessing", {})
+    if not told or told.get("crop", size) != size:
+        return standard, "the paper's, the weights don't say"
+    return standard._replace(**told), source.known_from["preprocessing"]
+
+
+def run_config(checkpoint, embed_dim):
+    """The config.yaml of the run that made a checkpoint.
+
+    Args:
+        checkpoint: the folder of a checkpoint.
+        embed_dim: of its model.
+
+    Returns:
+        The configuration, or None where there is none, or it is of another model.
+    """
+    try:
+        with open(_config_of(checkpoint)) as file:
+            content = yaml.load(file.read(LONGEST_CONFIG), _PlainLoader)
+        if not isinstance(content, dict):
+            return None
+        cfg = OmegaConf.create(content)
+        # Another one: the folder was used again.
+        return cfg if OmegaConf.select(cfg, "model.embed_dim") == embed_dim else None
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError):
+        return None  # none, or not the plain values that a run writes
+
+
+def _config_of(checkpoint):
+    return os.path.join(os.path.dirname(os.path.abspath(checkpoint)), "config.yaml")
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Builds plain values only, and none that repeats another: ten lines of such fill any memory."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
+
+
+def _run_facts(checkpoint, weights):
+    """What `run_config` says of the model and its images; {} without one."""
+    cfg = run_config(checkpoint, weights["cls_token"].shape[-1])
+    if cfg is None:
+        return {}
+    path = _config_of(checkpoint)
+    try:
+        facts = {key: OmegaConf.select(cfg, f"model.{key}") for key in CONFIG_FACTS}
+        steps = OmegaConf.select(cfg, "dataloader.test.0.dataset.transform.transforms")
+        if steps is not None:
+            preprocessing = described_preprocessing(OmegaConf.to_container(steps, resolve=True))
+            facts["preprocessing"] = preprocessing and dict(preprocessing._asdict())
+    except (*DAMAGE, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__})") from None
+    check_card_types(facts, path)
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _joined(told, state, options, path):
+    """All facts, and {fact: who told it}: known sizes, then the source, then the user's options."""
+    facts = known_heads(state)
+    known_from = dict.fromkeys(facts, "the known sizes of ViT")
+    for teller, some in told.items():
+        facts.update(some)
+        known_from.update(dict.fromkeys(some, teller))
+    for key, value in options.items():
+        option = "--" + key.replace("_", "-")
+        if value is None:
+            continue
+        if facts.get(key, value) != value and known_from[key] != "the known sizes of ViT":
+            raise UserError(f"{option} says {value}, but {path} says {facts[key]}")
+        facts[key], known_from[key] = value, option
+    return facts, known_from
+
+
+def _check_heads(state, facts, path, needed):
+    """Raise a UserError where a number of heads can't be, or is needed and not known.
+
+    Tensors have the same shapes for any number of heads, so none of them can tell.
+    """
+    for key, token in (("num_heads", "cls_token"), ("decoder_num_heads", "mask_token")):
+        if token not in state:
+            facts.pop(key, None)
+            continue
+        width = state[token].shape[-1]
+        if not facts.get(key):
+            facts.pop(key, None)
+            if not needed:
+                continue
+            raise UserError(
+                f"{path}: its number of attention heads is not known (width {width}): give "
+                f"--{key.replace('_', '-')}"
+            )
+        if facts[key] < 1 or width % facts[key]:
+            raise UserError(f"{path}: {key}={facts[key]} does not divide its width {width}")

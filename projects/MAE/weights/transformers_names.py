@@ -1,0 +1,186 @@
+"""Weights between the authors' names and those of the transformers library (ViT, ViTMAE).
+
+transformers keeps query, key and value apart, gives encoder and decoder blocks longer names, and
+puts the encoder of a larger model below `vit.`. Values are moved, never changed.
+"""
+import re
+
+import numpy as np
+
+from projects.MAE.checkpoint.card_types import check_card_types
+from projects.MAE.errors import UserError
+
+BLOCK_PARTS = {
+    "norm1": "layernorm_before",
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+QKV = ("query", "key", "value")
+ENCODER = {
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+    "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+    "norm.weight": "layernorm.weight",
+    "norm.bias": "layernorm.bias",
+    "pooler.dense.weight": "pooler.dense.weight",
+    "pooler.dense.bias": "pooler.dense.bias",
+}
+AROUND = {
+    "mask_token": "decoder.mask_token",
+    "decoder_pos_embed": "decoder.decoder_pos_embed",
+    "head.weight": "classifier.weight",
+    "head.bias": "classifier.bias",
+    **{
+        f"{part}.{kind}": f"decoder.{part}.{kind}"
+        for part in ("decoder_embed", "decoder_norm", "decoder_pred")
+        for kind in ("weight", "bias")
+    },
+}
+AUTHORS_ENCODER = {theirs: ours for ours, theirs in ENCODER.items()}
+AUTHORS_AROUND = {theirs: ours for ours, theirs in AROUND.items()}
+AUTHORS_PARTS = {theirs: ours for ours, theirs in BLOCK_PARTS.items()}
+THEIR_BLOCK = re.compile(r"^(encoder\.layer|decoder\.decoder_layers)\.(\d+)\.(.+)\.(weight|bias)$")
+OUR_BLOCK = re.compile(r"^(decoder_)?blocks\.(\d+)\.(.+)\.(weight|bias)$")
+ATTENTION = "attention.attention."
+
+
+def is_transformers(names):
+    """Whether tensor names are those of transformers' ViT or ViTMAE."""
+    return any(n.endswith("embeddings.patch_embeddings.projection.weight") for n in names)
+
+
+def from_transformers(state, source):
+    """transformers' names to the authors'.
+
+    Args:
+        state: {name: array} of ViTModel, ViTForImageClassification, ViTMAEModel or
+            ViTMAEForPreTraining.
+
+    Raises:
+        UserError: a tensor that none of them has, or a query without its key and value.
+    """
+    result, apart = {}, {}
+    for full_name, array in state.items():
+        name = full_name[4:] if full_name.startswith("vit.") else full_name
+        block = THEIR_BLOCK.match(name)
+        if name in AUTHORS_ENCODER:
+            result[AUTHORS_ENCODER[name]] = array
+        elif name in AUTHORS_AROUND:
+            result[AUTHORS_AROUND[name]] = array
+        elif block and block[3] in AUTHORS_PARTS:
+            result[f"{_our_block(block)}.{AUTHORS_PARTS[block[3]]}.{block[4]}"] = array
+        elif block and block[3] in [ATTENTION + part for part in QKV]:
+            fused = apart.setdefault(f"{_our_block(block)}.attn.qkv.{block[4]}", {})
+            fused[block[3][len(ATTENTION) :]] = array
+        else:
+            raise UserError(f"{source}: the tensor {full_name} is not one of a ViT or ViTMAE")
+    for name, parts in apart.items():
+        shapes = {array.shape for array in parts.values()}
+        if set(parts) != set(QKV) or len(shapes) != 1:
+            missing = sorted(set(QKV) - set(parts))
+            raise UserError(f"{source}: {name}: {missing or shapes} of query, key and value differ")
+        if shapes == {()}:
+            raise UserError(f"{source}: {name}: query, key and value are single numbers")
+        result[name] = np.concatenate([parts[part] for part in QKV])
+    return result
+
+
+def _our_block(match):
+    return ("decoder_blocks." if match[1].startswith("decoder") else "blocks.") + match[2]
+
+
+def to_transformers(state, bare):
+    """The authors' names to transformers'.
+
+    Args:
+        state: {name: array}.
+        bare: for ViTModel or ViTMAEModel, whose encoder is the whole model.
+    """
+    prefix = "" if bare else "vit."
+    result = {}
+    for name, array in state.items():
+        block = OUR_BLOCK.match(name)
+        if name in ENCODER:
+            result[prefix + ENCODER[name]] = array
+        elif not block:
+            result[AROUND[name]] = array
+        else:
+            layer = "decoder.decoder_layers." if block[1] else f"{prefix}encoder.layer."
+            layer += block[2]
+            if block[3] == "attn.qkv":
+                for part, values in zip(QKV, np.split(array, 3)):
+                    result[f"{layer}.{ATTENTION}{part}.{block[4]}"] = values
+            else:
+                result[f"{layer}.{BLOCK_PARTS[block[3]]}.{block[4]}"] = array
+    return result
+
+
+def read_config(config, source):
+    """What the config.json of a ViT or ViTMAE says beyond its tensors.
+
+    Returns:
+        A dict with those of num_heads, decoder_num_heads, norm_pix_loss, classes it knows.
+
+    Raises:
+        UserError: another kind of model, or one that computes something else.
+    """
+    kind = config.get("model_type")
+    if kind not in ("vit", "vit_mae"):
+        raise UserError(f"{source}: config.json is of a model_type {kind}, not vit or vit_mae")
+    for key, needed in (("hidden_act", "gelu"), ("qkv_bias", True)):
+        if config.get(key, needed) != needed:
+            raise UserError(f"{source}: config.json has {key}={config[key]}, MAE has {needed}")
+    # config.json may leave out what equals the library's defaults.
+    facts = {"num_heads": config.get("num_attention_heads", 12)}
+    if kind == "vit_mae":
+        facts["decoder_num_heads"] = config.get("decoder_num_attention_heads", 16)
+        facts["norm_pix_loss"] = config.get("norm_pix_loss", False)
+    check_card_types(facts, f"{source}: config.json")
+    labels = config.get("id2label", {})
+    if not isinstance(labels, dict) or not all(isinstance(x, str) for x in labels.values()):
+        raise UserError(f"{source}: config.json: id2label must give each class a name")
+    names = [labels[str(i)] for i in range(len(labels)) if str(i) in labels]
+    if names and names != [f"LABEL_{i}" for i in range(len(names))]:
+        facts["classes"] = names
+    return facts
+
+
+def make_config(sizes, facts):
+    """The content of config.json for a model of `sizes` (vit_sizes.Sizes) and `facts`."""
+    config = {
+        "architectures": ["ViTForImageClassification"],
+        "model_type": "vit",
+        "hidden_size": sizes.embed_dim,
+        "num_hidden_layers": sizes.depth,
+        "num_attention_heads": facts["num_heads"],
+        "intermediate_size": sizes.mlp_width,
+        "image_size": sizes.img_size,
+        "patch_size": sizes.patch_size,
+        "num_channels": sizes.in_chans,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "layer_norm_eps": 1e-6,  # the library's default is 1e-12
+        "qkv_bias": True,
+        "initializer_range": 0.02,
+        "torch_dtype": "float32",
+    }
+    if sizes.parts == "classifier":
+        names = facts.get("classes") or [f"LABEL_{i}" for i in range(sizes.num_classes)]
+        config["id2label"] = {str(i): name for i, name in enumerate(names)}
+        config["label2id"] = {name: i for i, name in enumerate(names)}
+        return config
+    is_full = sizes.parts == "full"
+    config["model_type"] = "vit_mae"
+    config["architectures"] = ["ViTMAEForPreTraining" if is_full else "ViTMAEModel"]
+    config["mask_ratio"] = facts.get("mask_ratio", 0.75)
+    config["norm_pix_loss"] = bool(facts.get("norm_pix_loss", False))
+    if is_full:
+        config["decoder_hidden_size"] = sizes.decoder_embed_dim
+        config["decoder_num_hidden_layers"] = sizes.decoder_depth
+        config["decoder_num_attention_heads"] = facts["decoder_num_heads"]
+        config["decoder_intermediate_size"] = sizes.decoder_mlp_width
+    return config

@@ -1,0 +1,120 @@
+"""Writes weight files and folders: whole or not at all, each with a model card."""
+import importlib.util
+import json
+import os
+import shutil
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from projects.MAE.checkpoint.names import CARD, is_checkpoint
+from projects.MAE.errors import UserError
+from projects.MAE.runtime.single_process import import_oneflow
+from projects.MAE.weights.files import card_path
+
+
+def check_target(path, force):
+    """Raise a UserError where `path` exists and may not be replaced.
+
+    Args:
+        force: replace a file, or a folder that holds a model; never a run's output folder.
+    """
+    there = [name for name in (path, card_path(path)) if os.path.lexists(name)]
+    if not there:
+        return
+    if not force:
+        raise UserError(f"{there[0]}: exists already; --force replaces it")
+    config = os.path.join(path, "config.json")
+    if os.path.isdir(path) and not os.path.isfile(config) and not is_checkpoint(path):
+        raise UserError(f"{path}: --force does not replace a folder that holds no model")
+    if os.path.isfile(os.path.join(path, "last_checkpoint")):
+        raise UserError(f"{path}: --force does not replace the output folder of a run")
+
+
+def check_can_write_pth():
+    """Raise a UserError without PyTorch, which writes .pth files."""
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(
+            "writing a .pth file needs PyTorch, which is not installed: pip install torch==1.13.1, "
+            "or use --format safetensors"
+        )
+
+
+def write_file(path, state, file_format, card):
+    """Write {name: array} as a torch file {"model": tensors} ("pth") or as "safetensors"."""
+    if os.path.isdir(path):
+        raise UserError(f"{path}: is a folder, and {file_format} weights are a file")
+    beside = _beside(path)
+    try:
+        if file_format == "pth":
+            import torch
+
+            tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+            torch.save({"model": tensors}, beside)
+        else:
+            _write_safetensors(beside, state)
+        write_json(card_path(path), card)
+        os.replace(beside, path)
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
+
+
+def write_transformers(path, state, config, card):
+    """Write a folder of transformers: config.json, model.safetensors and the card."""
+
+    def fill(folder):
+        _write_safetensors(os.path.join(folder, "model.safetensors"), state)
+        write_json(os.path.join(folder, "config.json"), config)
+        write_json(os.path.join(folder, "model_card.json"), card)
+
+    _write_folder(path, fill)
+
+
+def write_libai(path, state, card):
+    """Write a LiBai checkpoint folder with the part `model`, from LiBai's names."""
+    flow = import_oneflow()
+
+    def fill(folder):
+        tensors = {name: flow.from_numpy(np.array(array)) for name, array in state.items()}
+        flow.save(tensors, os.path.join(folder, "model"))
+        write_json(os.path.join(folder, CARD), card)
+
+    _write_folder(path, fill)
+
+
+def write_json(path, content):
+    """Write a JSON file in one step."""
+    with open(f"{path}.partial", "w") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+    os.replace(f"{path}.partial", path)
+
+
+def _write_safetensors(path, state):
+    # timm and transformers ask for this entry.
+    save_file({n: np.ascontiguousarray(a) for n, a in state.items()}, path, {"format": "pt"})
+
+
+def _beside(path):
+    """A hidden name in the same folder, from where a rename is one step."""
+    folder, name = os.path.split(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    return os.path.join(folder, f".{name}.partial")
+
+
+def _write_folder(path, fill):
+    beside = _beside(path)
+    shutil.rmtree(beside, ignore_errors=True)  # of a conversion that was killed
+    try:
+        os.mkdir(beside)
+        fill(beside)
+        if os.path.lexists(path):
+            replaced = f"{beside}.replaced"
+            os.rename(path, replaced)
+            os.rename(beside, path)
+            shutil.rmtree(replaced) if os.path.isdir(replaced) else os.remove(replaced)
+        else:
+            os.rename(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
