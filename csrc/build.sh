@@ -30,24 +30,25 @@ compile() { # object, source, flags
   "$compiler" "${common[@]}" "$@" -c "$file" -o "$object" &
   jobs+=($!)
 }
-compile sse2.o kernels.cpp "${arithmetic[@]}" -DMAE_ISA=sse2
-compile avx2.o kernels.cpp "${arithmetic[@]}" -DMAE_ISA=avx2 -mavx2 -mfma
-compile avx512.o kernels.cpp "${arithmetic[@]}" -DMAE_ISA=avx512 -mavx2 -mfma \
+compile sse2.o cpu/kernels.cpp "${arithmetic[@]}" -DMAE_ISA=sse2
+compile avx2.o cpu/kernels.cpp "${arithmetic[@]}" -DMAE_ISA=avx2 -mavx2 -mfma
+compile avx512.o cpu/kernels.cpp "${arithmetic[@]}" -DMAE_ISA=avx512 -mavx2 -mfma \
   -mavx512f -mavx512dq -mavx512vl -mavx512bw -mprefer-vector-width=512
-compile dispatch.o dispatch.cpp -fvisibility=default
-compile gemm.o gemm.cpp -fopenmp -fvisibility=hidden
+compile dispatch.o cpu/dispatch.cpp -fvisibility=default
+compile gemm.o cpu/gemm.cpp -fopenmp -fvisibility=hidden
 oneflow=(-fvisibility=hidden -w -D_GLIBCXX_USE_CXX11_ABI=0 -DHALF_ENABLE_CPP11_USER_LITERALS=0
-  -DGLOG_EXPORT= -I "$source/include" -I "$work/include" -I "$site/oneflow/include/glog-build")
-compile oneflow_kernels.o oneflow_kernels.cpp "${oneflow[@]}"
-compile registry.o registry.cpp "${oneflow[@]}"
-compile own_operators.o own_operators.cpp "${oneflow[@]}"
-compile own_operators_common.o own_operators_common.cpp "${oneflow[@]}"
-compile branches.o branches.cpp "${oneflow[@]}"
-compile python_calls.o python_calls.cpp "${oneflow[@]}"
+  -DGLOG_EXPORT= -I "$source/oneflow/include" -I "$work/include"
+  -I "$site/oneflow/include/glog-build")
+for file in "$source"/oneflow/*.cpp; do
+  name=$(basename "$file" .cpp)
+  compile "$name.o" "oneflow/$name.cpp" "${oneflow[@]}"
+done
 for job in "${jobs[@]}"; do wait "$job"; done
 
 # GCC's OpenMP calls are answered by the library that MKL brings, so that both share threads.
-"$compiler" -shared "$work"/*.o -o "$work/libmae_native.so" "$site"/oneflow/include/glog-build/libglog.a \
-  -Wl,--exclude-libs,ALL "$libraries/libiomp5.so" -Wl,-rpath,"$libraries"
-"$compiler" -x c -std=c11 -O2 -fPIC -fvisibility=hidden -Wall -shared "$source/rest.c" -o "$work/libmae_rest.so" -ldl
+"$compiler" -shared "$work"/*.o -o "$work/libmae_native.so" \
+  "$site"/oneflow/include/glog-build/libglog.a -Wl,--exclude-libs,ALL \
+  "$libraries/libiomp5.so" -Wl,-rpath,"$libraries"
+"$compiler" -x c -std=c11 -O2 -fPIC -fvisibility=hidden -Wall -shared \
+  "$source/oneflow/rest.c" -o "$work/libmae_rest.so" -ldl
 mv "$work"/libmae_rest.so "$work"/libmae_native.so "$target"

@@ -1,4 +1,4 @@
-"""csrc/rest.c: who polls in vain naps, if it is OneFlow; others and who finds work are left alone."""
+"""csrc/oneflow/rest.c: OneFlow naps where it polls in vain; all others are left alone."""
 import os
 import subprocess
 import sys
@@ -39,7 +39,7 @@ pytestmark = needs_cxx
 
 
 def sleeps(folder, library, work):
-    """How often a poller in a library of that name sleeps, with csrc/rest.c preloaded."""
+    """How often a poller in a library of that name sleeps, with csrc/oneflow/rest.c preloaded."""
     (folder / "poll.c").write_text(POLL)
     path = folder / library
     flags = ["-x", "c", "-D_GNU_SOURCE", "-O1", "-shared", "-fPIC", "-fno-optimize-sibling-calls"]

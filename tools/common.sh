@@ -56,7 +56,7 @@ set_cpu_environment() {
     "MKL_NUM_THREADS=${MKL_NUM_THREADS:-$threads}"
   )
   prefix=$("$python" -c 'import sys; print(sys.prefix)')
-  # The native kernels' companion, see csrc/rest.c.
+  # The native kernels' companion, see csrc/oneflow/rest.c.
   if [ "${MAE_NATIVE:-}" != 0 ] && [ -f "$prefix/lib/libmae_rest.so" ]; then
     LD_PRELOAD=$prefix/lib/libmae_rest.so${LD_PRELOAD:+:$LD_PRELOAD}
   fi

@@ -100,7 +100,7 @@ run_pip() {
 build_native() {
   local library=$venv/lib/libmae_native.so sources error
   [ -d "$root/csrc" ] || return 0
-  sources=$(cat "$root"/csrc/*.cpp "$root"/csrc/*.c "$root"/csrc/*.h "$root"/csrc/build.sh | sha256sum | cut -d' ' -f1)
+  sources=$(cd "$root/csrc" && find . -type f -exec sha256sum {} + | LC_ALL=C sort | sha256sum)
   is_built() { [ "$(cat "$library.sources" 2>/dev/null)" = "$sources" ]; }
   ! is_built || return 0
   exec 8>"$venv/.lock.native" # not the lock of the installation, which may be held

@@ -1,7 +1,7 @@
 // See own_operators.h.
 #include "own_operators.h"
 
-#include "gemm.h"
+#include "cpu/gemm.h"
 
 namespace mae {
 

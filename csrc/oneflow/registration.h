@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels.h"
+#include "cpu/kernels.h"
 #include "oneflow/core/framework/framework.h"
 
 namespace mae {
