@@ -8,7 +8,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.8,<3.11",
     packages=find_namespace_packages(include=["projects.*"]),
-    package_data={"projects.MAE.data": ["resample.c"], "projects.MAE.report": ["page.css"]},
+    package_data={"projects.MAE.report": ["page.css"]},
     install_requires=[
         "oneflow==0.9.0",
         "libai==0.1.1",

@@ -1,19 +1,30 @@
 #!/usr/bin/env bash
-# Builds the native CPU kernels: bash csrc/build.sh PYTHON TARGET. tools/setup.sh calls it.
-# PYTHON is an interpreter with OneFlow, TARGET the folder for libmae_native.so and libmae_rest.so,
-# which are written whole or not at all.
+# Builds the native libraries: bash csrc/build.sh PYTHON TARGET. tools/setup.sh calls it.
+# PYTHON is an interpreter with OneFlow, TARGET the folder for libmae_image.so, libmae_rest.so and
+# libmae_native.so. Each is written whole; one that can't be built is removed, because what lies
+# there is of other sources.
 set -euo pipefail
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$1 target=$2
 compiler=${CXX:-g++}
 
-site=$("$python" -c 'import importlib.util as u, os; print(os.path.dirname(os.path.dirname(u.find_spec("oneflow").origin)))')
-libraries=$("$python" -c 'import sys; print(sys.prefix)')/lib
 # Beside the target, not in /tmp: only on one file system does mv replace a library that a run has
 # loaded in one step.
 work=$(mktemp -d "$target/build.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+missing=(libmae_image.so libmae_rest.so libmae_native.so)
+trap 'rm -rf "$work" "${missing[@]/#/$target/}"' EXIT
 
+c=("$compiler" -x c -std=c11 -fPIC -Wall -shared)
+# What reads images loads without OneFlow, and is there where the kernels can't be built, too.
+# Fused multiply-adds would round the weights otherwise than Pillow does.
+"${c[@]}" -O3 -ffp-contract=off "$source/image/resample.c" -o "$work/libmae_image.so" -lm
+mv "$work/libmae_image.so" "$target"
+missing=(libmae_rest.so libmae_native.so)
+
+site=$("$python" -c '
+import importlib.util as u, os
+print(os.path.dirname(os.path.dirname(u.find_spec("oneflow").origin)))')
+libraries=$("$python" -c 'import sys; print(sys.prefix)')/lib
 # The package carries the system headers of the machine that built it, too: only its own are used.
 mkdir "$work/include"
 for name in oneflow google absl llvm llvm-c half.hpp; do
@@ -49,6 +60,6 @@ for job in "${jobs[@]}"; do wait "$job"; done
 "$compiler" -shared "$work"/*.o -o "$work/libmae_native.so" \
   "$site"/oneflow/include/glog-build/libglog.a -Wl,--exclude-libs,ALL \
   "$libraries/libiomp5.so" -Wl,-rpath,"$libraries"
-"$compiler" -x c -std=c11 -O2 -fPIC -fvisibility=hidden -Wall -shared \
-  "$source/oneflow/rest.c" -o "$work/libmae_rest.so" -ldl
+"${c[@]}" -O2 -fvisibility=hidden "$source/oneflow/rest.c" -o "$work/libmae_rest.so" -ldl
 mv "$work"/libmae_rest.so "$work"/libmae_native.so "$target"
+missing=()

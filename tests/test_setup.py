@@ -1,10 +1,12 @@
 """Set-up says in one line what it can't do."""
 import os
 import subprocess
+import sys
 
 import pytest
 
 from tests.command import ROOT
+from tests.needs import CXX, needs_cxx
 
 
 def setup(copy, *arguments, **environment):
@@ -53,3 +55,24 @@ def test_no_suitable_python(copy, tmp_path):
 
 def test_unknown_extra(copy):
     assert_one_line(setup(copy, "nosuch"), "there is no extra nosuch")
+
+
+@needs_cxx
+@pytest.mark.parametrize("understood, built", [("c11", ["libmae_image.so"]), ("nothing", [])])
+def test_a_library_that_cannot_be_built_is_not_left_of_other_sources(tmp_path, understood, built):
+    libraries = tmp_path / "lib"
+    libraries.mkdir()
+    for name in ("image", "rest", "native"):
+        (libraries / f"libmae_{name}.so").write_text("of other sources")
+    compiler = tmp_path / "compiler"
+    script = f'case "$*" in *{understood}*) exec {CXX} "$@" ;; esac\nexit 1\n'
+    compiler.write_text(f"#!/bin/sh\n{script}")
+    compiler.chmod(0o755)
+    result = subprocess.run(
+        ["bash", ROOT / "csrc/build.sh", sys.executable, libraries],
+        env={**os.environ, "CXX": str(compiler), "LD_PRELOAD": ""},
+        capture_output=True,
+    )
+    assert result.returncode != 0 and sorted(os.listdir(libraries)) == built
+    for name in built:
+        assert (libraries / name).stat().st_size > 1000

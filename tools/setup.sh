@@ -94,7 +94,7 @@ run_pip() {
   fi
 }
 
-# The native CPU kernels are a gain in speed, not a need: without a compiler set-up goes on.
+# The native libraries are a gain in speed, not a need: without a compiler set-up goes on.
 # Two runs that start together build once: the second waits, so that no rank begins with the old
 # library, and another with the new one.
 build_native() {
@@ -107,12 +107,13 @@ build_native() {
   flock 8
   ! is_built || return 0
   if ! command -v "${CXX:-g++}" >/dev/null; then
-    rm -f "$library" "$venv/lib/libmae_rest.so" # of other sources
-    echo "No C++ compiler (${CXX:-g++}): OneFlow's own, slower CPU kernels are used" >&2
+    rm -f "$venv"/lib/libmae_{native,rest,image}.so # of other sources
+    echo "No C++ compiler (${CXX:-g++}): OneFlow's own, slower CPU kernels are used," \
+      "and Pillow's slower resize" >&2
     return
   fi
   echo "Building the native CPU kernels"
-  error=$(bash "$root/csrc/build.sh" "$venv/bin/python" "$venv/lib" 2>&1) || rm -f "$library"
+  error=$(bash "$root/csrc/build.sh" "$venv/bin/python" "$venv/lib" 2>&1) || true # seen below
   echo "$sources" >"$library.sources" # what fails once is not tried again until the sources change
   if [ ! -f "$library" ]; then
     echo "The native CPU kernels could not be built ($(grep -m 1 -E 'error|Error' <<<"$error" ||

@@ -186,6 +186,13 @@ def test_no_place_for_a_cache_is_no_error(caches, folder, monkeypatch):
     assert len(load(folder)) == len(load(folder)) == 5
 
 
+def test_a_folder_that_others_can_write_to_is_no_place_for_a_cache(caches, folder):
+    load(folder)
+    assert load(folder).from_cache
+    caches.chmod(0o777)
+    assert not load(folder).from_cache
+
+
 def test_names_that_are_not_unicode(caches, tmp_path):
     name = os.path.join(os.fsencode(tmp_path), b"images", b"class \xff", b"\xe9t\xe9.jpg")
     os.makedirs(os.path.dirname(name))

@@ -1,6 +1,9 @@
 """The C functions give what Pillow and NumPy give, and are not needed."""
+import logging
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +11,9 @@ import pytest
 from PIL import Image
 
 from projects.MAE.data import resample
-from projects.MAE.data.cache import cache_folder
 from projects.MAE.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ToArray
-
-COMPILERS = [os.environ["CC"]] if "CC" in os.environ else ["cc", "gcc", "clang"]
-COMPILER, NO_COMPILER = any(map(shutil.which, COMPILERS)), "there is no C compiler"
-needs_compiler = pytest.mark.skipif(not COMPILER, reason=NO_COMPILER)
+from tests.command import ROOT
+from tests.needs import CXX
 
 
 def picture(width, height, seed=0):
@@ -24,17 +24,23 @@ def picture(width, height, seed=0):
     return Image.fromarray(pixels)
 
 
+@pytest.fixture
+def c_functions():
+    """The C functions, loaded. Where they can be built and used, and were not, the test fails."""
+    if shutil.which(CXX) is None:
+        pytest.skip("there is no C++ compiler to build the library")
+    if "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("the processor has no AVX2")
+    assert resample.prepare(), "the library was not built: see what tools/setup.sh says"
+
+
 @pytest.fixture(params=["C", "C, older Pillow", "Pillow"])
 def way(request, monkeypatch):
     """Each way to the same pixels."""
     if request.param == "Pillow":
         monkeypatch.setattr(resample, "_kernel", lambda: None)
         return
-    if not COMPILER:
-        pytest.skip(NO_COMPILER)
-    if "avx2" not in Path("/proc/cpuinfo").read_text():
-        pytest.skip("the processor has no AVX2")
-    assert resample.prepare()
+    request.getfixturevalue("c_functions")
     if request.param == "C, older Pillow":
         monkeypatch.delattr(Image.Image, "__arrow_c_array__", raising=False)
 
@@ -86,56 +92,41 @@ def test_to_array_is_the_same_number_for_number(way):
     np.testing.assert_array_equal(ToArray()(image), expected)
 
 
-@pytest.fixture
-def caches(monkeypatch, tmp_path):
-    """A folder of caches that holds nothing."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "mae-oneflow"
-
-
 def load_anew():
     return resample._kernel.__wrapped__()
 
 
-@pytest.mark.parametrize("compiler", ["false", "no-such-compiler"])
-def test_without_a_compiler_pillow_does_the_work(caches, monkeypatch, compiler):
-    monkeypatch.setenv("CC", compiler)
+@pytest.mark.parametrize("content, reason", [(None, "No such file"), (b"damaged", "too short")])
+def test_without_the_library_pillow_does_the_work(
+    monkeypatch, tmp_path, caplog, content, reason
+):
+    library = tmp_path / "library.so"
+    if content is not None:
+        library.write_bytes(content)
+    monkeypatch.setattr(resample, "LIBRARY", str(library))
+    with caplog.at_level(logging.INFO, "libai"):
+        assert load_anew() is None
+    assert "Pillow resizes images" in caplog.text and reason in caplog.text
+
+
+def test_a_library_of_older_sources_is_not_used(monkeypatch):
+    monkeypatch.setattr(resample, "LIBRARY", None)  # this program, which has no such functions
     assert load_anew() is None
-    assert os.listdir(caches) == []
 
 
-def test_what_disagrees_with_pillow_is_not_used(caches, monkeypatch):
+@pytest.mark.usefixtures("c_functions")
+def test_what_disagrees_with_pillow_is_not_used(monkeypatch):
     monkeypatch.setattr(resample, "_agrees", lambda kernel: False)
     assert load_anew() is None
 
 
-@needs_compiler
-def test_compiled_once(caches, monkeypatch):
-    first = load_anew()
-    monkeypatch.setenv("CC", "false")
-    assert (load_anew() is None) == (first is None)
-    assert len(os.listdir(caches)) == 1
-
-
-@needs_compiler
-def test_a_damaged_file_is_compiled_anew(caches, monkeypatch):
-    expected = load_anew() is None
-    (name,) = os.listdir(caches)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(caches.parent / "others"))
-    path = caches.parent / "others" / "mae-oneflow" / name
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"damaged")
-    assert (load_anew() is None) == expected and path.stat().st_size > 1000
-
-
-@needs_compiler
-def test_compiled_for_oneself_where_no_cache_can_be(caches, monkeypatch):
-    expected = load_anew() is None
-    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
-    assert cache_folder() is None and (load_anew() is None) == expected
-
-
-def test_a_folder_that_others_can_write_to_is_no_cache(caches):
-    assert cache_folder() == str(caches)
-    caches.chmod(0o777)
-    assert cache_folder() is None
+@pytest.mark.usefixtures("c_functions")
+def test_it_loads_without_oneflow_and_compiles_nothing(tmp_path):
+    code = (
+        "from projects.MAE.data import resample\n"
+        "assert resample.prepare()\n"
+        "assert 'liboneflow' not in open('/proc/self/maps').read()\n"
+    )
+    own = dict(XDG_CACHE_HOME=str(tmp_path), CC="false", CXX="false", LD_PRELOAD="")
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **own}, check=True, cwd=ROOT)
+    assert not list(tmp_path.iterdir())

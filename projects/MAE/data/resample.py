@@ -1,28 +1,20 @@
 """Pillow's bicubic resize, four times as fast, and normalisation.
 
-Both are C functions (`resample.c`), compiled on first use and kept in the user's cache folder.
-They give Pillow's pixels to the bit, which is checked whenever they are loaded; without a compiler
-or AVX2, or where the check fails, Pillow and NumPy do the same work.
+Both are C functions (`csrc/image/resample.c`) in a library of their own, which loads without
+OneFlow, as worker processes must. They give Pillow's pixels to the bit, which is checked whenever
+they are loaded; where there is no library (no C++ compiler, a checkout of LiBai) or no AVX2, or
+where the check fails, Pillow and NumPy do the same work.
 """
 import ctypes
 import functools
-import hashlib
 import logging
 import os
-import shlex
-import shutil
-import subprocess
-import tempfile
+import sys
 
 import numpy as np
 from PIL import Image
 
-from projects.MAE.data.cache import cache_folder
-from projects.MAE.utils.disk import write_whole
-
-SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "resample.c")
-# Fused multiply-adds would round the weights otherwise than Pillow does.
-FLAGS = ("-O3", "-ffp-contract=off", "-shared", "-fPIC")
+LIBRARY = os.path.join(sys.prefix, "lib", "libmae_image.so")  # tools/setup.sh builds it
 LONGEST_SIDE = 32767  # beyond it, sums of the C code could overflow
 
 logger = logging.getLogger("libai." + __name__)
@@ -56,12 +48,12 @@ def normalise(image, scale, bias):
         return array
     address, _, _owner = _pixels(image, (0, 0, *image.size))
     count = image.width * image.height
-    kernel.normalise(address, count, scale.ctypes.data, bias.ctypes.data, array.ctypes.data)
+    kernel.mae_normalise(address, count, scale.ctypes.data, bias.ctypes.data, array.ctypes.data)
     return array
 
 
 def prepare():
-    """Compile now, in this process, rather than in every worker. True if the C code is used."""
+    """Load the C code, so that the log of this process says why if it can't. True if it is used."""
     return _kernel() is not None
 
 
@@ -75,7 +67,7 @@ def _resize(kernel, image, size, box):
     address, stride, _owner = _pixels(image, box)
     pixels = np.empty((size[1], size[0], 3), np.uint8)
     shape = box[2] - box[0], box[3] - box[1]
-    if kernel.resize(address, stride, *shape, pixels.ctypes.data, *size):
+    if kernel.mae_resize(address, stride, *shape, pixels.ctypes.data, *size):
         raise MemoryError(f"no memory to resize an image of {shape[0]} x {shape[1]} pixels")
     return Image.fromarray(pixels)
 
@@ -117,8 +109,8 @@ def _kernel():
     try:
         kernel = _load()
         reason = None if _agrees(kernel) else "they disagree with this Pillow"
-    except (OSError, subprocess.SubprocessError) as error:
-        kernel, reason = None, (str(error).splitlines() or [type(error).__name__])[0]
+    except (OSError, AttributeError) as error:  # missing or damaged; built from older sources
+        reason = str(error)
     if reason is None:
         return kernel
     logger.info(f"Pillow resizes images, four times slower than the C functions: {reason}")
@@ -126,45 +118,14 @@ def _kernel():
 
 
 def _load():
-    with open(SOURCE, "rb") as file:
-        name = hashlib.sha256(file.read() + " ".join(FLAGS).encode()).hexdigest()[:16]
-    folder = cache_folder()
-    if folder is None:
-        with tempfile.TemporaryDirectory() as private:
-            return _open(os.path.join(private, "resample.so"))
-    return _open(os.path.join(folder, f"resample-{name}.so"))
-
-
-def _open(path):
-    try:
-        kernel = ctypes.CDLL(path)
-    except OSError:  # missing, damaged, or from a machine with other libraries
-        write_whole(path, _compile)
-        kernel = ctypes.CDLL(path)
-    if not kernel.supported():
+    kernel = ctypes.CDLL(LIBRARY)
+    if not kernel.mae_image_supported():
         raise OSError("this processor has no AVX2")
     size, pointer, number = [ctypes.c_int, ctypes.c_int], ctypes.c_void_p, ctypes.c_int64
-    kernel.resize.argtypes = [pointer, number, *size, pointer, *size]
-    kernel.normalise.argtypes = [pointer, number, pointer, pointer, pointer]
-    kernel.normalise.restype = None
+    kernel.mae_resize.argtypes = [pointer, number, *size, pointer, *size]
+    kernel.mae_normalise.argtypes = [pointer, number, pointer, pointer, pointer]
+    kernel.mae_normalise.restype = None
     return kernel
-
-
-def _compile(path):
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
-    if compiler is None:
-        raise OSError("there is no C compiler")
-    # What is preloaded for OneFlow is not meant for a compiler.
-    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
-    subprocess.run(
-        [*shlex.split(compiler), *FLAGS, "-o", path, SOURCE, "-lm"],
-        env=environment,
-        check=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        timeout=120,
-    )
 
 
 def _agrees(kernel):

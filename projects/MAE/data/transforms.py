@@ -160,7 +160,7 @@ class ToArray:
         mean, std = np.array(list(mean)), np.array(list(std))
         self._scale = (1 / (255 * std)).astype(np.float32)
         self._bias = (-mean / std).astype(np.float32)
-        resample.prepare()  # every pipeline ends here, and no worker should have to compile
+        resample.prepare()  # every pipeline ends here; a worker's log nobody sees
 
     def __call__(self, image, rng=None):
         return resample.normalise(image, self._scale, self._bias)

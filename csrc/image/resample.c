@@ -172,11 +172,11 @@ static void scale_all_rows(const uint8_t *input, int64_t input_stride, int width
 }
 
 /* 1 if this processor can run the functions below. */
-int supported(void) { return __builtin_cpu_supports("avx2") != 0; }
+int mae_image_supported(void) { return __builtin_cpu_supports("avx2") != 0; }
 
 /* 4-byte pixels [height, width], rows input_stride bytes apart -> RGB [out_height, out_width, 3].
  * Sides up to 32767. Returns 0, or -1 when out of memory. */
-int resize(const uint8_t *input, int64_t input_stride, int width, int height,
+int mae_resize(const uint8_t *input, int64_t input_stride, int width, int height,
     uint8_t *output, int out_width, int out_height) {
     Filter across = {0}, down = {0};
     size_t row_bytes = 3 * (size_t)out_width, stride = (row_bytes + 1 + 15) / 16 * 16;
@@ -202,7 +202,7 @@ int resize(const uint8_t *input, int64_t input_stride, int width, int height,
 }
 
 /* 4-byte pixels [count] -> float [3, count]: byte * scale[channel] + bias[channel]. */
-void normalise(const uint8_t *pixels, int64_t count, const float *scale, const float *bias,
+void mae_normalise(const uint8_t *pixels, int64_t count, const float *scale, const float *bias,
     float *output) {
     float table[3][256]; /* there are no more results */
     for (int channel = 0; channel < 3; channel++)
