@@ -7,16 +7,19 @@ fail() {
   exit 1
 }
 
-# Sets `python` to an interpreter that has the project's packages, installing them if need be.
-# MAE_PYTHON names one to use as it is, with no set-up.
+# Sets `python` to an interpreter that has the project's packages, installing them if need be, and
+# `libraries` to the folder of the libraries beside them. MAE_PYTHON names one to use as it is, with
+# no set-up.
 find_python() {
   if [ -n "${MAE_PYTHON:-}" ]; then
     python=$MAE_PYTHON
-    "$python" -c '' 2>/dev/null || fail "MAE_PYTHON=$MAE_PYTHON does not run: name a Python with the project's packages"
+    libraries=$("$python" -c 'import sys; print(sys.prefix)' 2>/dev/null)/lib ||
+      fail "MAE_PYTHON=$MAE_PYTHON does not run: name a Python with the project's packages"
     return
   fi
   bash "$root/tools/setup.sh" || exit 1
   python=$root/.venv/bin/python
+  libraries=$root/.venv/lib
 }
 
 cpu_cores() { nproc; }
@@ -45,32 +48,21 @@ default_ranks() {
   if [ "$gpus" -gt 0 ]; then echo "$gpus"; else cpu_cores; fi
 }
 
-# The BLAS inside OneFlow is ten times slower than MKL on most CPUs. OneFlow calls BLAS through
-# the dynamic linker, so a preloaded library takes its place. $1 is the number of ranks that share
-# the machine. Sets the array `cpu_environment` for `env`.
+# Sets the array `cpu_environment` for `env`. $1 is the number of ranks that share the machine.
 set_cpu_environment() {
-  local threads=$(($(cpu_cores) / $1)) prefix blas=
+  local threads=$(($(cpu_cores) / $1))
   [ "$threads" -ge 1 ] || threads=1
-  cpu_environment=(
-    "OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads}"
-    "MKL_NUM_THREADS=${MKL_NUM_THREADS:-$threads}"
-  )
-  prefix=$("$python" -c 'import sys; print(sys.prefix)')
   # The native kernels' companion, see csrc/oneflow/rest.c.
-  if [ "${MAE_NATIVE:-}" != 0 ] && [ -f "$prefix/lib/libmae_rest.so" ]; then
-    LD_PRELOAD=$prefix/lib/libmae_rest.so${LD_PRELOAD:+:$LD_PRELOAD}
-  fi
-  for blas in "$prefix"/lib/libmkl_rt.so.*; do
-    [ -e "$blas" ] || { echo "No MKL below $prefix: OneFlow's own operators use its own, slower BLAS." >&2; return; }
-    cpu_environment+=("LD_PRELOAD=$blas${LD_PRELOAD:+:$LD_PRELOAD}")
-    return
-  done
+  [ "${MAE_NATIVE:-}" = 0 ] || preload libmae_rest.so
+  mapfile -t cpu_environment < <(
+    "$python" "$root/projects/MAE/runtime/cpu_environment.py" "$threads"
+  )
 }
 
-# In a run on one machine nothing listens for other machines: see tools/loopback.c. Called before
-# `set_cpu_environment`, which keeps what is preloaded.
-listen_on_loopback() {
-  local library
-  library=$("$python" -c 'import sys; print(sys.prefix)')/lib/libmae_loopback.so
-  [ ! -e "$library" ] || export LD_PRELOAD="$library${LD_PRELOAD:+:$LD_PRELOAD}"
+# In a run on one machine nothing listens for other machines: see tools/loopback.c.
+listen_on_loopback() { preload libmae_loopback.so; }
+
+# Puts a library, where it is there, before others in every process that is started from now on.
+preload() {
+  [ ! -e "$libraries/$1" ] || export LD_PRELOAD="$libraries/$1${LD_PRELOAD:+:$LD_PRELOAD}"
 }

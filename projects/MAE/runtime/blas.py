@@ -1,6 +1,6 @@
 """Which BLAS multiplies matrices in the native CPU kernels: MKL, or OpenBLAS.
 
-MKL is preloaded (see tools/common.sh) and serves OneFlow, too. On AMD's processors OpenBLAS is
+MKL is preloaded (see cpu_environment.py) and serves OneFlow, too. On AMD's processors OpenBLAS is
 faster: by a tenth over the products of a step of ViT-Base, float32, EPYC with AVX-512.
 """
 import os

@@ -1,11 +1,12 @@
 """Makes this process, started without a launcher, a world of one rank."""
-import glob
 import os
 import signal
 import sys
 import tempfile
 
 from projects.MAE.errors import INTERRUPTED, UserError
+from projects.MAE.runtime.blas import mkl_is_preloaded
+from projects.MAE.runtime.cpu_environment import cpu_environment
 
 COMMANDS = "projects.MAE."
 LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
@@ -69,23 +70,21 @@ def start_one_process(device="auto", seed=0):
 def restart_with_mkl():
     """Start a command of this project anew, in the same process, with MKL preloaded.
 
-    The BLAS inside OneFlow is ten times slower than MKL on most CPUs, and only a library that is
-    there when the process starts can take its place. tools/train.sh does the same for training.
+    Only a library that is there when the process starts can take the place of OneFlow's own BLAS:
+    see `cpu_environment`. tools/train.sh does the same for training.
     Does nothing in another program, with MKL in place already, or where it is not installed.
     """
-    libraries = sorted(glob.glob(os.path.join(sys.prefix, "lib", "libmkl_rt.so.*")))
-    preloaded = os.environ.get("LD_PRELOAD", "")
-    if not _is_command() or not libraries or "libmkl_rt" in preloaded:
+    if not _is_command() or mkl_is_preloaded():
         return
-    threads = str(len(os.sched_getaffinity(0)))
-    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
-    environment["LD_PRELOAD"] = f"{libraries[0]}:{preloaded}" if preloaded else libraries[0]
+    variables = cpu_environment(len(os.sched_getaffinity(0)))
+    if "LD_PRELOAD" not in variables:
+        return
     # As it was started, `python -u -m ...`; before Python 3.10 without Python's own options.
     plain = [sys.executable, "-m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]]
     arguments = getattr(sys, "orig_argv", plain)[1:]
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, *arguments], environment)
+    os.execve(sys.executable, [sys.executable, *arguments], {**os.environ, **variables})
 
 
 def end_at_interrupt():
