@@ -2,6 +2,7 @@
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import tempfile
 
@@ -25,8 +26,8 @@ def read_error(path, error):
 
 def readable_size(count):
     """12345678 -> "12.3 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
             return f"{count} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
 
@@ -43,6 +44,33 @@ def sync(path):
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def replaced(path, beside=None):
+    """Replace a file whole (atomic write): the old one, or none, is there until the new one is on
+    the disk, whatever ends the process or the machine.
+
+    Args:
+        beside: a name in the same folder that no other process uses at the time: the next one
+            writes over what a killed one leaves there. By default a new name: any number of
+            processes may replace one file, and the last one does.
+
+    Yields:
+        The path where the new file is to be made.
+
+    Raises:
+        OSError: the disk refuses it. After any exception the old file is there, nothing beside it.
+    """
+    beside = beside or f"{path}.{secrets.token_hex(4)}.partial"
+    try:
+        yield beside
+        sync(beside)
+        rename(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # it was not made yet, or the first error says more
+            os.remove(beside)
+        raise
 
 
 def write_text(path, text):
