@@ -3,14 +3,19 @@
     python -m projects.MAE.extract_features --weights W --images DIR --out features.npz
 
 The file holds features, float32, a row an image; files, their names; labels and classes, the
-subfolders of DIR (label -1: in none); and settings, a JSON text that says how it was made. It is
+subfolders of DIR (label -1: in none); and settings, a JSON text that says how it was made. Rows are
 written as the images are read, so memory does not grow with their number. A run that was stopped
 leaves FILE.partial; the same command goes on from there, and the file is the same, byte by byte.
 """
+import contextlib
+import errno
 import json
+import math
+import os
 import sys
 import time
 import zlib
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 
@@ -27,7 +32,8 @@ from projects.MAE.data.image_list import ImageList, ImageReader
 from projects.MAE.data.workers import read_ahead
 from projects.MAE.errors import UserError
 from projects.MAE.models import FEATURES, load_encoder
-from projects.MAE.utils.feature_file import FeatureFile, Texts
+from projects.MAE.utils.disk import free_bytes, readable_size, reason, replaced
+from projects.MAE.utils.row_file import OtherRows, RowFile
 
 EXAMPLES = """examples:
   # what linear probing and k-NN look at, of a pretraining run
@@ -42,6 +48,7 @@ EXAMPLES = """examples:
   python -c "import numpy; print({k: v.shape for k, v in numpy.load('tokens.npz').items()})"
 """
 PROGRESS_SECONDS = 1
+LONG_AGO = (1980, 1, 1, 0, 0, 0)  # a zip file's first day: no time of writing in the file
 
 
 def parse_arguments(argv):
@@ -52,8 +59,8 @@ def parse_arguments(argv):
     parser.add_argument(
         "--features",
         choices=FEATURES,
-        help="the class token, the mean of the patch tokens, or all tokens (default: what a head on "
-        "these weights takes: mean for a classifier that averages patches, else class)",
+        help="the class token, the mean of the patch tokens, or all tokens (default: what a head "
+        "on these weights takes: mean for a classifier that averages patches, else class)",
     )
     parser.add_argument(
         "--block",
@@ -103,34 +110,26 @@ def extract(args, progress):
         images_sha256=images.checksum(),
         batch_size=args.batch_size,
     )
-    arrays = dict(
-        settings=json.dumps(settings),
-        classes=np.array(images.classes, np.str_),
-        labels=images.labels,
-        files=Texts(images.name, len(images)),
-    )
     shape = encoder.shape(features)
-    file = FeatureFile(args.out, arrays, len(images), shape, args.batch_size, args.force)
-    try:
-        batches = [
-            range(start, min(start + args.batch_size, len(images)))
-            for start in range(file.done, len(images), args.batch_size)
-        ]
+    with contextlib.closing(open_rows(args, settings, images, shape)) as rows:
+        check_room(args.out, rows)
         read = ImageReader(images, encoder.transform, size, skip=args.on_error == "skip")
-        way_on = f"{file.way_on()} goes on, with a smaller --num-workers if the memory was full"
-        for batch in read_ahead(read, batches, args.num_workers, way_on):
-            rows = encoder.encode(batch["images"], features, block)
-            rows[~batch["readable"]] = np.nan
-            file.write(rows)
-            progress(file.done, len(images))
-        file.finish()
-    finally:
-        file.close()
+        advice = f"{way_on(args)} goes on, with a smaller --num-workers if the memory was full"
+        to_come = batches(rows, args.batch_size)
+        for batch in read_ahead(read, to_come, args.num_workers, advice):
+            encoded = encoder.encode(batch["images"], features, block)
+            encoded[~batch["readable"]] = np.nan
+            with told(args, rows):
+                rows.write(encoded)
+            progress(rows.done, rows.count)
+        with told(args, rows):
+            unreadable = pack(args.out, settings, images, rows)
+            rows.remove()
     return dict(
         out=args.out,
         images=len(images),
         classes=len(images.classes),
-        unreadable=file.missing,
+        unreadable=unreadable,
         features=features,
         block=block,
         shape=[len(images), *shape],
@@ -145,6 +144,107 @@ def checksum(model):
     return crc
 
 
+def open_rows(args, settings, images, shape):
+    """The `RowFile` for the features, with the rows that a stopped run of the same has left.
+
+    Raises:
+        UserError: it holds other rows, another process writes it, or the disk refuses it.
+    """
+    partial = f"{args.out}.partial"
+    of = json.dumps([settings, images.classes])
+    try:
+        return RowFile(partial, of, len(images), shape, args.batch_size, args.force)
+    except OtherRows:
+        raise UserError(
+            f"{partial}: left by a stopped run with other settings, images or weights, or images "
+            "that were changed since, or by an earlier version: give the same to go on, or --force "
+            "to start anew"
+        ) from None
+    except OSError as error:
+        raise UserError(f"--out {partial}: can't be written: {error.strerror}") from None
+
+
+def check_room(out, rows):
+    """Raise a UserError where the disk has no room for the rows to come, and for all once more."""
+    needed = (2 * rows.count - rows.done) * 4 * math.prod(rows.shape)
+    free = free_bytes(os.path.dirname(out) or ".")
+    if needed > free:
+        raise UserError(
+            f"--out {out}: the features need {readable_size(needed)} more until they are packed, "
+            f"and the disk has {readable_size(free)}: name another disk"
+        )
+
+
+def batches(rows, size):
+    """The images whose rows are still to come, a range of indices for each batch."""
+    starts = range(rows.done, rows.count, size)
+    return [range(start, min(start + size, rows.count)) for start in starts]
+
+
+@contextlib.contextmanager
+def told(args, rows):
+    """Turn what the disk refuses into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--out {args.out}: {reason(error, os.path.dirname(args.out) or '.')}: {rows.done:,} "
+            f"of {rows.count:,} images are kept in {rows.path}; {way_on(args)} goes on from there"
+        ) from None
+
+
+def way_on(args):
+    """What goes on after a stop, as the beginning of a sentence."""
+    if not args.force:
+        return "the same command"
+    command = "the same command without --force"  # which would start anew
+    # It would be refused where the target exists.
+    there = os.path.lexists(args.out)
+    return f"when {args.out} is moved away, {command}" if there else command
+
+
+def pack(out, settings, images, rows):
+    """Write the .npz file.
+
+    Returns:
+        How many rows are NaN: those of images that can't be read.
+    """
+    small = dict(
+        settings=np.array(json.dumps(settings)),
+        classes=np.array(images.classes, np.str_),
+        labels=images.labels,
+    )
+    name_of, count, packed, unreadable = images.name, rows.count, 0, 0
+    text = f"<U{max(len(name_of(index)) for index in range(count))}"
+    # This process alone has the rows, so no other one writes there.
+    with replaced(out, f"{out}.packing") as beside, ZipFile(beside, "w") as archive:
+        for name, array in small.items():
+            with new_member(archive, name, array.dtype.str, array.shape) as member:
+                member.write(array.tobytes())
+        # Neither all names nor all rows need fit into the memory.
+        with new_member(archive, "files", text, (count,)) as member:
+            for index in range(count):
+                member.write(np.array(name_of(index), text).tobytes())
+        with new_member(archive, "features", "<f4", (count, *rows.shape), ZIP_STORED) as member:
+            for group in rows.groups():
+                member.write(group.tobytes())
+                packed += len(group)
+                unreadable += int(np.isnan(group).reshape(len(group), -1).all(axis=1).sum())
+        if packed < count:
+            raise OSError(errno.EIO, "rows that were written can't be read")
+    return unreadable
+
+
+def new_member(archive, name, dtype, shape, compression=ZIP_DEFLATED):
+    """Begin an array of an .npz file; returns the file to write the array's bytes to."""
+    entry = ZipInfo(f"{name}.npy", LONG_AGO)
+    entry.compress_type = compression
+    member = archive.open(entry, "w", force_zip64=True)
+    header = dict(descr=dtype, fortran_order=False, shape=shape)
+    np.lib.format.write_array_header_1_0(member, header)
+    return member
+
+
 class Progress:
     """A line on a terminal that says how far it is; nothing where stderr is a file."""
 
@@ -155,7 +255,7 @@ class Progress:
 
     def __call__(self, done, total):
         now = time.monotonic()
-        if self._first is None:  # what an earlier run did, and the first batch, say nothing of speed
+        if self._first is None:  # an earlier run, and the first batch, say nothing of speed
             self._first, self._start = done, now
         elif self._on and (now - self._shown >= PROGRESS_SECONDS or done == total):
             speed = (done - self._first) / (now - self._start)

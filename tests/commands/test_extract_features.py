@@ -20,6 +20,11 @@ def test_what_the_file_holds(command, weights, image_folder, capsys):
     out = succeed(capsys, main, *command, "--batch-size", 4)
     assert "mean of the patch tokens after block 3, float32 [9, 32], of 9 images in 3 classes" in out
     file = np.load(command[-1])
+    kinds = {name: file[name].dtype.str for name in file.files}
+    length = len(str(file["settings"]))
+    assert kinds == dict(
+        settings=f"<U{length}", classes="<U6", labels="<i8", files="<U12", features="<f4"
+    )
     names = [f"class{label}/{i}.jpg" for label in range(3) for i in range(3)]
     assert file["files"].tolist() == names
     assert file["labels"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]

@@ -1,8 +1,11 @@
 """Extracting features: that a stop costs nothing, and nothing wrong is gone on with."""
 import contextlib
+import fcntl
 import glob
 import io
 import os
+import pathlib
+import re
 import resource
 import signal
 import time
@@ -10,35 +13,57 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
-from projects.MAE.errors import UserError
+from projects.MAE import extract_features
 from projects.MAE.extract_features import main
 from projects.MAE.models import Encoder
-from projects.MAE.utils import feature_file
-from projects.MAE.utils.feature_file import FeatureFile
+from projects.MAE.utils.row_file import RowFile
 from tests.commands import process
 from tests.commands.process import refused, succeed
+from tests.commands.weights import golden_state
 from tests.without_flock import refuse_flock
+
+ROW = 32 * 4  # bytes of what one image gives
+HEAD, SUM = 32, 4  # bytes of FILE.partial before the rows, and after each batch
+
+
+def run_to_the_end(command, out):
+    """Run the command; returns the content of its file, and the rows that it removed then."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowFile, "remove", RowFile.close)
+        assert main([str(part) for part in (*command, "--out", out)]) == 0
+    partial = out.with_name(f"{out.name}.partial")
+    rows = partial.read_bytes()
+    partial.unlink()
+    return out.read_bytes(), rows
 
 
 @pytest.fixture(scope="module")
 def whole(weights, image_folder, tmp_path_factory):
-    """A file that was written without a stop, in batches of 2, and its command."""
-    path = tmp_path_factory.mktemp("whole") / "out.npz"
+    """A file that was written without a stop, in batches of 2, its rows, and its command."""
+    out = tmp_path_factory.mktemp("whole") / "out.npz"
     options = ["--batch-size", 2, "--num-workers", 0]
     command = ["--weights", weights, "--images", image_folder / "val", *options]
-    assert main([str(a) for a in (*command, "--out", path)]) == 0
-    return path.read_bytes(), command
+    return (*run_to_the_end(command, out), command)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.6, 0.8, 0.9, 0.98, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5, 0.9, 0.999, 1.0])
 def test_a_stop_at_any_byte_costs_nothing(whole, tmp_path, capsys, share):
-    content, command = whole
-    out = tmp_path / "out.npz"
-    partial = tmp_path / "out.npz.partial"
-    partial.write_bytes(content[: int(share * len(content))])
-    succeed(capsys, main, *command, "--out", out)
-    assert out.read_bytes() == content and not partial.exists()
+    content, rows, command = whole
+    (tmp_path / "out.npz.partial").write_bytes(rows[: int(share * len(rows))])
+    succeed(capsys, main, *command, "--out", tmp_path / "out.npz")
+    assert (tmp_path / "out.npz").read_bytes() == content
+    assert os.listdir(tmp_path) == ["out.npz"]
+
+
+def test_a_stop_while_the_rows_are_packed_costs_nothing(whole, tmp_path, capsys, encoded):
+    content, rows, command = whole
+    (tmp_path / "out.npz.partial").write_bytes(rows)
+    (tmp_path / "out.npz.packing").write_bytes(content[: len(content) // 2] + bytes(5000))
+    succeed(capsys, main, *command, "--out", tmp_path / "out.npz")
+    assert (tmp_path / "out.npz").read_bytes() == content and encoded == []
+    assert os.listdir(tmp_path) == ["out.npz"]
 
 
 @pytest.fixture
@@ -55,9 +80,8 @@ def encoded(monkeypatch):
 
 
 def test_rows_that_are_there_are_not_computed_again(whole, tmp_path, capsys, encoded):
-    content, command = whole
-    body = content.index(b"features.npy")
-    (tmp_path / "out.npz.partial").write_bytes(content[: body + 128 + 5 * 32 * 4 + 100])
+    content, rows, command = whole
+    (tmp_path / "out.npz.partial").write_bytes(rows[: HEAD + 2 * (2 * ROW + SUM) + ROW])
     succeed(capsys, main, *command, "--out", tmp_path / "out.npz")
     assert encoded == [2, 2, 1]  # 4 of the 5 rows were whole batches
     assert (tmp_path / "out.npz").read_bytes() == content
@@ -124,98 +148,151 @@ def readers_of(pid):
     return [child for child, parent in parents.items() if parents.get(parent) == pid]
 
 
-def test_another_extraction_is_not_gone_on_with(whole, command, tmp_path, capsys):
-    content, _ = whole
-    (tmp_path / "out.npz.partial").write_bytes(content[:-200])
-    other = [*command, "--batch-size", 3, "--num-workers", 0]
-    assert "other settings" in refused(capsys, main, *other)
-    assert (tmp_path / "out.npz.partial").read_bytes() == content[:-200]
+def test_another_extraction_is_not_gone_on_with(whole, tmp_path, capsys):
+    content, rows, command = whole
+    out, partial = tmp_path / "out.npz", tmp_path / "out.npz.partial"
+    partial.write_bytes(rows)
+    for other in (["--batch-size", 3], ["--features", "class"], ["--block", 2]):
+        other = [*command, "--out", out, *other]
+        assert "other settings" in refused(capsys, main, *other)
+        assert partial.read_bytes() == rows and not out.exists()
     succeed(capsys, main, *other, "--force")
-    assert len(np.load(tmp_path / "out.npz")["features"]) == 9
+    before, after = (np.load(file)["features"] for file in (io.BytesIO(content), out))
+    assert before.shape == after.shape and (before != after).any(axis=1).all()
+
+
+def test_other_weights_are_not_gone_on_with(golden, image_folder, tmp_path, capsys):
+    """Of the same shapes, at the same place."""
+    out = tmp_path / "out.npz"
+    state, file = golden_state(golden, "mean"), tmp_path / "vit.safetensors"
+    save_file(state, file)
+    command = ["--weights", file, "--num-heads", 4, "--images", image_folder / "val"]
+    command += ["--num-workers", 0]
+    _, rows = run_to_the_end(command, out)
+    out.rename(tmp_path / "before.npz")
+    (tmp_path / "out.npz.partial").write_bytes(rows)
+    state["blocks.0.attn.proj.bias"] = state["blocks.0.attn.proj.bias"] + np.float32(1)
+    save_file(state, file)
+    assert "other settings" in refused(capsys, main, *command, "--out", out)
+    assert (tmp_path / "out.npz.partial").read_bytes() == rows and not out.exists()
+    succeed(capsys, main, *command, "--out", out, "--force")
+    before, after = (np.load(tmp_path / f"{name}.npz")["features"] for name in ("before", "out"))
+    assert (before != after).any(axis=1).all()
 
 
 def test_images_that_were_changed_are_not_gone_on_with(weights, tmp_path, capsys):
     folder, out = tmp_path / "images", tmp_path / "out.npz"
-    folder.mkdir()
+    (folder / "b").mkdir(parents=True)
     for i in range(3):
-        Image.new("RGB", (40, 40), (80 * i, 0, 0)).save(folder / f"{i}.png")
-    command = ["--weights", weights, "--images", folder, "--out", out, "--batch-size", 1]
-    command += ["--num-workers", 0]
-    succeed(capsys, main, *command)
-    content, partial = out.read_bytes(), tmp_path / "out.npz.partial"
-    out.rename(partial)
-    Image.new("RGB", (40, 40), (0, 99, 0)).save(folder / "1.png")  # of the same size, that is
+        Image.new("RGB", (40, 40), (80 * i, 0, 0)).save(folder / "b" / f"{i}.png")
+    command = ["--weights", weights, "--images", folder, "--batch-size", 1, "--num-workers", 0]
+    content, rows = run_to_the_end(command, out)
+    out.unlink()
+    partial = tmp_path / "out.npz.partial"
+    partial.write_bytes(rows)
+    command += ["--out", out]
+    (folder / "a").mkdir()  # a class without images, but the labels of the others change
     assert "images that were changed since" in refused(capsys, main, *command)
-    assert partial.read_bytes() == content and not out.exists()
+    (folder / "a").rmdir()
+    Image.new("RGB", (40, 40), (0, 99, 0)).save(folder / "b" / "1.png")  # of the same size, that is
+    assert "images that were changed since" in refused(capsys, main, *command)
+    assert partial.read_bytes() == rows and not out.exists()
     succeed(capsys, main, *command, "--force")
     before, after = (np.load(file)["features"] for file in (io.BytesIO(content), out))
     assert (before != after).any(axis=1).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("zeroed", [16, 100, 5 * 32 * 4, 9 * 32 * 4])
+def test_what_an_earlier_version_left_is_not_gone_on_with(whole, tmp_path, capsys, encoded):
+    """It wrote the .npz file itself from front to end."""
+    content, _, command = whole
+    command, partial = [*command, "--out", tmp_path / "out.npz"], tmp_path / "out.npz.partial"
+    for length in (len(content) // 2, len(content)):
+        partial.write_bytes(content[:length])
+        assert "an earlier version" in refused(capsys, main, *command)
+        assert partial.read_bytes() == content[:length] and encoded == []
+    succeed(capsys, main, *command, "--force")
+    assert (tmp_path / "out.npz").read_bytes() == content
+    assert os.listdir(tmp_path) == ["out.npz"]
+
+
+@pytest.mark.parametrize("zeroed", [3, 16, 100, 5 * ROW, 9 * ROW, 10_000])
 def test_a_tail_of_zeros_is_computed_anew(whole, tmp_path, capsys, zeroed):
     """What a power cut may leave: the whole length, and no data where the disk got none."""
-    content, command = whole
-    rows = np.load(io.BytesIO(content))["features"].tobytes()
-    end = content.index(rows) + len(rows)
-    holed = content[: end - zeroed] + bytes(zeroed) + bytes(len(content) - end)
-    (tmp_path / "out.npz.partial").write_bytes(holed)
+    content, rows, command = whole
+    kept = rows[: max(len(rows) - zeroed, 0)]
+    (tmp_path / "out.npz.partial").write_bytes(kept.ljust(len(rows), b"\0"))
     succeed(capsys, main, *command, "--out", tmp_path / "out.npz")
     assert (tmp_path / "out.npz").read_bytes() == content
 
 
-def test_rows_after_a_hole_are_computed_anew(tmp_path):
-    rows = np.random.default_rng(0).standard_normal((11, 3, 4)).astype(np.float32)
+def test_rows_that_the_disk_no_longer_gives_when_they_are_packed(whole, tmp_path, capsys, encoded):
+    content, _, command = whole
+    command, partial = [*command, "--out", tmp_path / "out.npz"], tmp_path / "out.npz.partial"
+    pack = extract_features.pack
 
-    def file():
-        return FeatureFile(tmp_path / "out.npz", {}, len(rows), (3, 4), group=2)
+    def pack_damaged(*arguments):
+        with open(partial, "r+b") as file:
+            file.seek(HEAD + 3 * ROW)
+            file.write(bytes(8))
+        return pack(*arguments)
 
-    whole = file()
-    whole.write(rows)
-    whole.close()
-    with open(whole.partial, "r+b") as partial:
-        partial.seek(-5 * 48, os.SEEK_END)
-        partial.write(bytes(20))  # in row 6
-    again = file()
-    assert again.done == 6
-    again.write(rows[6:])
-    again.finish()
-    np.testing.assert_array_equal(np.load(tmp_path / "out.npz")["features"], rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extract_features, "pack", pack_damaged)
+        error = refused(capsys, main, *command)
+    assert "rows that were written can't be read" in error
+    assert os.listdir(tmp_path) == [partial.name]
+    assert sum(encoded) == 9
+    succeed(capsys, main, *command)
+    assert (tmp_path / "out.npz").read_bytes() == content and encoded[5:] == [2, 2, 2, 1]
 
 
-def test_rows_are_sent_to_the_disk_now_and_then(tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_file, "SYNC_SECONDS", 0)
-    sent, fsync = [], os.fsync
+def test_the_file_is_on_the_disk_before_it_has_its_name(whole, tmp_path, capsys, monkeypatch):
+    content, _, command = whole
+    out, sent, fsync, rename, remove = tmp_path / "out.npz", [], os.fsync, os.rename, os.remove
 
-    def counting(handle):
-        sent.append(os.fstat(handle).st_size)
+    def sending(handle):
+        path = f"/proc/self/fd/{handle}"
+        sent.append(b"" if os.path.isdir(path) else pathlib.Path(path).read_bytes())
         fsync(handle)
 
-    monkeypatch.setattr(os, "fsync", counting)
-    file = FeatureFile(tmp_path / "out.npz", {}, 2, (4,), group=1)
-    for _ in range(2):
-        file.write(np.ones((1, 4), np.float32))
-    file.close()
-    assert np.diff(sent).tolist() == [16, 16]
+    def renaming(old, new):
+        if new == str(out):
+            assert sent[-1] == content
+        rename(old, new)
+
+    def removing(path):
+        assert str(path) != f"{out}.partial" or (out.read_bytes() == content and sent[-1] == b"")
+        remove(path)
+
+    monkeypatch.setattr(os, "fsync", sending)
+    monkeypatch.setattr(os, "rename", renaming)
+    monkeypatch.setattr(os, "remove", removing)
+    succeed(capsys, main, *command, "--out", out)
+    assert out.read_bytes() == content
 
 
 def test_force_starts_anew(whole, tmp_path, capsys, encoded):
-    content, command = whole
-    (tmp_path / "out.npz.partial").write_bytes(content)
+    content, rows, command = whole
+    (tmp_path / "out.npz.partial").write_bytes(rows)
     succeed(capsys, main, *command, "--out", tmp_path / "out.npz", "--force")
     assert sum(encoded) == 9 and (tmp_path / "out.npz").read_bytes() == content
 
 
-def test_two_processes_do_not_write_one_file(command, capsys):
-    held = FeatureFile(command[-1], {"a": np.arange(3)}, 4, (2,), group=1)
-    assert "another process writes it" in refused(capsys, main, *command)
-    held.write(np.ones((4, 2), np.float32))
-    held.finish()
-    assert np.load(command[-1])["features"].sum() == 8
+def test_two_processes_do_not_write_one_file(whole, tmp_path, capsys):
+    content, rows, command = whole
+    command, partial = [*command, "--out", tmp_path / "out.npz"], tmp_path / "out.npz.partial"
+    partial.write_bytes(rows)
+    with open(partial, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for more in ([], ["--force"]):
+            assert "another process writes it" in refused(capsys, main, *command, *more)
+            assert partial.read_bytes() == rows and os.listdir(tmp_path) == [partial.name]
+    succeed(capsys, main, *command)
+    assert (tmp_path / "out.npz").read_bytes() == content
 
 
 def test_a_disk_without_locks(whole, tmp_path):
-    content, command = whole
+    content, _, command = whole
     command = [*command, "--out", tmp_path / "out.npz"]
     status, _, error = process.run("extract_features", *command, preexec_fn=refuse_flock)
     assert status == 0, error
@@ -223,26 +300,45 @@ def test_a_disk_without_locks(whole, tmp_path):
     assert (tmp_path / "out.npz").read_bytes() == content
 
 
-def test_a_full_disk(command, tmp_path, capsys):
-    os.symlink("/dev/full", tmp_path / "out.npz.partial")
-    error = refused(capsys, main, *command)
-    assert "the disk is full: 0 of 9 images are kept" in error and "goes on from there" in error
-
-
-def test_a_disk_that_fills_up(whole, tmp_path):
-    content, command = whole
+@pytest.mark.parametrize("done", [7, 9])
+def test_a_disk_that_fills_up(weights, image_folder, tmp_path, done):
+    """In the middle of a batch, and when the rows are packed."""
+    out = tmp_path / "out.npz"
+    command = ["--weights", weights, "--images", image_folder / "val", "--features", "all"]
+    command += ["--batch-size", 1, "--num-workers", 0]
+    content, rows = run_to_the_end(command, out)
+    out.unlink()
+    size = HEAD + 7 * (17 * ROW + SUM) + 99 if done == 7 else len(content) - 1
+    assert 13_000 < size < len(rows) or done == 9  # a batch of images is a file, too
+    assert len(rows) <= size < len(content) or done == 7
 
     def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) - 1500,) * 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    command = [*command, "--out", tmp_path / "out.npz"]
-    status, out, error = process.run("extract_features", *command, preexec_fn=limit)
-    assert (status, out, error.count("\n")) == (1, "", 1)
-    assert "of 9 images are kept in" in error and not (tmp_path / "out.npz").exists()
+    command += ["--out", out]
+    status, told, error = process.run("extract_features", *command, preexec_fn=limit)
+    assert (status, told, error.count("\n")) == (1, "", 1)
+    assert f"File too large: {done} of 9 images are kept in" in re.sub(r" \(.* free\)", "", error)
+    assert "the same command goes on from there" in error
+    assert os.listdir(tmp_path) == ["out.npz.partial"]
     assert main([str(a) for a in command]) == 0
+    assert out.read_bytes() == content
+
+
+def test_a_disk_that_takes_nothing(command, tmp_path, capsys):
+    os.symlink("/dev/full", tmp_path / "out.npz.partial")
+    error = refused(capsys, main, *command)
+    assert "out.npz.partial: can't be written" in error
+
+
+def test_a_disk_that_is_too_small(whole, tmp_path, capsys, monkeypatch):
+    """At the end it holds the rows twice."""
+    content, rows, command = whole
+    command = [*command, "--out", tmp_path / "out.npz"]
+    (tmp_path / "out.npz.partial").write_bytes(rows[: HEAD + 2 * ROW + SUM])
+    monkeypatch.setattr(extract_features, "free_bytes", lambda folder: (7 + 9) * ROW - 1)
+    error = refused(capsys, main, *command)
+    assert "the features need 2.0 kB more" in error and "the disk has 2.0 kB" in error
+    monkeypatch.setattr(extract_features, "free_bytes", lambda folder: (7 + 9) * ROW)
+    succeed(capsys, main, *command)
     assert (tmp_path / "out.npz").read_bytes() == content
-
-
-def test_a_disk_that_is_too_small(tmp_path):
-    with pytest.raises(UserError, match="need .* TB more, and the disk has"):
-        FeatureFile(tmp_path / "out.npz", {}, 10**12, (1000,), group=1)

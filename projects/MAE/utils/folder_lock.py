@@ -22,6 +22,14 @@ PAUSE_SECONDS = 0.1  # between two looks at a lock that somebody has
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
+def is_in_place(handle, path):
+    """Whether an open file still has its name; a lock may turn out to be that of a removed one."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
 class FolderLock:
     """What a run holds its output folder with, until `release` or the end of its process.
 
@@ -56,7 +64,7 @@ class FolderLock:
         atexit.unregister(self.release)
         if self.handle is None:
             return
-        if self._is_in_place():
+        if is_in_place(self.handle, self.path):
             os.remove(self.path)  # first: whoever gets the lock of a removed file tries again
         os.close(self.handle)
         self.handle = None
@@ -85,7 +93,8 @@ class FolderLock:
                 "second run out of this folder"
             )
             return True
-        if not self._is_in_place():  # a run that ended has removed it between the two calls above
+        # A run that ended may have removed it between the two calls above.
+        if not is_in_place(self.handle, self.path):
             self._close()
             return self._try()
         os.ftruncate(self.handle, 0)
@@ -95,12 +104,6 @@ class FolderLock:
     def _close(self):
         os.close(self.handle)
         self.handle = None
-
-    def _is_in_place(self):
-        try:
-            return os.path.samestat(os.fstat(self.handle), os.stat(self.path))
-        except FileNotFoundError:
-            return False
 
     def _holder(self):
         """" (process 12 on host)", as far as it has said so."""
