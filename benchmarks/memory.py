@@ -3,8 +3,8 @@
     python benchmarks/memory.py [--only NAME ...] [--json FILE]
 
 Runs every case through tools/train.sh on images of noise, prints predicted and measured resident
-memory of each rank and their ratio, and adds each case to benchmarks/memory_results.json. Memory does
-not depend on the machine's speed or load. The largest case holds 4 GB at once.
+memory of each rank and their ratio, and adds each case to benchmarks/memory_results.json. Memory
+does not depend on the machine's speed or load. The largest case holds 4 GB at once.
 """
 import argparse
 import json
@@ -44,6 +44,7 @@ SMALL += ["train.global_batch_size=12"]
 WIDE = ["model.img_size=96", "model.embed_dim=512", "model.depth=8", "model.num_heads=8"]
 WIDE += ["model.decoder_embed_dim=256", "model.decoder_depth=2", "model.decoder_num_heads=8"]
 WIDE += ["train.global_batch_size=8"]
+BASE = ["model.img_size=224", "model.patch_size=16", "train.global_batch_size=8"]
 FINETUNE = ["finetune.enable=False", "model.img_size=96", "model.embed_dim=384", "model.depth=6"]
 FINETUNE += ["model.num_heads=6", "model.num_classes=2", "train.global_batch_size=8"]
 TENSOR, PIPELINE = "train.dist.tensor_parallel_size", "train.dist.pipeline_parallel_size"
@@ -60,6 +61,7 @@ CASES = {
         PRETRAIN + ["train.num_accumulation_steps=3"],
     ),
     "pretrain 1x1x1, wide": ("pretraining", 1, WIDE),
+    "pretrain 1x1x1, ViT-Base": ("pretraining", 1, BASE),
     "pretrain 2x1x1": ("pretraining", 2, PRETRAIN),
     "pretrain 2x1x1, wide": ("pretraining", 2, WIDE),
     "pretrain 1x2x1": ("pretraining", 2, PRETRAIN + [f"{TENSOR}=2"]),
@@ -97,22 +99,17 @@ def make_images(root, count=32, side=128):
 
 def predict(config, ranks, overrides):
     """Bytes and numbers of parameters of each rank, by the plan of the same command line."""
-    from projects.MAE.plan import parse_arguments
-    from projects.MAE.engine.layout_plan import fitting_layouts, load, settings_of
-    from projects.MAE.parallel.memory import LayoutMemory, parameter_counts
+    from projects.MAE.parallel.layout import configured_layout, set_batch_sizes
+    from projects.MAE.parallel.memory import rank_memory
+    from projects.MAE.plan import load, parse_arguments
 
     cfg = load(parse_arguments([config, str(ranks), *overrides]))
-    node, train = cfg.train.dist, cfg.train
-    wanted = (node.tensor_parallel_size, node.pipeline_parallel_size)
-    layouts = fitting_layouts(cfg, ranks)
-    layout = next(x for x in layouts if (x.tensor, x.pipeline) == wanted)
-    estimate = LayoutMemory(cfg.model, layout, settings_of(cfg))
-    batch = train.train_micro_batch_size, train.num_accumulation_steps
+    set_batch_sizes(cfg)
+    layout = configured_layout(cfg)
+    batch = cfg.train.train_micro_batch_size, cfg.train.num_accumulation_steps
     stages = [rank // (ranks // layout.pipeline) for rank in range(ranks)]
-    return [
-        (estimate.of_rank(stage, *batch).total, parameter_counts(cfg.model, layout, stage)[0])
-        for stage in stages
-    ]
+    found = [rank_memory(cfg, layout, stage, *batch) for stage in stages]
+    return [(memory["total"], memory["parameters"] // 4) for memory in found]
 
 
 def measure(config, ranks, overrides, output):

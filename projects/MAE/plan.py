@@ -8,63 +8,112 @@ size by vit.size and none is given, for Base, Large and Huge. All lines have the
 """
 import json
 
-from projects.MAE.command_line import CommandParser, leave, run_command
+from omegaconf import OmegaConf
+
+from projects.MAE.command_line import CommandParser, leave, positive, run_command
 from projects.MAE.errors import UserError
+from projects.MAE.parallel import layout as layouts
+from projects.MAE.parallel.memory import GIB, worst_rank
 from projects.MAE.runtime.single_process import import_oneflow
 
 EXAMPLES = """examples:
-  # the pretraining recipe on 8 GPUs of 24 GiB: Base, Large and Huge, all layouts
+  # 8 GPUs of 24 GiB: Base, Large and Huge, all layouts (for CPU ranks add train.device=cpu)
   python -m projects.MAE.plan projects/MAE/configs/mae_pretraining.py 8 --memory 24
-  # finetuning Huge on 16 GPUs, with activation checkpointing
-  python -m projects.MAE.plan projects/MAE/configs/mae_finetune.py 16 vit.size=huge \\
-      train.activation_checkpoint.enabled=True
-  # CPU ranks instead of GPUs, for another program
-  python -m projects.MAE.plan projects/MAE/configs/quickstart_pretraining.py 2 \\
-      train.device=cpu --json
 """
-LEGEND = """GiB of the rank that needs most; stage is its pipeline stage.
-layout: data x tensor x pipeline parallel ranks, * as configured.
-batch: micro-batch x accumulation steps. sums: what adding up over ranks needs.
+LEGEND = """GiB of the rank that needs most; stage is its pipeline stage. sums: what adding up over
+ranks needs. layout: data x tensor x pipeline, * as configured. batch: micro-batch x accumulation.
 """
-NOTES = {
-    "cuda": """GPU figures are computed and were never measured: leave a tenth free. A process is
-assumed to need 1 GiB besides.""",
-    "cpu": """Resident memory in training steps, with the native kernels; workers that read images,
-evaluation and checkpoints come on top.""",
-}
-GIB = 2**30
-# The parts of a rank's memory, and what the columns of the table call them.
-COLUMNS = dict(
-    parameters="parameters",
-    gradients="gradients",
-    optimizer="optimizer",
-    activations="activations",
-    communication="sums",
-    process="process",
+NOTES = dict(
+    cuda="GPU figures are computed (1 GiB a process) and were never measured: leave a tenth free.",
+    cpu="Resident memory in training, with the native kernels; workers, evaluation, saving on top.",
 )
+PARTS = ["parameters", "gradients", "optimizer", "activations", "communication", "process", "total"]
+MODELS = ["MaskedAutoencoderViT", "VisionTransformer"]
+KNOWN = {  # what can be planned, and what to say of the rest
+    "graph.enabled": (["True"], "eager mode plans no memory ahead"),
+    "model": (MODELS, "a probe needs less than mae_finetune.py with the same micro-batch"),
+    "optim": (["AdamW"], "see what a run takes with a small micro-batch"),
+}
 
 
 def parse_arguments(argv):
     parser = CommandParser("plan", __doc__, EXAMPLES)
     parser.add_argument("config", metavar="CONFIG", help="a LazyConfig file, as for training")
-    parser.add_argument("ranks", metavar="N", help="number of ranks: GPUs, or CPU processes")
-    parser.add_argument(
-        "overrides", metavar="key=value", nargs="*", help="settings, as for training"
-    )
-    parser.add_argument(
-        "--memory",
-        type=float,
-        metavar="GIB",
-        help="memory a rank has: say what fits, and the largest micro-batch that does",
-    )
+    parser.add_argument("ranks", metavar="N", type=positive, help="ranks: GPUs, or CPU processes")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings of training")
+    fits = "memory a rank has: say what fits, and the largest micro-batch that does"
+    parser.add_argument("--memory", metavar="GIB", type=float, help=fits)
     parser.add_shared("--json", help="print JSON with bytes, for another program")
     args = parser.parse_intermixed_args(argv)
-    if not args.ranks.isdecimal() or int(args.ranks) < 1:
-        raise UserError(f"N={args.ranks} must be a number of ranks, at least 1")
-    args.ranks = int(args.ranks)
     if args.memory is not None and not args.memory > 0:
         raise UserError(f"--memory {args.memory} must be a number of GiB above 0")
     return args
+
+
+def load(args, *overrides):
+    """The checked configuration of a run of args.ranks ranks, batch sizes as they are given."""
+    from projects.MAE.runtime.lazy_call import class_name  # these load OneFlow
+    from projects.MAE.settings.check_together import check_settings
+    from projects.MAE.settings.load import load_config
+
+    cfg = load_config(args.config, [*args.overrides, *overrides])
+    if "finetune" in cfg:
+        cfg.finetune.enable = False  # weights need not be there to plan
+    check_settings(cfg, eval_only=False)
+    found = str(cfg.graph.enabled), class_name(cfg.model), class_name(cfg.optim)
+    for name, (key, (known, hint)) in zip(found, KNOWN.items()):
+        if name not in known:
+            raise UserError(f"{key}={name} can't be planned, only {' and '.join(known)}: {hint}")
+    layouts.check_zero(cfg, cfg.train.device)
+    layouts.check_layout(cfg, args.ranks)
+    return cfg
+
+
+def plan_layout(cfg, layout, micro_batch, limit):
+    """A line of the table as a dict; limit: bytes a rank has, or None.
+
+    micro_batch: None for that of the accumulation steps; the next below that divides is taken.
+    """
+    samples = cfg.train.global_batch_size // layout.data
+    sizes = [n for n in range(1, samples + 1) if samples % n == 0]
+    wanted = micro_batch or max(samples // cfg.train.num_accumulation_steps, 1)
+    micro = max(n for n in sizes if n <= wanted)
+    needs = {n: worst_rank(cfg, layout, n, samples // n) for n in (sizes if limit else [micro])}
+    line = dict(data=layout.data, tensor=layout.tensor, pipeline=layout.pipeline)
+    line.update(micro_batch=micro, accumulation_steps=samples // micro, **needs[micro])
+    if limit:
+        fitting = [n for n in sizes if needs[n]["total"] <= limit]
+        line.update(fits=micro in fitting, largest_micro_batch=max(fitting, default=None))
+    return dict(line, configured=layout == layouts.configured_layout(cfg))
+
+
+def plan_model(cfg, size, ranks, limit):
+    """The plan of one model: what it is, and a line for each layout."""
+    model, train, zero = cfg.model, cfg.train, cfg.train.zero_optimization
+    micro_batch = train.train_micro_batch_size
+    layouts.set_batch_sizes(cfg)
+    OmegaConf.resolve(cfg.model)  # once, not at every look
+    lines = [plan_layout(cfg, x, micro_batch, limit) for x in layouts.fitting_layouts(cfg, ranks)]
+    text = f"{model.depth} blocks of width {model.embed_dim}, patches of {model.patch_size}"
+    if "decoder_depth" in model:
+        text += f"; decoder {model.decoder_depth} blocks of width {model.decoder_embed_dim}"
+    settings = ["mixed precision" if train.amp.enabled and train.device != "cpu" else "float32"]
+    settings += ["activation checkpointing"] * train.activation_checkpoint.enabled
+    settings += [f"ZeRO stage {zero.stage}"] * zero.enabled
+    about = dict(model=f"{text}; images of {model.img_size}", size=size, layouts=lines)
+    return dict(about, global_batch_size=train.global_batch_size, settings=", ".join(settings))
+
+
+def plan(args):
+    """The whole plan: {"device", "ranks", "memory", "models": [{"model", "layouts", ...}]}."""
+    cfg, limit = load(args), args.memory and args.memory * GIB
+    by_size = "vit" in cfg and OmegaConf.is_interpolation(cfg.model, "embed_dim")
+    models = {cfg.vit.size if by_size else None: cfg}
+    if by_size and not any(override.startswith("vit.size=") for override in args.overrides):
+        models = {size: load(args, f"vit.size={size}") for size in ("base", "large", "huge")}
+    found = [plan_model(model, size, args.ranks, limit) for size, model in models.items()]
+    device = "cpu" if cfg.train.device == "cpu" else "cuda"
+    return dict(device=device, ranks=args.ranks, memory=limit, models=found)
 
 
 def table(result):
@@ -72,45 +121,31 @@ def table(result):
     lines = []
     for model in result["models"]:
         name = f"ViT-{model['size'].capitalize()}: " if model["size"] else ""
-        lines += [
-            f"{name}{model['model']}",
-            f"{result['ranks']} {result['device']} ranks, global batch "
-            f"{model['global_batch_size']}, {model['settings']}",
-            *table_of_layouts(model["layouts"], result["memory"] is not None),
-            "",
-        ]
+        run = "{ranks} {device} ranks, global batch ".format(**result)
+        lines += [name + model["model"], run + "{global_batch_size}, {settings}".format(**model)]
+        rows = [columns(line) for line in model["layouts"]]
+        rows = [list(rows[0]), *(row.values() for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines += ["  ".join(map(str.rjust, row, widths)) for row in rows] + [""]
     return lines + [LEGEND + NOTES[result["device"]]]
 
 
-def table_of_layouts(layouts, with_memory):
-    """The columns of one model, a line a layout."""
-    rows = [["layout", "batch", "stage", *COLUMNS.values(), "total"]]
-    rows[0] += ["fits", "largest micro-batch"] if with_memory else []
-    for line in layouts:
-        mark = "*" if line["configured"] else " "
-        row = [
-            f"{line['data']} x {line['tensor']} x {line['pipeline']} {mark}",
-            f"{line['micro_batch']} x {line['accumulation_steps']}",
-            str(line["stage"]),
-        ]
-        row += [f"{line[part] / GIB:.2f}" for part in (*COLUMNS, "total")]
-        if with_memory:
-            row += ["yes" if line["fits"] else "no", str(line["largest_micro_batch"] or "none")]
-        rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(c.rjust(w) for c, w in zip(row, widths)) for row in rows]
+def columns(line):
+    """{heading: text} of a layout."""
+    found = {"layout": "{data} x {tensor} x {pipeline} ".format(**line) + " *"[line["configured"]]}
+    found["batch"] = "{micro_batch} x {accumulation_steps}".format(**line)
+    found["stage"] = str(line["stage"])
+    found.update({x.replace("communication", "sums"): f"{line[x] / GIB:.2f}" for x in PARTS})
+    if "fits" in line:
+        found["fits"] = "yes" if line["fits"] else "no"
+        found["largest micro-batch"] = str(line["largest_micro_batch"] or "none")
+    return found
 
 
 def run(argv):
     args = parse_arguments(argv)
-    import_oneflow()
-    from projects.MAE.engine.layout_plan import plan  # configurations are made of OneFlow's classes
-
-    result = plan(args)
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        print("\n".join(table(result)))
+    import_oneflow()  # without what it says of this machine
+    print(json.dumps(plan(args), indent=1) if args.json else "\n".join(table(plan(args))))
 
 
 def main(argv=None):

@@ -8,16 +8,18 @@ import sys
 import oneflow as flow
 import pytest
 from libai.utils import distributed as dist
+from omegaconf import OmegaConf
 
+from benchmarks import memory as measured
 from projects.MAE import plan as command
-from projects.MAE.engine.layout_plan import PARTS, plan
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.graph import TrainGraph
 from projects.MAE.modeling.layers import batch_sbp
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.vit import VisionTransformer
-from projects.MAE.parallel.layout import balanced_stages, layers
-from projects.MAE.parallel.memory import GIB, Layout, LayoutMemory, Settings, parameter_counts
+from projects.MAE.parallel.layout import Layout, balanced_stages, layers
+from projects.MAE.parallel.memory import GIB, rank_memory, worst_rank
+from projects.MAE.plan import PARTS, plan
 from tests.command import CONFIGS, ROOT, environment
 from tests.sizes import MAE_BASE, TINY_MAE, TINY_VIT
 
@@ -27,6 +29,17 @@ SAMPLES = 8
 
 def make_layout(model, data, tensor, pipeline):
     return Layout(data, tensor, pipeline, tuple(balanced_stages(model, pipeline)))
+
+
+def settings_of(model, device="cpu", checkpointing=False, amp=False, zero=0):
+    """What of a configuration a rank's memory depends on."""
+    train = dict(
+        device=device,
+        activation_checkpoint=dict(enabled=checkpointing),
+        amp=dict(enabled=amp),
+        zero_optimization=dict(enabled=zero > 0, stage=zero),
+    )
+    return OmegaConf.create(dict(model=model, train=train))
 
 
 def build(config):
@@ -47,14 +60,14 @@ def stage_of(name, config, layout):
     last = layers(config) - 1
     for start, first in (("blocks.", 0), ("decoder_blocks.", config.depth)):
         if name.startswith(start):
-            return layout.stage_of(first + int(name.split(".")[1]))
+            return layout.stages[first + int(name.split(".")[1])]
     if name.startswith(("decoder_norm", "decoder_pred")):
-        return layout.stage_of(last)
+        return layout.stages[last]
     if name.startswith(("decoder_", "mask_token")):
-        return layout.stage_of(config.depth)
+        return layout.stages[config.depth]
     if name.startswith(("norm", "fc_norm", "head")):
-        return layout.stage_of(config.depth - 1)
-    return layout.stage_of(0)
+        return layout.stages[config.depth - 1]
+    return layout.stages[0]
 
 
 @pytest.mark.parametrize("config", [TINY_MAE, TINY_VIT], ids=["mae", "vit"])
@@ -65,13 +78,15 @@ def test_parameters_of_a_rank_are_those_of_the_built_model(config, sizes):
     for stage in range(layout.pipeline):
         mine = {n: p for n, p in parameters.items() if stage_of(n, config, layout) == stage}
         held = sum(held_by(n, p, layout) for n, p in mine.items())
-        trained = {n: p for n, p in mine.items() if p.requires_grad}
-        expected = held, sum(held_by(n, p, layout) for n, p in trained.items()), len(trained)
-        assert parameter_counts(config, layout, stage) == expected
+        trained = sum(held_by(n, p, layout) for n, p in mine.items() if p.requires_grad)
+        memory = rank_memory(settings_of(config), layout, stage, SAMPLES)
+        assert memory["parameters"] == 4 * held
+        assert (memory["gradients"], memory["optimizer"]) == (4 * trained, 8 * trained)
 
 
 def test_parameters_of_the_papers_sizes():
-    assert parameter_counts(MAE_BASE, Layout(1, 1, 1))[0] == 111_907_840
+    memory = rank_memory(settings_of(MAE_BASE), make_layout(MAE_BASE, 1, 1, 1), 0, SAMPLES)
+    assert memory["parameters"] == 4 * 111_907_840
 
 
 def graph_bytes(config, steps, checkpointing):
@@ -105,31 +120,38 @@ def graph_bytes(config, steps, checkpointing):
 @pytest.mark.parametrize("config", [TINY_MAE, TINY_VIT], ids=["mae", "vit"])
 @pytest.mark.parametrize("steps, checkpointing", [(1, False), (2, False), (1, True)])
 def test_tensors_of_a_step_are_those_of_the_compiled_graph(config, steps, checkpointing):
-    estimate = LayoutMemory(config, Layout(1, 1, 1), Settings("cpu", checkpointing))
-    memory = estimate.of_rank(0, SAMPLES // steps, steps)
-    planned = memory.parameters + memory.gradients + memory.optimizer + memory.activations
-    assert planned == pytest.approx(graph_bytes(config, steps, checkpointing), rel=0.02)
+    cfg, layout = settings_of(config, checkpointing=checkpointing), make_layout(config, 1, 1, 1)
+    memory = rank_memory(cfg, layout, 0, SAMPLES // steps, steps)
+    planned = sum(memory[part] for part in ("parameters", "gradients", "optimizer", "activations"))
+    # What kernels work in is no tensor of the graph: 8 times the widest block's input.
+    widest = max((1 + 64) * 32, (1 + 16) * 64) if "mask_ratio" in config else (1 + 64) * 64
+    planned -= 4 * SAMPLES // steps * 8 * widest
+    assert planned == pytest.approx(graph_bytes(config, steps, checkpointing), rel=0.05)
 
 
-def total(model=MAE_BASE, sizes=(1, 1, 1), batch=64, steps=1, **settings):
-    settings = Settings(**{"device": "cuda", **settings})
-    return LayoutMemory(model, make_layout(model, *sizes), settings).worst_rank(batch, steps)[1]
+def needs(part, model=MAE_BASE, sizes=(1, 1, 1), batch=64, steps=1, device="cuda", **settings):
+    """Bytes of a part in the rank that needs most."""
+    cfg = settings_of(model, device, **settings)
+    return worst_rank(cfg, make_layout(model, *sizes), batch, steps)[part]
 
 
 def test_what_takes_less_and_what_takes_more():
-    plain = total()
-    assert total(batch=128).activations == pytest.approx(2 * plain.activations)
-    assert total(amp=True).activations < plain.activations
-    assert total(checkpointing=True).activations < plain.activations / 2
-    assert total(sizes=(8, 1, 1), zero=1).optimizer == pytest.approx(plain.optimizer / 8)
-    assert total(sizes=(8, 1, 1), zero=2).gradients == pytest.approx(plain.gradients / 8)
-    assert total(sizes=(1, 2, 1)).total < plain.total
-    assert total(sizes=(1, 4, 1)).total < total(sizes=(1, 2, 1)).total
-    assert total(sizes=(1, 1, 2)).parameters < plain.parameters
+    activations = needs("activations")
+    assert needs("activations", batch=128) == pytest.approx(2 * activations)
+    assert needs("activations", amp=True) < activations
+    assert needs("activations", checkpointing=True) < activations / 2
+    data = (8, 1, 1)
+    assert needs("optimizer", sizes=data, zero=1) == pytest.approx(needs("optimizer") / 8)
+    assert needs("gradients", sizes=data, zero=1) == needs("gradients")
+    assert needs("gradients", sizes=data, zero=2) == pytest.approx(needs("gradients") / 8)
+    assert needs("total", sizes=(1, 2, 1)) < needs("total")
+    assert needs("total", sizes=(1, 4, 1)) < needs("total", sizes=(1, 2, 1))
+    assert needs("parameters", sizes=(1, 1, 2)) < needs("parameters")
     # Stages that wait for one another keep the activations of several micro-batches.
-    assert total(sizes=(1, 1, 2), steps=8).activations > total(sizes=(1, 1, 2)).activations
+    stages = (1, 1, 2)
+    assert needs("activations", sizes=stages, steps=8) > needs("activations", sizes=stages)
     # On a CPU nothing is shared, so that recomputation adds to what is there.
-    assert total(device="cpu", checkpointing=True).total > total(device="cpu").total
+    assert needs("total", device="cpu", checkpointing=True) > needs("total", device="cpu")
 
 
 def table_of(*arguments):
@@ -159,7 +181,7 @@ def test_layouts_keep_the_global_batch():
     )
     assert model["size"] == "large"
     for line in lines:
-        assert line["total"] == pytest.approx(sum(line[part] for part in PARTS), abs=6)
+        assert line["total"] == sum(line[part] for part in PARTS if part != "total")
         batch = line["micro_batch"] * line["accumulation_steps"] * line["data"]
         assert batch == model["global_batch_size"] == 512
         assert line["fits"] == (line["total"] <= 12 * GIB)
@@ -173,6 +195,12 @@ def test_accumulation_steps_are_kept_where_no_micro_batch_is_set():
     assert {line["accumulation_steps"] for line in lines} == {1}
 
 
+def test_layouts_that_cannot_share_the_global_batch_are_left_out():
+    settings = "train.global_batch_size=63", "train.dist.tensor_parallel_size=2"
+    _, lines = lines_of(f"{CONFIGS}/quickstart_pretraining.py", "2", *settings)
+    assert {(line["data"], line["micro_batch"]) for line in lines} == {(1, 63)}
+
+
 PRETRAINING = f"{CONFIGS}/mae_pretraining.py"
 
 
@@ -180,7 +208,7 @@ PRETRAINING = f"{CONFIGS}/mae_pretraining.py"
     "arguments, parts",
     [
         (("nowhere.py", "8"), ["nowhere.py", "no such file"]),
-        ((PRETRAINING, "0"), ["N=0"]),
+        ((PRETRAINING, "0"), ["argument N", "'0'", "whole number above 0"]),
         ((PRETRAINING, "8", "--memory=-1"), ["--memory -1"]),
         ((PRETRAINING, "8", "model.dept=3"), ["model.dept", "model.depth"]),
         (
@@ -218,7 +246,7 @@ del optim["betas"]
 del base
 """
     )
-    with pytest.raises(UserError, match="optim is a SGD in this recipe"):
+    with pytest.raises(UserError, match="optim=SGD .* AdamW"):
         table_of(str(recipe), "8")
 
 
@@ -234,7 +262,7 @@ def test_command(ranks, status):
         text=True,
     )
     assert result.returncode == status
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: N=two")]
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: argument N")]
     assert len(errors) == status and "Traceback" not in result.stderr
     assert bool(result.stdout) != bool(status)
     if not status:
@@ -257,6 +285,17 @@ def test_resident_memory_of_two_ranks(tmp_path):
     assert result.returncode == 0, result.stdout
     (case,) = json.loads((tmp_path / "results.json").read_text())["cases"]
     assert case["ratios"] == pytest.approx([1, 1], abs=0.15)
+
+
+def test_what_was_measured_is_what_is_planned():
+    recorded = json.loads((ROOT / "benchmarks/memory_results.json").read_text())["cases"]
+    assert [case["name"] for case in recorded] == list(measured.CASES)
+    for case in recorded:
+        recipe, ranks, overrides = measured.CASES[case["name"]]
+        config = str(ROOT / CONFIGS / f"mae_{recipe}.py")
+        planned = [total for total, _ in measured.predict(config, ranks, measured.COMMON + overrides)]
+        assert planned == case["predicted"]
+        assert planned == pytest.approx(case["measured"], rel=measured.LIMIT)
 
 
 def test_a_linear_probe_has_no_plan():

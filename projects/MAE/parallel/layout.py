@@ -1,4 +1,5 @@
 """Parallel sizes and batch sizes, checked before anything is built."""
+import collections
 import math
 import os
 
@@ -7,13 +8,9 @@ from omegaconf import OmegaConf
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.sizes import kept_patches
 from projects.MAE.parallel.stage_balance import balance, block_costs
-from projects.MAE.runtime.compat import setup_dist_util
 
-
-def set_layout(cfg, world_size):
-    """`check_layout`, then set LiBai's distributed environment."""
-    check_layout(cfg, world_size)
-    setup_dist_util(cfg.train.dist)
+# How ranks share a model: parallel sizes, and a tuple of the stage of each transformer block.
+Layout = collections.namedtuple("Layout", "data tensor pipeline stages")
 
 
 def check_layout(cfg, world_size):
@@ -106,6 +103,28 @@ def fitting_sizes(model, world_size):
         for pipeline in range(1, world_size // tensor + 1)
         if misfit(model, world_size, tensor, pipeline) is None
     ]
+
+
+def configured_layout(cfg):
+    """The `Layout` of a configuration, after `check_layout`."""
+    node = cfg.train.dist
+    stages = node.custom_pipeline_stage_id or [0] * node.pipeline_num_layers
+    sizes = node.data_parallel_size, node.tensor_parallel_size, node.pipeline_parallel_size
+    return Layout(*sizes, tuple(stages))
+
+
+def fitting_layouts(cfg, world_size):
+    """Every `Layout` of so many ranks that the model and the global batch of `set_batch_sizes` allow.
+
+    The configured one comes with its own stages.
+    """
+    configured, found = configured_layout(cfg), []
+    for tensor, pipeline in fitting_sizes(cfg.model, world_size):
+        data = world_size // (tensor * pipeline)
+        layout = Layout(data, tensor, pipeline, tuple(balanced_stages(cfg.model, pipeline)))
+        if cfg.train.global_batch_size % data == 0:
+            found.append(configured if layout[:3] == configured[:3] else layout)
+    return found
 
 
 def nearest_layouts(model, world_size, tensor, pipeline, count=3):
