@@ -2,7 +2,8 @@
 import oneflow as flow
 from oneflow import nn
 
-from projects.MAE.modeling.layers import TransformerLayer, mixed_precision
+from projects.MAE.modeling.global_tensors import mixed_precision
+from projects.MAE.modeling.layers import TransformerLayer
 from projects.MAE.runtime.compat import forward_graphs_work_on, graphs_accumulate_on
 from projects.MAE.runtime.micro_batches import split_batch
 

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import oneflow as flow
 
-from projects.MAE.modeling.layers import broadcast_sbp
+from projects.MAE.modeling.global_tensors import broadcast_sbp
 
 
 def assign(parameter, array):

@@ -3,7 +3,7 @@ import oneflow as flow
 from libai.utils import distributed as dist
 from oneflow import nn
 
-from projects.MAE.modeling.layers import batch_sbp, broadcast_sbp, in_float32
+from projects.MAE.modeling.global_tensors import batch_sbp, broadcast_sbp, in_float32
 from projects.MAE.modeling.vit import VisionTransformer
 
 

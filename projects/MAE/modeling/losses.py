@@ -1,7 +1,7 @@
 """The two losses: masked pixel reconstruction and classification."""
 import oneflow as flow
 
-from projects.MAE.modeling.layers import in_float32, standardize_rows
+from projects.MAE.modeling.global_tensors import in_float32, standardize_rows
 
 
 def reconstruction_target(patches, norm_pix_loss):

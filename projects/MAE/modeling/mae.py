@@ -2,20 +2,13 @@
 import oneflow as flow
 from oneflow import nn
 
+from projects.MAE.modeling.encoder import ViTEncoder
+from projects.MAE.modeling.global_tensors import in_float32, parameter, repeat_token
 from projects.MAE.modeling.initialization import initialize
-from projects.MAE.modeling.layers import (
-    LayerNorm,
-    Linear,
-    TransformerLayer,
-    in_float32,
-    parameter,
-    repeat_token,
-)
 from projects.MAE.modeling.losses import masked_mse, mse, reconstruction_target
-from projects.MAE.modeling.patches import PatchEmbed, patchify, unpatchify
+from projects.MAE.modeling.patches import unpatchify
 from projects.MAE.modeling.pos_embed import sincos_pos_embed_2d
 from projects.MAE.modeling.sizes import check_sizes, kept_patches
-from projects.MAE.modeling.stages import set_stages
 
 
 def shuffle(noise):
@@ -27,7 +20,7 @@ def shuffle(noise):
     return ids_shuffle, flow.argsort(ids_shuffle, dim=1)
 
 
-class MaskedAutoencoderViT(nn.Module):
+class MaskedAutoencoderViT(ViTEncoder):
     """Masked autoencoder with a ViT backbone (He et al., arXiv 2111.06377).
 
     Args:
@@ -37,7 +30,8 @@ class MaskedAutoencoderViT(nn.Module):
         embed_dim, depth, num_heads: encoder width, blocks and attention heads.
         decoder_embed_dim, decoder_depth, decoder_num_heads: the same of the decoder.
         mlp_ratio: hidden width of a block's MLP over the block's width.
-        norm_layer: called with (width, eps=1e-6, layer_idx=...) for the two final norms.
+        norm_layer: called with (width, eps=1e-6, layer_idx=...) for the two final norms; LayerNorm
+            by default.
         norm_pix_loss: normalise each target patch by its own mean and variance.
         mask_ratio: share of patches the encoder does not see.
 
@@ -64,43 +58,42 @@ class MaskedAutoencoderViT(nn.Module):
         decoder_depth=8,
         decoder_num_heads=16,
         mlp_ratio=4.0,
-        norm_layer=LayerNorm,
+        norm_layer=None,
         norm_pix_loss=False,
         mask_ratio=0.75,
     ):
-        super().__init__()
-        check_sizes(img_size, patch_size, embed_dim, num_heads)
+        super().__init__(
+            img_size,
+            patch_size,
+            in_chans,
+            embed_dim,
+            depth,
+            num_heads,
+            mlp_ratio,
+            trains_pos_embed=False,
+        )
         check_sizes(img_size, patch_size, decoder_embed_dim, decoder_num_heads, prefix="decoder_")
-        self.patch_size, self.in_chans = patch_size, in_chans
-        self.grid_size = img_size // patch_size
-        self.num_patches = self.grid_size**2
-        self.num_heads, self.decoder_num_heads = num_heads, decoder_num_heads
+        self.decoder_num_heads = decoder_num_heads
         self.norm_pix_loss = norm_pix_loss
         self.keep = kept_patches(self.num_patches, mask_ratio)
-        tokens, last = 1 + self.num_patches, depth + decoder_depth - 1
-
-        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, layer_idx=0)
-        self.cls_token = parameter((1, 1, embed_dim), layer_idx=0)
-        self.pos_embed = parameter((1, tokens, embed_dim), layer_idx=0, requires_grad=False)
-        self.blocks = nn.ModuleList(
-            TransformerLayer(embed_dim, num_heads, mlp_ratio, eps=1e-6, layer_idx=i)
-            for i in range(depth)
-        )
+        norm_layer, last = norm_layer or self.layers.LayerNorm, depth + decoder_depth - 1
         self.norm = norm_layer(embed_dim, eps=1e-6, layer_idx=depth - 1)
 
-        self.decoder_embed = Linear(embed_dim, decoder_embed_dim, layer_idx=depth)
+        self.decoder_embed = self.layers.Linear(embed_dim, decoder_embed_dim, layer_idx=depth)
         self.mask_token = parameter((1, 1, decoder_embed_dim), layer_idx=depth)
         self.decoder_pos_embed = parameter(
-            (1, tokens, decoder_embed_dim), layer_idx=depth, requires_grad=False
+            (1, 1 + self.num_patches, decoder_embed_dim), layer_idx=depth, requires_grad=False
         )
         self.decoder_blocks = nn.ModuleList(
-            TransformerLayer(
+            self.layers.TransformerLayer(
                 decoder_embed_dim, decoder_num_heads, mlp_ratio, eps=1e-6, layer_idx=depth + i
             )
             for i in range(decoder_depth)
         )
         self.decoder_norm = norm_layer(decoder_embed_dim, eps=1e-6, layer_idx=last)
-        self.decoder_pred = Linear(decoder_embed_dim, patch_size**2 * in_chans, layer_idx=last)
+        self.decoder_pred = self.layers.Linear(
+            decoder_embed_dim, patch_size**2 * in_chans, layer_idx=last
+        )
         initialize(
             self,
             seed=flow.initial_seed(),
@@ -110,29 +103,15 @@ class MaskedAutoencoderViT(nn.Module):
             },
         )
 
-    def patchify(self, images):
-        """[N, C, H, W] -> [N, L, patch_size**2 * C], pixels in (row, column, channel) order."""
-        return patchify(images, self.patch_size)
-
     def unpatchify(self, patches):
         """[N, L, patch_size**2 * C] -> [N, C, H, W], the inverse of `patchify`."""
         return unpatchify(patches, self.patch_size, self.in_chans)
-
-    def encode(self, patches, ids_keep):
-        """patches [N, L, P] and which of them are visible, ids_keep [N, keep] -> latent."""
-        x = self.patch_embed(flow._C.batch_gather(patches, ids_keep))  # [N, keep, D]
-        x = x + flow._C.gather(self.pos_embed[0, 1:], ids_keep, axis=0)
-        cls_token = repeat_token(self.cls_token + self.pos_embed[:, :1], like=x, count=1)
-        x = flow.cat([cls_token, x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
 
     def forward_encoder(self, images, noise):
         """Encode the visible patches.
 
         Args:
-            images: float32 [N, C, H, W], normalised.
+            images: float32 [N, C, H, W], normalised, or their patches [N, L, patch_size**2 * C].
             noise: float32 [N, L] in [0, 1); the int(L * (1 - mask_ratio)) smallest are kept.
 
         Returns:
@@ -140,26 +119,21 @@ class MaskedAutoencoderViT(nn.Module):
             ids_restore int64 [N, L].
         """
         ids_shuffle, ids_restore = shuffle(noise)
+        patches = self.patchify(images) if images.ndim == 4 else images
+        x = self.embed_visible(patches, ids_shuffle[:, : self.keep])
         mask = (ids_restore >= self.keep).to(flow.float32)
-        latent = self.encode(self.patchify(images), ids_shuffle[:, : self.keep])
-        return latent, mask, ids_restore
+        return self.norm(self.forward_blocks(x)), mask, ids_restore
 
-    def forward_decoder(self, latent, ids_restore):
-        """latent [N, 1 + keep, D] and ids_restore [N, L] -> pred [N, L, patch_size**2 * C]."""
-        return self.predict(self.decode(latent, ids_restore))
-
-    def predict(self, x):
-        """The decoder's tokens [N, M, D] -> pixels [N, M, patch_size**2 * C]."""
-        return self.decoder_pred(self.decoder_norm(x))
-
-    def decode(self, latent, ids_restore, ids=None):
-        """Tokens of patches, from the latent [N, 1 + keep, D] and ids_restore [N, L].
+    def forward_decoder(self, latent, ids_restore, ids=None):
+        """Predict patches.
 
         Args:
+            latent: [N, 1 + keep, D].
+            ids_restore: int64 [N, L], the place of each patch among those kept and removed.
             ids: int64 [N, M], the patches that are wanted, or None for all.
 
         Returns:
-            [N, M, decoder D] or [N, L, decoder D].
+            pred [N, M, patch_size**2 * C], or [N, L, patch_size**2 * C].
         """
         placement = self.decoder_pos_embed.placement
         x = self.decoder_embed(latent.to_global(placement=placement))
@@ -171,9 +145,27 @@ class MaskedAutoencoderViT(nn.Module):
         *blocks, last = self.decoder_blocks
         for block in blocks:
             x = block(x)
-        if ids is None:
-            return last(x)[:, 1:]
-        return last(x, ids=ids + 1)  # after the class token
+        x = last(x)[:, 1:] if ids is None else last(x, ids=ids + 1)  # without the class token
+        return self.decoder_pred(self.decoder_norm(x))
+
+    def forward_loss(self, patches, pred, mask):
+        """The mean squared error on the removed patches (paper, section 3).
+
+        Args:
+            patches: float32 [N, L, patch_size**2 * C] of the images.
+            pred: of the same shape.
+            mask: float32 [N, L], 1 where a patch was removed.
+
+        Returns:
+            The mean over all of them, a scalar, and the mean of each sample, float32 [N].
+        """
+        target = self.target(patches).to_global(placement=pred.placement)
+        return masked_mse(pred, target, mask.to_global(placement=pred.placement))
+
+    def forward_loss_of(self, ids, patches, pred):
+        """`forward_loss` of the removed patches ids [N, M] alone, pred [N, M, patch_size**2 * C]."""
+        target = self.target(flow._C.batch_gather(patches, ids))
+        return mse(pred, target.to_global(placement=pred.placement))
 
     def forward(self, images, noise):
         """Reconstruct the masked patches of a batch.
@@ -186,26 +178,17 @@ class MaskedAutoencoderViT(nn.Module):
             In training {"losses": scalar}; in evaluation also "pred" [N, L, patch_size**2 * C],
             "mask" float32 [N, L] and "sample_losses" float32 [N].
         """
-        patches = self.patchify(in_float32(images))  # the targets, before they are normalised
-        ids_shuffle, ids_restore = shuffle(noise)
-        latent = self.encode(patches, ids_shuffle[:, : self.keep])
+        patches = self.patchify(in_float32(images))  # the targets, too
+        latent, mask, ids_restore = self.forward_encoder(patches, noise)
         if self.training:  # what is not masked has no part in the loss, and is not predicted
-            ids_masked = ids_shuffle[:, self.keep :]
-            pred = self.predict(self.decode(latent, ids_restore, ids_masked))
-            target = self.target(flow._C.batch_gather(patches, ids_masked))
-            return {"losses": mse(pred, target.to_global(placement=pred.placement))}
-        pred = self.predict(self.decode(latent, ids_restore))
-        placement = pred.placement
-        mask = (ids_restore >= self.keep).to(flow.float32).to_global(placement=placement)
-        target = self.target(patches).to_global(placement=placement)
-        losses, sample_losses = masked_mse(pred, target, mask)
+            ids = flow.argsort(ids_restore, dim=1)[:, self.keep :]
+            pred = self.forward_decoder(latent, ids_restore, ids)
+            return {"losses": self.forward_loss_of(ids, patches, pred)}
+        pred = self.forward_decoder(latent, ids_restore)
+        losses, sample_losses = self.forward_loss(patches, pred, mask)
+        mask = mask.to_global(placement=pred.placement)
         return {"losses": losses, "pred": pred, "mask": mask, "sample_losses": sample_losses}
 
     def target(self, patches):
         """What the model learns to predict of patches [N, M, P]: their pixels, maybe normalised."""
         return reconstruction_target(patches, self.norm_pix_loss)
-
-    @staticmethod
-    def set_pipeline_stage_id(model):
-        """Tell the graph which pipeline stage each module runs in. LiBai's graphs call this."""
-        set_stages(model)

@@ -5,7 +5,7 @@ import oneflow as flow
 from libai.utils import distributed as dist
 from oneflow import nn
 
-from projects.MAE.modeling.layers import broadcast_sbp
+from projects.MAE.modeling.global_tensors import broadcast_sbp
 
 
 def patchify(images, patch_size):

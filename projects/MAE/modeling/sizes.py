@@ -70,8 +70,10 @@ def kept_patches(num_patches, mask_ratio):
     keep = int(num_patches * (1 - mask_ratio))
     if not (0 < mask_ratio < 1 and 0 < keep < num_patches):
         raise UserError(
-            f"model.mask_ratio={mask_ratio} leaves {max(min(keep, num_patches), 0)} of "
-            f"{num_patches} patches visible: choose a ratio between 0 and 1 (the paper's is 0.75)"
+            f"it leaves {max(min(keep, num_patches), 0)} of {num_patches} patches visible",
+            key="model.mask_ratio",
+            value=mask_ratio,
+            way_out="choose a ratio between 0 and 1 (the paper's is 0.75)",
         )
     return keep
 

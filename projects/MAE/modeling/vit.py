@@ -1,24 +1,14 @@
 """The ViT classifier that is finetuned from a pretrained encoder."""
 import oneflow as flow
-from oneflow import nn
 
+from projects.MAE.modeling.encoder import ViTEncoder
+from projects.MAE.modeling.global_tensors import in_float32
 from projects.MAE.modeling.initialization import initialize
-from projects.MAE.modeling.layers import (
-    LayerNorm,
-    Linear,
-    TransformerLayer,
-    in_float32,
-    parameter,
-    repeat_token,
-)
 from projects.MAE.modeling.losses import cross_entropy
-from projects.MAE.modeling.patches import PatchEmbed, patchify
 from projects.MAE.modeling.pos_embed import sincos_pos_embed_2d
-from projects.MAE.modeling.sizes import check_sizes
-from projects.MAE.modeling.stages import set_stages
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(ViTEncoder):
     """Vision Transformer classifier in the form the paper finetunes.
 
     Args:
@@ -56,33 +46,15 @@ class VisionTransformer(nn.Module):
         num_classes=1000,
         loss_func=None,
     ):
-        super().__init__()
-        check_sizes(img_size, patch_size, embed_dim, num_heads)
-        self.patch_size, self.in_chans = patch_size, in_chans
-        self.grid_size = img_size // patch_size
-        self.num_patches = self.grid_size**2
-        self.num_heads, self.depth = num_heads, depth
+        super().__init__(
+            img_size, patch_size, in_chans, embed_dim, depth, num_heads, mlp_ratio, drop_path_rate
+        )
         self.global_pool, self.num_classes = global_pool, num_classes
         self.loss_func = loss_func or cross_entropy
-
-        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, layer_idx=0)
-        self.cls_token = parameter((1, 1, embed_dim), layer_idx=0)
-        self.pos_embed = parameter((1, 1 + self.num_patches, embed_dim), layer_idx=0)
-        self.blocks = nn.ModuleList(
-            TransformerLayer(
-                embed_dim,
-                num_heads,
-                mlp_ratio,
-                eps=1e-6,
-                drop_path_prob=drop_path_rate * i / max(depth - 1, 1),
-                layer_idx=i,
-            )
-            for i in range(depth)
-        )
-        final_norm = LayerNorm(embed_dim, eps=1e-6, layer_idx=depth - 1)
+        final_norm = self.layers.LayerNorm(embed_dim, eps=1e-6, layer_idx=depth - 1)
         setattr(self, "fc_norm" if global_pool else "norm", final_norm)
         if num_classes:
-            self.head = Linear(embed_dim, num_classes, layer_idx=depth - 1)
+            self.head = self.layers.Linear(embed_dim, num_classes, layer_idx=depth - 1)
         initialize(
             self,
             seed=flow.initial_seed(),
@@ -93,18 +65,10 @@ class VisionTransformer(nn.Module):
     def forward_tokens(self, images, drop_path_noise=None, blocks=None, **wanted):
         """float32 [N, C, H, W] -> [N, 1 + L, D], class token first, before the final norm.
 
-        Args:
-            blocks: how many of the blocks to run; None for all.
-            wanted: what alone is wanted of the last block, see `TransformerLayer`.
+        Arguments as those of `forward_blocks`.
         """
-        x = self.patch_embed(patchify(images, self.patch_size))
-        x = flow.cat([repeat_token(self.cls_token, like=x, count=1), x], dim=1) + self.pos_embed
-        for i, block in enumerate(self.blocks):
-            if i == blocks:
-                break
-            noise = None if drop_path_noise is None else drop_path_noise[:, 2 * i : 2 * i + 2]
-            x = block(x, noise, **(wanted if i == self.depth - 1 else {}))
-        return x
+        x = self.embed(self.patchify(images))
+        return self.forward_blocks(x, drop_path_noise, blocks, **wanted)
 
     def forward_features(self, images, drop_path_noise=None):
         """float32 [N, C, H, W] -> [N, D], the features the head classifies."""
@@ -128,8 +92,3 @@ class VisionTransformer(nn.Module):
         if self.training and labels is not None:
             return {"losses": self.loss_func(logits, labels.to_global(placement=logits.placement))}
         return {"prediction_scores": logits}
-
-    @staticmethod
-    def set_pipeline_stage_id(model):
-        """Tell the graph which pipeline stage each module runs in. LiBai's graphs call this."""
-        set_stages(model)

@@ -1,6 +1,6 @@
 """The operators that the native CPU kernels add to OneFlow, as differentiable functions.
 
-They exist once `utils.native.load()` has returned an instruction set. Tensors are float32 and
+They exist once `runtime.native.load()` has returned an instruction set. Tensors are float32 and
 global, on CPU ranks.
 """
 import functools
