@@ -99,16 +99,15 @@ def make_images(root, count=32, side=128):
 
 def predict(config, ranks, overrides):
     """Bytes and numbers of parameters of each rank, by the plan of the same command line."""
-    from projects.MAE.parallel.layout import configured_layout, set_batch_sizes
+    from projects.MAE.parallel.layout import batch_of, layout_of
     from projects.MAE.parallel.memory import rank_memory
     from projects.MAE.plan import load, parse_arguments
 
     cfg = load(parse_arguments([config, str(ranks), *overrides]))
-    set_batch_sizes(cfg)
-    layout = configured_layout(cfg)
-    batch = cfg.train.train_micro_batch_size, cfg.train.num_accumulation_steps
+    layout = layout_of(cfg, ranks)
+    batch = batch_of(cfg.train, layout.data)
     stages = [rank // (ranks // layout.pipeline) for rank in range(ranks)]
-    found = [rank_memory(cfg, layout, stage, *batch) for stage in stages]
+    found = [rank_memory(cfg, layout, stage, batch.micro, batch.steps) for stage in stages]
     return [(memory["total"], memory["parameters"] // 4) for memory in found]
 
 

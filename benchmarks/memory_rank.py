@@ -12,9 +12,10 @@ import numpy as np
 from libai.engine.trainer import HookBase
 from libai.utils import distributed as dist
 
-from projects.MAE.engine.setup import prepare
-from projects.MAE.engine.trainer import MAETrainer
-from projects.MAE.train_net import end_with_parent, leave, parse_arguments
+from projects.MAE.command_line import end_now
+from projects.MAE.engine.process import end_with_parent
+from projects.MAE.engine.setup import prepare, training_of
+from projects.MAE.train_net import parse_arguments
 
 WARMUP = 3  # OneFlow writes to all of a graph's memory in the first steps
 
@@ -48,13 +49,12 @@ def held(model):
 
 if __name__ == "__main__":
     end_with_parent()
-    cfg = prepare(parse_arguments(sys.argv[1:]))
-    trainer = MAETrainer(cfg)
+    trainer = training_of(prepare(parse_arguments(sys.argv[1:])))
     memory = PeakMemory()
     memory.trainer = trainer
     trainer._hooks.insert(0, memory)  # before the hook that writes the last checkpoint
     trainer.train()
-    with open(os.path.join(cfg.train.output_dir, f"memory_{dist.get_rank()}.json"), "w") as file:
+    with open(os.path.join(trainer.run.cfg.train.output_dir, f"memory_{dist.get_rank()}.json"), "w") as file:
         json.dump(dict(steps=memory.peak, parameters=held(trainer.model)), file)
     dist.synchronize()
-    leave(0)
+    end_now(0)

@@ -5,6 +5,7 @@
 with BENCHMARK_MODE=train or inference in the environment. Everything is as in train_net.py, from
 the configuration to the hooks, but the batches: they are random and prepared in advance.
 """
+import dataclasses
 import os
 import sys
 import traceback
@@ -16,14 +17,18 @@ from libai.engine.hooks import HookBase
 
 from benchmarks.kernel_times import KernelTimes
 from benchmarks.turns import Turns
-from projects.MAE.data.build import data_parallel_rank
+from projects.MAE.command_line import end_now
+from projects.MAE.data.build import data_parallel_rank, to_global
 from projects.MAE.data.skipped import SkippedImages
+from projects.MAE.engine.process import end_with_parent
 from projects.MAE.engine.setup import prepare
-from projects.MAE.engine.trainer import MAETrainer
+from projects.MAE.engine.trainer import MAETrainer, build_model
 from projects.MAE.errors import UserError
+from projects.MAE.modeling.graph import evaluator_of
 from projects.MAE.runtime import native
 from projects.MAE.runtime.rendezvous import meet
-from projects.MAE.train_net import end_with_parent, leave, parse_arguments
+from projects.MAE.settings.run import schedule_of
+from projects.MAE.train_net import parse_arguments
 
 BATCHES = 2  # prepared in advance and used in turn
 SAMPLES = 1_281_167  # as if it were ImageNet, for the schedule
@@ -67,13 +72,14 @@ class PreparedImages:
 class PreparedLoader:
     """Batches in memory, for ever."""
 
-    def __init__(self, cfg):
-        ranks = cfg.train.dist.data_parallel_size
-        rows = cfg.train.global_batch_size // ranks
-        self.dataset = PreparedImages(cfg.model.get("num_classes", 0))
-        self.skipped = SkippedImages(self.dataset)
+    def __init__(self, run, dataset):
+        ranks = run.layout.data
+        rows = run.batch.total // ranks
+        self.dataset = dataset
+        self.skipped = SkippedImages(dataset)
         self.batches = [
-            random_batch(cfg, rows, seed=i * ranks + data_parallel_rank()) for i in range(BATCHES)
+            random_batch(run.cfg, rows, seed=i * ranks + data_parallel_rank())
+            for i in range(BATCHES)
         ]
 
     def __iter__(self):
@@ -103,7 +109,7 @@ def begin(turns):
     """Wait for this side's turn; the running `KernelTimes` if the step is to be profiled."""
     command = turns.wait()
     if command is None:
-        leave(0)
+        end_now(0)
     if command != "profile":
         return None
     kernels = KernelTimes()
@@ -127,28 +133,27 @@ def finish(model):
 class TurnTrainer(MAETrainer):
     """The project's trainer on prepared batches, a step a turn."""
 
-    def __init__(self, cfg, turns):
+    def __init__(self, run, dataset, turns):
         self.turns = turns
-        super().__init__(cfg)
+        super().__init__(run, dataset)
 
     def build_hooks(self):
         return super().build_hooks() + [TurnHook(self.turns)]
 
-    @classmethod
-    def build_train_loader(cls, cfg, tokenizer=None):
-        return PreparedLoader(cfg), None, None
+    def build_train_loader(self, cfg, tokenizer=None):
+        return PreparedLoader(self.run, self.dataset), None, None
 
 
-def serve_inference(cfg, turns):
+def serve_inference(run, dataset, turns):
     """The forward pass of the classifier, as --eval-only runs it, a batch a turn."""
-    model = TurnTrainer.build_model(cfg).eval()
-    graph = TurnTrainer.build_graph(cfg, model, is_train=False)
-    batches = iter(PreparedLoader(cfg))
+    model = build_model(run.cfg).eval()
+    graph = evaluator_of(model, run.cfg.graph.enabled)
+    batches = iter(PreparedLoader(run, dataset))
     turns.start()
     while True:
         kernels = begin(turns)
         with flow.no_grad():
-            images = TurnTrainer.get_batch(next(batches))["images"]
+            images = to_global(next(batches))["images"]
             scores = graph(images=images)["prediction_scores"]
             scores.to_local().numpy()
         end(turns, kernels)
@@ -160,13 +165,14 @@ def main(argv):
         rank=int(os.environ["RANK"]),
         threads=os.environ.get("OMP_NUM_THREADS"),
     )
-    cfg = prepare(parse_arguments(argv))
+    run = prepare(parse_arguments(argv))
+    run = dataclasses.replace(run, schedule=schedule_of(run.cfg, run.batch, SAMPLES))
+    dataset = PreparedImages(run.cfg.model.get("num_classes", 0))
     turns.facts["blas"] = native.matrix_products()
     if os.environ["BENCHMARK_MODE"] == "inference":
-        serve_inference(cfg, turns)
+        serve_inference(run, dataset, turns)
     else:
-        trainer = TurnTrainer(cfg, turns)
-        trainer.train()
+        TurnTrainer(run, dataset, turns).train()
 
 
 if __name__ == "__main__":
@@ -180,4 +186,4 @@ if __name__ == "__main__":
         print(f"error: {error}", file=sys.stderr)
     except Exception:
         traceback.print_exc()
-    leave(status)
+    end_now(status)

@@ -18,9 +18,10 @@ import time
 from libai.engine.trainer import HookBase
 from libai.utils import distributed as dist
 
-from projects.MAE.engine.setup import prepare
-from projects.MAE.engine.trainer import MAETrainer
-from projects.MAE.train_net import end_with_parent, leave, parse_arguments
+from projects.MAE.command_line import end_now
+from projects.MAE.engine.process import end_with_parent
+from projects.MAE.engine.setup import prepare, training_of
+from projects.MAE.train_net import parse_arguments
 
 SAVES = 5
 
@@ -59,12 +60,12 @@ class SaveTimes(HookBase):
             shutil.rmtree(folder)
         dist.synchronize()
         time.sleep(1)
-        leave(0)
+        end_now(0)
 
 
 if __name__ == "__main__":
     end_with_parent()
-    trainer = MAETrainer(prepare(parse_arguments(sys.argv[1:])))
+    trainer = training_of(prepare(parse_arguments(sys.argv[1:])))
     trainer.register_hooks([SaveTimes()])
     trainer._hooks.insert(0, trainer._hooks.pop())  # before the hook that may save
     trainer.train()

@@ -16,5 +16,5 @@ else
   # Two files at a time: most tests wait for processes that start and end.
   run_pytest -rs -n 2 --dist loadfile tests
   # Once more where a model's arithmetic is checked, with OneFlow's own CPU kernels.
-  MAE_NATIVE=0 run_pytest tests/modeling
+  MAE_NATIVE=0 run_pytest tests/unit/modeling
 fi

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from projects.MAE.data.workers import prepare_workers
+from projects.MAE.data.workers import prepare_workers, release_semaphores
 from projects.MAE.errors import CLOSED_PIPE, INTERRUPTED, UserError, printable, report
 from projects.MAE.runtime.single_process import restart_with_mkl
 
@@ -96,6 +96,10 @@ SHARED = {
 }
 
 
+# What a command's options are called where a setting of a run is checked by the same rule.
+OPTIONS = {"device": "--device", "model.mask_ratio": "--mask-ratio"}
+
+
 class CommandParser(argparse.ArgumentParser):
     """The parser of `python -m projects.MAE.NAME`.
 
@@ -140,7 +144,7 @@ def run_command(run, argv=None):
         run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UserError as error:
-        report(error)
+        report(error, OPTIONS)
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -167,12 +171,18 @@ def leave(status):
     SIGSEGV or aborts: after Ctrl-C, for example.
     """
     if status and "oneflow" in sys.modules:
-        from projects.MAE.data.workers import release_semaphores
-
-        release_semaphores()
-        sys.stderr.flush()
-        os._exit(status)
+        end_now(status)
     sys.exit(status)
+
+
+def end_now(status):
+    """End this process without Python's own exit, which would wait for OneFlow's shutdown."""
+    try:
+        release_semaphores()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
 
 
 def prepare_command(num_workers=0):

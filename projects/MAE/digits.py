@@ -68,7 +68,7 @@ def _write(folder):
 
 
 def parse_arguments(argv):
-    parser = CommandParser("data.digits", __doc__, EXAMPLES)
+    parser = CommandParser("digits", __doc__, EXAMPLES)
     parser.add_argument("folder", metavar="DIR", help="the folder to make")
     return parser.parse_args(argv)
 

@@ -1,4 +1,5 @@
 """The one exception that stands for a mistake of the user, not of the program; how it is said."""
+import contextlib
 import os
 import sys
 import traceback
@@ -10,18 +11,75 @@ INTERRUPTED, CLOSED_PIPE = 130, 141  # what a shell reports for SIGINT and SIGPI
 class UserError(Exception):
     """A mistake that the user can mend: one clear line naming key, value and the way out.
 
-    The entry points print the message alone and exit with status 1; every other exception is
-    a defect of the program and keeps its traceback.
+    The entry points print it and exit with status 1; every other exception is a defect of the
+    program and keeps its traceback.
 
     Args:
+        problem: what is wrong, in words.
+        key: the setting that it is about, as the configuration calls it.
+        value: what that was set to.
+        way_out: what to do; {key} in it stands for the setting, as the user would type it.
+        path: the file or folder that is wrong. Whoever reads it need not know what setting has named
+            it: `about` fills that in.
         local: only this rank can have found it (an unreadable image, say), so this rank says so.
             Every rank finds a mistake in the configuration, and rank 0 alone says so.
         told: all ranks have just agreed on this; they leave a moment later, see `leave_late`.
     """
 
-    def __init__(self, message, local=False, told=False):
-        super().__init__(message)
-        self.local, self.told = local, told
+    def __init__(
+        self, problem, key=None, value=None, way_out=None, path=None, local=False, told=False
+    ):
+        super().__init__(problem)
+        self.problem, self.key, self.value, self.way_out = problem, key, value, way_out
+        self.path, self.local, self.told = path, local, told
+
+    def __reduce__(self):  # of loader workers
+        fields = (self.problem, self.key, self.value, self.way_out, self.path, self.local, self.told)
+        return type(self), fields
+
+    def __str__(self):
+        return self.text()
+
+    def text(self, options=None):
+        """The line.
+
+        Args:
+            options: {key: option} of a command that has options for settings.
+        """
+        option = (options or {}).get(self.key)
+        key = f"{option} " if option else f"{self.key}="
+        said = [f"{key}{self.value}"] if self.key else []
+        if self.path is not None and not (self.key and is_same(self.path, self.value)):
+            said.append(str(self.path))
+        said.append(self.problem)
+        if self.way_out:
+            said.append(self.way_out.replace("{key}", key))
+        return ": ".join(said)
+
+
+@contextlib.contextmanager
+def about(key, value):
+    """Fill in the setting that a `UserError` about a file is about, if it was raised without one.
+
+    Args:
+        key, value: of the setting; the file is it, or lies in it.
+    """
+    try:
+        yield
+    except UserError as error:
+        if error.path is not None and error.key is None and is_in(error.path, value):
+            error.key, error.value = key, value
+        raise
+
+
+def is_same(path, other):
+    return os.path.abspath(str(path)) == os.path.abspath(str(other))
+
+
+def is_in(path, folder):
+    """Whether a path is a folder or file, or lies in it."""
+    inside = os.path.join(os.path.abspath(str(folder)), "")
+    return is_same(path, folder) or os.path.abspath(str(path)).startswith(inside)
 
 
 def printable(text):
@@ -47,10 +105,14 @@ def raised_by(what, error):
     return UserError(f"{what} raised {said}: mend it; MAE_TRACEBACK=1 shows where", local=True)
 
 
-def report(error):
-    """Print a `UserError` as one line; where it was found, too, if MAE_TRACEBACK=1 asks for it."""
+def report(error, options=None):
+    """Print a `UserError` as one line; where it was found, too, if MAE_TRACEBACK=1 asks for it.
+
+    Args:
+        options: see `UserError.text`.
+    """
     if os.environ.get("MAE_TRACEBACK", "0") not in ("", "0"):
         traceback.print_exception(type(error), error, error.__traceback__)
     # What is named may be of any length.
-    line = printable(str(error)[:LONGEST])[:LONGEST]
+    line = printable(error.text(options)[:LONGEST])[:LONGEST]
     print(f"error: {line}", file=sys.stderr, flush=True)

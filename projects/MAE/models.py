@@ -115,7 +115,7 @@ class Encoder:
         """
         import oneflow as flow
 
-        from projects.MAE.modeling.layers import as_input
+        from projects.MAE.modeling.global_tensors import as_input
 
         model = self.saved.model
         with flow.no_grad():

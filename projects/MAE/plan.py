@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from projects.MAE.command_line import CommandParser, leave, positive, run_command
 from projects.MAE.errors import UserError
-from projects.MAE.parallel import layout as layouts
+from projects.MAE.parallel.layout import batch_of, check_zero, fitting_layouts, layout_of
 from projects.MAE.parallel.memory import GIB, worst_rank
 from projects.MAE.runtime.single_process import import_oneflow
 
@@ -64,19 +64,19 @@ def load(args, *overrides):
     for name, (key, (known, hint)) in zip(found, KNOWN.items()):
         if name not in known:
             raise UserError(f"{key}={name} can't be planned, only {' and '.join(known)}: {hint}")
-    layouts.check_zero(cfg, cfg.train.device)
-    layouts.check_layout(cfg, args.ranks)
+    check_zero(cfg, cfg.train.device)
     return cfg
 
 
-def plan_layout(cfg, layout, micro_batch, limit):
-    """A line of the table as a dict; limit: bytes a rank has, or None.
+def plan_layout(cfg, layout, batch, limit):
+    """A line of the table as a dict, for the global batch of `batch`; limit: bytes of a rank, or None.
 
-    micro_batch: None for that of the accumulation steps; the next below that divides is taken.
+    The micro-batch is the configured one, or where none is that of the accumulation steps; the next
+    below that divides is taken.
     """
-    samples = cfg.train.global_batch_size // layout.data
+    samples = batch.total // layout.data
     sizes = [n for n in range(1, samples + 1) if samples % n == 0]
-    wanted = micro_batch or max(samples // cfg.train.num_accumulation_steps, 1)
+    wanted = cfg.train.train_micro_batch_size or max(samples // batch.steps, 1)
     micro = max(n for n in sizes if n <= wanted)
     needs = {n: worst_rank(cfg, layout, n, samples // n) for n in (sizes if limit else [micro])}
     line = dict(data=layout.data, tensor=layout.tensor, pipeline=layout.pipeline)
@@ -84,16 +84,19 @@ def plan_layout(cfg, layout, micro_batch, limit):
     if limit:
         fitting = [n for n in sizes if needs[n]["total"] <= limit]
         line.update(fits=micro in fitting, largest_micro_batch=max(fitting, default=None))
-    return dict(line, configured=layout == layouts.configured_layout(cfg))
+    return line
 
 
 def plan_model(cfg, size, ranks, limit):
     """The plan of one model: what it is, and a line for each layout."""
     model, train, zero = cfg.model, cfg.train, cfg.train.zero_optimization
-    micro_batch = train.train_micro_batch_size
-    layouts.set_batch_sizes(cfg)
     OmegaConf.resolve(cfg.model)  # once, not at every look
-    lines = [plan_layout(cfg, x, micro_batch, limit) for x in layouts.fitting_layouts(cfg, ranks)]
+    configured = layout_of(cfg, ranks)
+    batch = batch_of(train, configured.data)
+    lines = [
+        dict(plan_layout(cfg, layout, batch, limit), configured=layout == configured)
+        for layout in fitting_layouts(cfg, ranks, batch.total)
+    ]
     text = f"{model.depth} blocks of width {model.embed_dim}, patches of {model.patch_size}"
     if "decoder_depth" in model:
         text += f"; decoder {model.decoder_depth} blocks of width {model.decoder_embed_dim}"
@@ -101,7 +104,7 @@ def plan_model(cfg, size, ranks, limit):
     settings += ["activation checkpointing"] * train.activation_checkpoint.enabled
     settings += [f"ZeRO stage {zero.stage}"] * zero.enabled
     about = dict(model=f"{text}; images of {model.img_size}", size=size, layouts=lines)
-    return dict(about, global_batch_size=train.global_batch_size, settings=", ".join(settings))
+    return dict(about, global_batch_size=batch.total, settings=", ".join(settings))
 
 
 def plan(args):

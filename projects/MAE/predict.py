@@ -59,7 +59,7 @@ def predictions(saved, images, args):
     """
     import oneflow as flow
 
-    from projects.MAE.modeling.layers import as_input
+    from projects.MAE.modeling.global_tensors import as_input
 
     transform, size = saved.preprocessing.transform(), saved.sizes.img_size
     read = ImageReader(images, transform, size, skip=args.on_error == "skip")

@@ -102,16 +102,13 @@ def load(args):
     """The `SavedModel` that --weights and the options describe."""
     from projects.MAE.weights.saved_model import load_autoencoder
 
-    try:
-        saved = load_autoencoder(
-            args.weights,
-            mask_ratio=args.mask_ratio,
-            num_heads=args.num_heads,
-            decoder_num_heads=args.decoder_num_heads,
-            norm_pix_loss=args.norm_pix_loss,
-        )
-    except UserError as error:
-        raise UserError(str(error).replace("model.mask_ratio=", "--mask-ratio ")) from None
+    saved = load_autoencoder(
+        args.weights,
+        mask_ratio=args.mask_ratio,
+        num_heads=args.num_heads,
+        decoder_num_heads=args.decoder_num_heads,
+        norm_pix_loss=args.norm_pix_loss,
+    )
     if saved.sizes.in_chans != 3:
         raise UserError(f"{saved.source}: its images have {saved.sizes.in_chans} channels, not RGB's 3")
     return saved
@@ -163,8 +160,8 @@ def run(argv):
     try:
         save_png(grid, args.out)
     except OSError as error:
-        told = reason(error, os.path.dirname(args.out) or ".")
-        raise UserError(f"--out {args.out} can't be written: {told}: name another file") from None
+        why = reason(error, os.path.dirname(args.out) or ".")
+        raise UserError(f"--out {args.out} can't be written: {why}: name another file") from None
     show(f"{args.out}: {len(samples.labels)} of {len(images)} images, {grid.width} x {grid.height}")
     for line in grid.info["Description"].split("\n"):
         show(line)

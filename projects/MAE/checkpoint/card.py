@@ -3,7 +3,7 @@ from omegaconf import OmegaConf
 
 from projects.MAE.data.preprocessing import described_preprocessing
 from projects.MAE.errors import UserError
-from projects.MAE.runtime.lazy_call import class_name, kind_of_model
+from projects.MAE.runtime.lazy_call import class_name
 
 # What a card's entries are called in messages, where that is not model.KEY.
 NAMES = {
@@ -16,22 +16,27 @@ NAMES = {
 LISTS = {"classes": "class folders", "image_list": "names of the training images"}
 
 
-def run_card(cfg):
-    """What a checkpoint says of its model and run without the data: kind, sizes, optimizer, batch
+def run_card(run):
+    """What a checkpoint says of its model and `Run` without the data: kind, sizes, optimizer, batch
     and seed."""
+    cfg = run.cfg
     sizes = {k: v for k, v in cfg.model.items() if isinstance(v, (int, float, bool, str))}
-    run = {"global_batch_size": cfg.train.global_batch_size, "seed": cfg.train.seed}
-    run["optimizer"] = class_name(cfg.optim)
-    return {"model": kind_of_model(cfg), **sizes, **run}
+    return {
+        "model": class_name(cfg.model),
+        **sizes,
+        "global_batch_size": run.batch.total,
+        "seed": cfg.train.seed,
+        "optimizer": class_name(cfg.optim),
+    }
 
 
-def model_card(cfg, dataset):
+def model_card(run, dataset):
     """`run_card`, with what is known of the data: the number of training images, a checksum of their
     list, the names of their classes, and how evaluation prepares images."""
-    card = {**run_card(cfg), "images": len(dataset), "classes": list(dataset.classes)}
+    card = {**run_card(run), "images": len(dataset), "classes": list(dataset.classes)}
     if hasattr(dataset, "images"):  # a data set of the user's own may have no files
         card["image_list"] = dataset.images.checksum
-    steps = OmegaConf.select(cfg, "dataloader.test.0.dataset.transform.transforms") or []
+    steps = OmegaConf.select(run.cfg, "dataloader.test.0.dataset.transform.transforms") or []
     preprocessing = described_preprocessing([dict(step) for step in steps])
     if preprocessing:
         card["preprocessing"] = preprocessing._asdict()
@@ -43,9 +48,10 @@ def check_card(card, dataset, checkpoint):
     if card.get("classes") and "num_classes" in card and card["classes"] != list(dataset.classes):
         differing = sorted(set(card["classes"]) ^ set(dataset.classes))
         raise UserError(
-            f"{checkpoint}: it was trained on the classes {', '.join(card['classes'][:3])}, ... "
+            f"it was trained on the classes {', '.join(card['classes'][:3])}, ... "
             f"({len(card['classes'])}), but {dataset.images.root} has other class folders "
-            f"({', '.join(differing[:3])}): evaluate on the same class folders"
+            f"({', '.join(differing[:3])}): evaluate on the same class folders",
+            path=checkpoint,
         )
 
 

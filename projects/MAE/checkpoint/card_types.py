@@ -28,7 +28,7 @@ def check_card_types(card, source):
             continue
         is_names = kind is not list or type(value) is list and all(type(x) is str for x in value)
         if type(value) is not kind or not is_names:
-            raise UserError(f"{source}: damaged, {key} must be {words}")
+            raise UserError(f"damaged, {key} must be {words}", path=source)
     check_preprocessing(card.get("preprocessing") or {}, source)
 
 
@@ -46,7 +46,7 @@ def check_preprocessing(told, source):
             is_three = isinstance(value, (list, tuple)) and len(value) == 3
             fits = key in ("mean", "std") and is_three and all(map(_is_finite, value))
         if not fits or key == "std" and min(value) <= 0:
-            raise UserError(f"{source}: damaged, preprocessing can't be with {key}={str(value)[:80]}")
+            raise UserError(f"damaged, preprocessing can't be with {key}={str(value)[:80]}", path=source)
 
 
 def _is_finite(value):

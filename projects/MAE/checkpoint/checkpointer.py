@@ -23,13 +23,16 @@ from projects.MAE.utils import disk
 class MAECheckpointer(Checkpointer):
     """LiBai's Checkpointer: whole or absent, tensor by tensor, with a model card and a manifest.
 
-    Attributes:
-        card: a dict for the card.
-        cfg: the run's configuration, for the manifest.
-        samples: size of the training data.
+    Args:
+        model: whose weights are saved.
+        run: its `Run`, with a schedule: the folder, and what the manifest says.
+        card: a dict, what the model card says.
+        checkpointables: an optimizer or a graph that has one, and a schedule, by name.
     """
 
-    card, cfg, samples = {}, None, 0
+    def __init__(self, model, run, card, **checkpointables):
+        super().__init__(model, run.cfg.train.output_dir, **checkpointables)
+        self.run, self.card = run, card
 
     def save(self, name, iteration, **extra):
         """Write a checkpoint folder `name`, replacing one of that name; every rank calls this.
@@ -87,12 +90,13 @@ class MAECheckpointer(Checkpointer):
         return states
 
     def _start(self, target, needed):
-        with disk.told("train.output_dir", self.save_dir):
+        with disk.refusals(self.save_dir):
             free = disk.free_bytes(self.save_dir)
         if free < needed:
             raise UserError(
-                f"{target}: a checkpoint needs {disk.readable_size(needed)}, the disk has "
-                f"{disk.readable_size(free)} free: {self._way_out()}"
+                f"a checkpoint needs {disk.readable_size(needed)}, the disk has "
+                f"{disk.readable_size(free)} free: {self._way_out()}",
+                path=target,
             )
 
     def _finish(self, writer, name, iteration, extra):
@@ -100,7 +104,7 @@ class MAECheckpointer(Checkpointer):
         card = {**self.card, "iteration": iteration, **extra}
         writer.file(CARD, json.dumps(card, indent=1).encode())
         classes = self.card.get("classes", ())
-        content = describe(dict(writer.files), self.cfg, classes, iteration, self.samples)
+        content = describe(dict(writer.files), self.run, classes, iteration)
         writer.file(MANIFEST, json.dumps(content, indent=1).encode())
         writer.finish()
         try:
@@ -136,14 +140,15 @@ def load_weights(model, weights, source):
     parameters = named_tensors(model)
     for name, parameter in parameters.items():
         if name not in weights:
-            raise UserError(f"{source}: the tensor {name} is missing; is it another kind of model?")
+            raise UserError(f"the tensor {name} is missing; is it another kind of model?", path=source)
         if tuple(parameter.shape) != weights[name].shape:
             raise UserError(
-                f"{source}: {name} has shape {weights[name].shape}, this model needs "
-                f"{tuple(parameter.shape)}; is it a model of another size?"
+                f"{name} has shape {weights[name].shape}, this model needs "
+                f"{tuple(parameter.shape)}; is it a model of another size?",
+                path=source,
             )
     left = sorted(set(weights) - set(parameters))
     if left:
-        raise UserError(f"{source}: unexpected tensor {left[0]}; is it another kind of model?")
+        raise UserError(f"unexpected tensor {left[0]}; is it another kind of model?", path=source)
     for name, parameter in parameters.items():
         assign(parameter, weights[name])

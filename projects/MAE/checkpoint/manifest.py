@@ -1,9 +1,7 @@
 """The manifest of a checkpoint: what it consists of, and what wrote it."""
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import stat
 
 from omegaconf import OmegaConf
@@ -11,7 +9,7 @@ from omegaconf import OmegaConf
 import projects.MAE
 from projects.MAE.checkpoint.reader import check_part
 from projects.MAE.errors import UserError
-from projects.MAE.runtime.versions import libai_version
+from projects.MAE.runtime.versions import versions
 from projects.MAE.utils.disk import read_error
 
 # Inside the part "model", as the card: LiBai reads every entry of a checkpoint folder as a part.
@@ -21,17 +19,16 @@ CHUNK = 1 << 22
 LARGEST = 1 << 24  # bytes of a manifest; ViT-Huge's is half a megabyte
 
 
-def describe(files, cfg, classes, iteration, samples_in_epoch):
+def describe(files, run, classes, iteration):
     """The content of a manifest.
 
     Args:
         files: {path inside the checkpoint: {"bytes": size, "sha256": hexadecimal}}.
-        cfg: the run's whole configuration.
+        run: the `Run`, with its configuration and schedule.
         classes: names of the classes, in the order of their labels.
         iteration: optimizer steps done.
-        samples_in_epoch: size of the training data.
     """
-    seen = iteration * cfg.train.global_batch_size
+    seen, samples_in_epoch = iteration * run.batch.total, run.schedule.samples
     return {
         "format": FORMAT,
         "position": {
@@ -40,23 +37,11 @@ def describe(files, cfg, classes, iteration, samples_in_epoch):
             "samples_of_epoch": seen % samples_in_epoch,
             "samples_seen": seen,
         },
-        "versions": versions(),
+        "versions": versions(projects.MAE.__version__),
         "classes": list(classes),
-        "configuration": plain_configuration(cfg),
+        "configuration": plain_configuration(run.cfg),
         "files": files,
     }
-
-
-def versions():
-    """{name: version} of what decides what a checkpoint means."""
-    found = {"project": projects.MAE.__version__, "python": platform.python_version()}
-    found["libai"] = libai_version()
-    for package in ("oneflow", "numpy"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "unknown"  # built from source, say
-    return found
 
 
 def plain_configuration(cfg):
@@ -95,7 +80,7 @@ def read_manifest(checkpoint):
     except OSError as error:
         raise read_error(path, error) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: damaged ({_short(error)})") from None
+        raise UserError(f"damaged ({_short(error)})", path=path) from None
     return manifest
 
 
@@ -120,19 +105,19 @@ def check_whole(checkpoint, under=""):
     if manifest is None:
         parts = [under] if under else _parts(checkpoint)
         if not under and "model" not in parts:
-            raise UserError(f"{checkpoint}: it holds no model")
+            raise UserError("it holds no model", path=checkpoint)
         for part in parts:
             check_part(os.path.join(checkpoint, part))
         return
     chosen = [p for p in manifest["files"] if p.startswith(f"{under}/" if under else "")]
     if os.path.join("model", "pickled_data") not in manifest["files"]:
-        raise UserError(f"{os.path.join(checkpoint, MANIFEST)}: damaged (it lists no model)")
+        raise UserError("damaged (it lists no model)", path=os.path.join(checkpoint, MANIFEST))
     # Sizes first: they cost nothing and show most damage.
     for path in chosen:
         _check_size(checkpoint, path, manifest["files"][path]["bytes"])
     for path in chosen:
         if sha256_of(os.path.join(checkpoint, path)) != manifest["files"][path]["sha256"]:
-            raise UserError(f"{os.path.join(checkpoint, path)}: damaged, its checksum is another")
+            raise UserError("damaged, its checksum is another", path=os.path.join(checkpoint, path))
 
 
 def fingerprint(checkpoint):
@@ -159,19 +144,19 @@ def _parts(checkpoint):
 def _check_size(checkpoint, path, expected):
     full = os.path.join(checkpoint, path)
     if os.path.isabs(path) or ".." in path.split("/") or "\0" in path:
-        raise UserError(f"{checkpoint}: its manifest names a file outside it ({path!r})")
+        raise UserError(f"its manifest names a file outside it ({path!r})", path=checkpoint)
     try:
         found = os.stat(full)
     except OSError as error:
         raise read_error(full, error) from None
     except ValueError:  # half a character of UTF-16, which JSON can write and no file is named by
-        raise UserError(f"{checkpoint}: its manifest names a file that can't be ({path!r})") from None
+        raise UserError(f"its manifest names a file that can't be ({path!r})", path=checkpoint) from None
     except UnicodeEncodeError:
-        raise UserError(f"{checkpoint}: its manifest names a file that can't be ({path!r})") from None
+        raise UserError(f"its manifest names a file that can't be ({path!r})", path=checkpoint) from None
     if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"{full}: no file of a checkpoint")
+        raise UserError("no file of a checkpoint", path=full)
     if found.st_size != expected:
-        raise UserError(f"{full}: {found.st_size} bytes, written were {expected}")
+        raise UserError(f"{found.st_size} bytes, written were {expected}", path=full)
 
 
 def sha256_of(path):

@@ -22,13 +22,13 @@ def find_checkpoint(path):
     """
     path = str(path).rstrip("/")
     if not os.path.exists(path):
-        raise UserError(f"{path}: no such file or folder")
+        raise UserError("no such file or folder", path=path)
     if os.path.isfile(os.path.join(path, PICKLE)):
         path = os.path.dirname(path)
     if not _holds_model(path):
         found = [name for name in newest_checkpoints(path) if _holds_model(os.path.join(path, name))]
         if not found:
-            raise UserError(f"{path}: not a checkpoint folder (it holds no 'model')")
+            raise UserError("not a checkpoint folder (it holds no 'model')", path=path)
         path = os.path.join(path, found[0])
     return path
 

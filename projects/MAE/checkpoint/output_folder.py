@@ -4,7 +4,7 @@ import os
 from projects.MAE.checkpoint import run_folder
 from projects.MAE.checkpoint.card import check_same_run, difference_of_runs
 from projects.MAE.checkpoint.reader import read_card
-from projects.MAE.errors import UserError
+from projects.MAE.errors import UserError, about
 from projects.MAE.runtime.ranks import only_on_rank_0
 from projects.MAE.utils import disk
 from projects.MAE.utils.folder_lock import FolderLock
@@ -33,13 +33,14 @@ def open_output_folder(folder, resume, card, parts=(), dry_run=False):
     """
 
     def hold_and_look():
-        disk.check_writable("train.output_dir", folder)
-        lock = FolderLock(folder, LOCK_SECONDS if resume else 0)
-        try:
-            return look()
-        except UserError:
-            lock.release()  # a folder that is refused stays as it is
-            raise
+        with about("train.output_dir", folder):
+            disk.check_writable(folder)
+            lock = FolderLock(folder, LOCK_SECONDS if resume else 0)
+            try:
+                return look()
+            except UserError:
+                lock.release()  # a folder that is refused stays as it is
+                raise
 
     def look():
         if not resume:

@@ -38,7 +38,7 @@ def read_card(checkpoint):
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise UserError(f"{card}: damaged, it is no JSON dictionary")
+        raise UserError("damaged, it is no JSON dictionary", path=card)
     check_card_types(content, card)
     return content
 
@@ -54,15 +54,15 @@ def read_weights(checkpoint):
     """
     state = read_part(os.path.join(checkpoint, "model"))
     if not isinstance(state, dict):
-        raise UserError(f"{checkpoint}: its model is no dictionary of tensors")
+        raise UserError("its model is no dictionary of tensors", path=checkpoint)
     weights, folders = {}, set()
     for name, tensor in state.items():
         if not isinstance(name, str):
-            raise UserError(f"{checkpoint}: a {type(name).__name__} stands for a name in its model")
+            raise UserError(f"a {type(name).__name__} stands for a name in its model", path=checkpoint)
         if not isinstance(tensor, Tensor):
-            raise UserError(f"{checkpoint}: {name} in its model is no tensor")
+            raise UserError(f"{name} in its model is no tensor", path=checkpoint)
         if tensor.folder in folders:
-            raise UserError(f"{checkpoint}: refused: {tensor.folder} stands for several tensors")
+            raise UserError(f"refused: {tensor.folder} stands for several tensors", path=checkpoint)
         folders.add(tensor.folder)
         weights[name] = tensor.read(name).astype(np.float32, copy=False)
     return weights
@@ -89,9 +89,9 @@ def read_part(folder):
     }
     saved = read_pickle(data, pickle, known)
     if not isinstance(saved, dict) or saved.get("protocol_version") != 1:
-        raise UserError(f"{pickle}: not written by oneflow.save, or by a newer one")
+        raise UserError("not written by oneflow.save, or by a newer one", path=pickle)
     if "data" not in saved:
-        raise UserError(f"{pickle}: damaged, it holds no data")
+        raise UserError("damaged, it holds no data", path=pickle)
     return saved["data"]
 
 
@@ -106,7 +106,7 @@ def read_part_with(folder, function):
     try:
         return replace_tensors(read_part(folder), function)
     except RecursionError:
-        raise UserError(f"{folder}: damaged, it is nested too deep") from None
+        raise UserError("damaged, it is nested too deep", path=folder) from None
 
 
 def replace_tensors(value, function):
@@ -186,7 +186,7 @@ class Tensor:
         if not isinstance(name, str) or not name.isprintable():
             raise ValueError("a tensor without a folder")
         if os.path.basename(name) != name or name in ("", ".", ".."):
-            raise UserError(f"{self.folder}: refused: a tensor outside the folder ({name})")
+            raise UserError(f"refused: a tensor outside the folder ({name})", path=self.folder)
         self.folder = os.path.join(self.folder, name)
 
     def read(self, name):
@@ -202,21 +202,22 @@ class Tensor:
                 meta = file.read(LONGEST_META)
             size = os.path.getsize(data)
         except FileNotFoundError as error:
-            raise UserError(f"{error.filename}: missing, it is part of {name}") from None
+            raise UserError(f"missing, it is part of {name}", path=error.filename) from None
         except OSError as error:
             raise read_error(error.filename or self.folder, error) from None
         except ValueError as error:
-            raise UserError(f"{self.folder}: {name} can't be read: {error}") from None
+            raise UserError(f"{name} can't be read: {error}", path=self.folder) from None
         kind = re.search(r"data_type:\s*(\w+)", meta)
         if not kind or kind.group(1) not in DTYPES:
-            raise UserError(f"{self.folder}: {name} has an unknown type of numbers")
+            raise UserError(f"{name} has an unknown type of numbers", path=self.folder)
         dtype = np.dtype(DTYPES[kind.group(1)])
         shape = tuple(int(n) for n in re.findall(r"dim:\s*(\d{1,19})(?!\d)", meta))
         if len(shape) > MOST_AXES:
-            raise UserError(f"{self.folder}: {name} has {len(shape)} axes; the checkpoint is damaged")
+            raise UserError(f"{name} has {len(shape)} axes; the checkpoint is damaged", path=self.folder)
         if size != math.prod(shape) * dtype.itemsize:
             raise UserError(
-                f"{data}: {name} of shape {shape} needs {math.prod(shape) * dtype.itemsize} bytes, "
-                f"the file has {size}; the checkpoint is damaged"
+                f"{name} of shape {shape} needs {math.prod(shape) * dtype.itemsize} bytes, "
+                f"the file has {size}; the checkpoint is damaged",
+                path=data,
             )
         return dtype, shape

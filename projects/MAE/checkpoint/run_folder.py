@@ -23,7 +23,7 @@ from projects.MAE.checkpoint.manifest import check_whole
 from projects.MAE.checkpoint.names import NUMBERED, iteration_of, named_last, newest_checkpoints
 from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.errors import UserError
-from projects.MAE.utils.disk import Unreadable, rename, told, write_text
+from projects.MAE.utils.disk import Unreadable, rename, refusals, write_text
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -77,7 +77,7 @@ def checkpoint_to_resume(folder):
         UserError: there are checkpoints, and none is whole or to go on from; or the folder can't be
             changed; or the system does not read a checkpoint, which is left where it is.
     """
-    with told("--resume: train.output_dir", folder), _unreadable_told(folder):
+    with refusals(folder), _unreadable_said():
         _check_reach(folder)
         clear_leftovers(folder)
         _check_best(folder)
@@ -168,15 +168,15 @@ def _forget_last(folder):
 
 
 @contextlib.contextmanager
-def _unreadable_told(folder):
+def _unreadable_said():
     """End the start where the system does not read a checkpoint: it is not damaged for that."""
     try:
         yield
     except Unreadable as error:
-        raise UserError(
-            f"train.output_dir={folder}: {error}: the checkpoint may be whole and is left as it "
-            "is; start again when the disk can be read"
-        ) from None
+        error.way_out = (
+            "the checkpoint may be whole and is left as it is; start again when the disk can be read"
+        )
+        raise
 
 
 def _check_reach(folder):
@@ -195,8 +195,10 @@ def _check_reach(folder):
             if not os.path.islink(path):
                 raise
             raise UserError(
-                f"train.output_dir={folder}: {name} is a link to {os.readlink(path)}, which "
-                f"can't be reached ({error.strerror}): mount that disk, or remove the link"
+                f"{name} is a link to {os.readlink(path)}, which can't be reached "
+                f"({error.strerror})",
+                path=folder,
+                way_out="mount that disk, or remove the link",
             ) from None
 
 
@@ -222,7 +224,7 @@ def clear_for_new_run(folder, other_run):
     Raises:
         UserError: it holds checkpoints, which a new run would overwrite.
     """
-    with told("train.output_dir", folder), _unreadable_told(folder):
+    with refusals(folder), _unreadable_said():
         _check_reach(folder)
         _refuse_to_overwrite(folder, other_run)  # first: a folder that is refused stays as it is
         clear_leftovers(folder)
@@ -236,18 +238,22 @@ def _refuse_to_overwrite(folder, other_run):
     newest = found[0]
     difference = other_run(os.path.join(folder, newest))
     done = f", {iteration_of(newest)} iterations" if NUMBERED.fullmatch(newest) else ""
-    holds = f"train.output_dir={folder} holds the checkpoints of a run ({newest}{done})"
+    holds = f"it holds the checkpoints of a run ({newest}{done})"
     if difference:
         name, ours, theirs = difference
-        raise UserError(f"{holds} with {name}={theirs}, not {ours}: name another train.output_dir")
+        raise UserError(
+            f"{holds} with {name}={theirs}, not {ours}", path=folder, way_out="name another folder"
+        )
     raise UserError(
-        f"{holds}: go on with it by --resume, or name another train.output_dir for a new run"
+        holds,
+        path=folder,
+        way_out="go on with it by --resume, or name another folder for a new run",
     )
 
 
 def remove_checkpoints(folder):
     """Delete the checkpoints of an earlier --fast-dev-run."""
-    with told("train.output_dir", folder):
+    with refusals(folder):
         clear_leftovers(folder)
         for name in os.listdir(folder):
             if NUMBERED.fullmatch(name) or name == BEST:

@@ -60,7 +60,7 @@ def step_of(state, folder):
     """
     step = state.get("last_step") if isinstance(state, dict) else None
     if type(step) is not int or not 0 <= step < 2**62:
-        raise UserError(f"{folder}: damaged, or no schedule's: it has no number last_step")
+        raise UserError("damaged, or no schedule's: it has no number last_step", path=folder)
     return step
 
 
@@ -72,24 +72,24 @@ def check_graph(state, folder, shapes):
         shapes: {name: shape} of the weights that are trained.
     """
     if not isinstance(state, dict) or not state:
-        raise UserError(f"{folder}: damaged, it is no dictionary of tensors")
+        raise UserError("damaged, it is no dictionary of tensors", path=folder)
     check, found = _Tensors(folder), {}
     for name, tensor in state.items():
         if name == MODEL:
             continue
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise UserError(f"{folder}: damaged, there is something that is no tensor with a name")
+            raise UserError("damaged, there is something that is no tensor with a name", path=folder)
         if name.startswith(OWN):
             check(tensor, name, np.float32 if name.endswith(LOSS_SCALE) else np.int64, (1,))
             continue
         weight, _, kind = name[len("model.") :].rpartition("-")
         if not name.startswith("model.") or weight not in shapes:
-            raise UserError(f"{folder}: {name} is of no weight of this model")
+            raise UserError(f"{name} is of no weight of this model", path=folder)
         check(tensor, name, np.float32, shapes[weight])
         found.setdefault(kind, set()).add(weight)
     for kind, names in found.items():
         for missing in sorted(set(shapes) - names):
-            raise UserError(f"{folder}: model.{missing}-{kind} is missing")
+            raise UserError(f"model.{missing}-{kind} is missing", path=folder)
 
 
 def check_optimizer(state, folder, shapes):
@@ -100,12 +100,13 @@ def check_optimizer(state, folder, shapes):
         shapes: the shapes of the weights of each parameter group, in their order.
     """
     if not isinstance(state, dict) or not isinstance(state.get("state"), dict):
-        raise UserError(f"{folder}: damaged, or no optimizer's: it has no state")
+        raise UserError("damaged, or no optimizer's: it has no state", path=folder)
     every = [shape for group in shapes for shape in group]
     if _places(state.get("param_groups")) != _places_of(shapes):
         raise UserError(
-            f"{folder}: its optimizer has other groups of weights: set the weight decay and layer "
-            "decay of optim.params back"
+            "its optimizer has other groups of weights: set the weight decay and layer "
+            "decay of optim.params back",
+            path=folder,
         )
     check = _Tensors(folder)
     for key, value in state["state"].items():
@@ -114,9 +115,9 @@ def check_optimizer(state, folder, shapes):
                 if isinstance(item, Tensor):
                     check(item, f"the state of weight {key}", np.float32, every[key])
                 elif not isinstance(name, str) or not _is_number(item):
-                    raise UserError(f"{folder}: damaged, the state of weight {key} is no tensor")
+                    raise UserError(f"damaged, the state of weight {key} is no tensor", path=folder)
         elif not (isinstance(key, str) and _is_number(value)):
-            raise UserError(f"{folder}: damaged, there is something that no optimizer keeps")
+            raise UserError("damaged, there is something that no optimizer keeps", path=folder)
 
 
 class _Tensors:
@@ -128,14 +129,15 @@ class _Tensors:
     def __call__(self, tensor, name, wanted, wanted_shape):
         dtype, shape = tensor.check(name)
         if dtype != wanted:
-            raise UserError(f"{self.folder}: {name} is of {dtype}, not of {np.dtype(wanted)}")
+            raise UserError(f"{name} is of {dtype}, not of {np.dtype(wanted)}", path=self.folder)
         if shape != tuple(wanted_shape):
             raise UserError(
-                f"{self.folder}: {name} has shape {shape}, this model needs {tuple(wanted_shape)}; is "
-                "it of a model of another size?"
+                f"{name} has shape {shape}, this model needs {tuple(wanted_shape)}; is "
+                "it of a model of another size?",
+                path=self.folder,
             )
         if tensor.folder in self.seen:
-            raise UserError(f"{self.folder}: refused: {tensor.folder} stands for several tensors")
+            raise UserError(f"refused: {tensor.folder} stands for several tensors", path=self.folder)
         self.seen.add(tensor.folder)
 
 

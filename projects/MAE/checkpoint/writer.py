@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from projects.MAE.checkpoint.names import PICKLE
 from projects.MAE.checkpoint.reader import DTYPES
+from projects.MAE.runtime.ranks import on_rank_0
 from projects.MAE.utils.disk import sync
 
 NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
@@ -66,16 +67,6 @@ def _plain(value):
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(item) for item in value)
     return value
-
-
-def gather(tensor):
-    """A global tensor as a whole array on rank 0, None elsewhere; every rank calls this."""
-    here = flow.placement("cpu", tensor.placement.ranks)
-    first = flow.placement("cpu", [0])
-    with flow.no_grad():
-        moved = tensor.to_global(placement=here, sbp=tensor.sbp)
-        whole = moved.to_global(placement=first, sbp=flow.sbp.broadcast).to_local()
-    return whole.numpy() if flow.env.get_rank() == 0 else None
 
 
 class FolderWriter:
@@ -147,7 +138,7 @@ class FolderWriter:
 def write_part(writer, key, part):
     """Write a part; every rank calls this, with a FolderWriter on rank 0 and None elsewhere."""
     for path, tensor in part.tensors:
-        array = gather(tensor)
+        array = on_rank_0(tensor)
         if writer:
             writer.tensor(os.path.join(key, path), array)
     if writer:

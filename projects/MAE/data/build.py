@@ -15,48 +15,53 @@ from projects.MAE.errors import UserError
 LAST_STAGE_FIELDS = ("labels", "valid")
 
 
-def build_image_train_loader(dataset, num_workers=4, mixup=None, seed=0):
-    """The loader of `dataloader.train`.
-
-    Args:
-        dataset: a list of data sets with the same classes; several are read as one.
-        num_workers: processes that read images; 0 reads in the training process.
-        mixup: None or a `Mixup`.
-        seed: the run's seed.
-
-    Returns:
-        A `TrainLoader`.
+def whole_dataset(datasets):
+    """The data sets of `dataloader.train` as one.
 
     Raises:
-        UserError: no data set, or data sets whose classes differ.
+        UserError: there is none, or their classes differ.
     """
-    datasets = list(dataset)
+    datasets = list(datasets)
     if not datasets:
         raise UserError("dataloader.train.dataset is empty: list one data set or more")
-    whole = datasets[0] if len(datasets) == 1 else ConcatenatedDataset(datasets)
-    return TrainLoader(whole, num_workers, mixup, seed)
+    return datasets[0] if len(datasets) == 1 else ConcatenatedDataset(datasets)
 
 
-def build_image_test_loader(dataset, num_workers=4):
+def build_image_train_loader(
+    dataset, global_batch_size, start_iter, train_iter, num_workers=4, mixup=None, seed=0
+):
+    """The loader of `dataloader.train`: a `TrainLoader`.
+
+    The configuration gives the last three arguments and a list of data sets; the trainer, which
+    makes one of the list, gives the others.
+    """
+    return TrainLoader(
+        dataset, global_batch_size, start_iter, train_iter, num_workers, mixup, seed
+    )
+
+
+def build_image_test_loader(dataset, test_batch_size, num_workers=4):
     """The loader of an entry of `dataloader.test`: a `TestLoader`.
 
-    Args:
-        dataset: a data set.
-        num_workers: processes that read images; 0 reads in the main process.
+    The configuration gives the data set and num_workers, the trainer the size of a batch.
     """
-    return TestLoader(dataset, num_workers)
+    return TestLoader(dataset, test_batch_size, num_workers)
 
 
 class TrainLoader:
     """This rank's rows of the global batches of steps [start_iter, train_iter).
 
-    The trainer computes how many steps to run from `len(loader.dataset)`, so what depends on that
-    is set after construction, and worker processes start with the first batch.
+    Worker processes start with the first batch.
 
-    Attributes:
+    Args:
         dataset: the data set, or several as one.
         global_batch_size: images of one step over all ranks and accumulated micro-batches.
         start_iter, train_iter: the first step to load, and the step to end before.
+        num_workers: processes that read images; 0 reads in the training process.
+        mixup: None or a `Mixup`.
+        seed: the run's seed.
+
+    Attributes:
         skipped: `SkippedImages`, the unreadable ones whose place others took.
 
     Yields:
@@ -68,45 +73,42 @@ class TrainLoader:
         UserError: an unreadable image, or a batch that the ranks cannot share evenly.
     """
 
-    def __init__(self, dataset, num_workers, mixup, seed):
+    def __init__(
+        self, dataset, global_batch_size, start_iter, train_iter, num_workers, mixup, seed
+    ):
         self.dataset = dataset
         self.skipped = SkippedImages(dataset)
         self.num_workers = num_workers
-        self.mixup = mixup
-        self.seed = seed
-        self.global_batch_size = None
-        self.start_iter = 0
-        self.train_iter = None
+        self.read = BatchReader(dataset, mixup, seed)
+        self.stream = TrainingStream(
+            len(dataset),
+            global_batch_size,
+            seed,
+            data_parallel_rank(),
+            dist.get_dist_util().data_parallel_size,
+            start_iter,
+            max(train_iter - start_iter, 0),
+        )
         if num_workers:
             prepare_workers()
 
     def __len__(self):
-        if self.train_iter is None:
-            raise ValueError("set loader.train_iter first: it decides how many batches there are")
-        return max(self.train_iter - self.start_iter, 0)
+        return len(self.stream)
 
     def __iter__(self):
-        ranks = dist.get_dist_util().data_parallel_size
-        stream = TrainingStream(
-            len(self.dataset),
-            self.global_batch_size,
-            self.seed,
-            data_parallel_rank(),
-            ranks,
-            self.start_iter,
-            len(self),
-        )
-        read = BatchReader(self.dataset, self.mixup, self.seed)
-        for batch in read_ahead(read, stream, self.num_workers):
+        for batch in read_ahead(self.read, self.stream, self.num_workers):
             yield _to_instance(batch, self.skipped)
 
 
 class TestLoader:
     """This rank's rows of the evaluation batches, every image once.
 
-    Attributes:
+    Args:
         dataset: the data set.
-        test_batch_size: images a data-parallel rank evaluates at a time; set by the trainer.
+        test_batch_size: images a data-parallel rank evaluates at a time.
+        num_workers: processes that read images; 0 reads in the main process.
+
+    Attributes:
         skipped: `SkippedImages`, the unreadable ones, which are not valid.
 
     Yields:
@@ -119,27 +121,23 @@ class TestLoader:
 
     __test__ = False  # not a test case, whatever pytest makes of the name
 
-    def __init__(self, dataset, num_workers):
+    def __init__(self, dataset, test_batch_size, num_workers):
         self.dataset = dataset
         self.skipped = SkippedImages(dataset)
         self.num_workers = num_workers
-        self.test_batch_size = None
+        self.read = BatchReader(dataset)
+        self.batches = EvaluationBatches(
+            len(dataset), test_batch_size, data_parallel_rank(), dist.get_dist_util().data_parallel_size
+        )
         if num_workers:
             prepare_workers()
 
     def __len__(self):
-        return len(self._batches())
+        return len(self.batches)
 
     def __iter__(self):
-        read = BatchReader(self.dataset)
-        for batch in read_ahead(read, self._batches(), self.num_workers):
+        for batch in read_ahead(self.read, self.batches, self.num_workers):
             yield _to_instance(batch, self.skipped)
-
-    def _batches(self):
-        ranks = dist.get_dist_util().data_parallel_size
-        return EvaluationBatches(
-            len(self.dataset), self.test_batch_size, data_parallel_rank(), ranks
-        )
 
 
 def data_parallel_rank():
@@ -163,3 +161,17 @@ def _to_instance(batch, skipped):
         stage = -1 if field in LAST_STAGE_FIELDS else 0
         instance.set(field, DistTensorData(flow.from_numpy(array), placement_idx=stage))
     return instance
+
+
+def to_global(instance, *unused):
+    """An Instance of local tensors -> {name: global tensor}.
+
+    LiBai calls this with more arguments, which differ between its versions; none is needed: mixup
+    is the loader's work, and the device is the model's, where LiBai's main branch takes a GPU if
+    there is any.
+    """
+    batch = {}
+    for name, value in instance.get_fields().items():
+        value.to_global(placement=dist.get_layer_placement(value.placement_idx))
+        batch[name] = value.tensor
+    return batch

@@ -1,4 +1,6 @@
 """From a sample's key to the arrays that a model takes."""
+import copy
+
 import numpy as np
 from PIL import Image
 
@@ -52,6 +54,12 @@ class _ImageDataset:
     def path(self, index):
         """The file of a sample."""
         return self.images.path(index)
+
+    def evaluated_with(self, transform):
+        """The same images as evaluation takes them: in another transform, and without draws."""
+        other = copy.copy(self)
+        other.train, other.transform, other.drop_path_draws = False, transform, 0
+        return other
 
     def __getitem__(self, key):
         """The arrays of the sample that a `SampleKey` names, as {field: array}.

@@ -18,7 +18,7 @@ import numpy as np
 
 from projects.MAE.data.cache import cache_folder
 from projects.MAE.data.shared_arrays import SharedArrays
-from projects.MAE.utils.disk import write_whole
+from projects.MAE.utils.disk import replaced
 
 FORMAT = 2
 WORTH_CACHING = 10_000  # images; fewer are listed in a moment
@@ -217,13 +217,9 @@ def _write_cache(path, listing, identity):
         header=np.frombuffer(json.dumps(header).encode(), np.uint8),
         states=np.array(list(listing.states.values()), np.int64),
     )
-
-    def write(partial):
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-
     try:
-        write_whole(path, write)
+        with replaced(path) as beside, open(beside, "wb") as file:
+            np.savez(file, **arrays)
     except OSError as error:
         logger.info(f"The list of images is not kept for the next run: {path}: {error.strerror}")
 

@@ -127,28 +127,6 @@ class CenterCrop:
         return image.crop((left, top, left + self.size, top + self.size))
 
 
-class RandomCropWithPadding:
-    """Pad every side with `padding` black pixels, then crop size x size anywhere.
-
-    The augmentation of small images (He et al., arXiv 1512.03385, section 4.2). Where the padded
-    image is still smaller than the crop, the rest is black too.
-    """
-
-    def __init__(self, size, padding):
-        self.size = size
-        self.padding = padding
-
-    def __call__(self, image, rng):
-        left = self._offset(image.width, rng)
-        top = self._offset(image.height, rng)
-        # Pillow fills what a crop takes from outside the image with zeros.
-        return image.crop((left, top, left + self.size, top + self.size))
-
-    def _offset(self, length, rng):
-        room = max(length + 2 * self.padding - self.size, 0)
-        return int(rng.integers(0, room + 1)) - self.padding
-
-
 class ToArray:
     """RGB image of 8 bits -> float32 [3, H, W]: (pixel / 255 - mean) / std.
 

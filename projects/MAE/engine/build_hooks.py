@@ -4,21 +4,17 @@ from libai.utils import distributed as dist
 from projects.MAE.engine.hooks import CheckpointHook, EvaluationHook, Metrics, Report, due
 from projects.MAE.engine.reconstruction_hook import ReconstructionHook, picture_dataset
 from projects.MAE.engine.skipped_images_hook import SkippedImagesReport
-from projects.MAE.engine.stopping import FiniteWeights, Schedule, StopHook
+from projects.MAE.engine.stopping import CountUpdates, FiniteWeights, StopHook
 from projects.MAE.monitor.progress import Progress, StepClock
-from projects.MAE.runtime.ranks import only_on_rank_0
 
 
-def hooks_of(trainer, watch):
-    """The hooks of a trainer that is built but for them; rank 0 has some more than the others.
-
-    Args:
-        watch: the trainer's `StepWatch`.
-    """
-    train, samples = trainer.cfg.train, len(trainer.train_loader.dataset)
+def hooks_of(trainer):
+    """The hooks of a trainer that is built but for them; rank 0 has some more than the others."""
+    run, watch = trainer.run, trainer.watch
+    train, samples, batch = run.cfg.train, run.schedule.samples, run.batch.total
 
     def every(iterations, epochs):
-        return due(iterations, epochs, samples, train.global_batch_size)
+        return due(iterations, epochs, samples, batch)
 
     checkpointer, evaluation = train.checkpointer, train.evaluation
     periodic = every(checkpointer.period, checkpointer.save_model_after_n_epoch)
@@ -45,7 +41,7 @@ def hooks_of(trainer, watch):
             ReconstructionHook(
                 every(wanted.period, wanted.after_n_epoch),
                 # Those of evaluation, where there is one: no folder is listed twice.
-                trainer.test_loader[0].dataset if evaluations else picture_dataset(trainer.cfg),
+                trainer.test_loader[0].dataset if evaluations else picture_dataset(run.cfg),
                 wanted.num_images,
                 train.output_dir,
             )
@@ -54,25 +50,18 @@ def hooks_of(trainer, watch):
     found = [
         clock,
         watch,
-        Schedule(watch),
+        CountUpdates(watch),
         SkippedImagesReport(trainer.train_loader.skipped, every(0, 1)),
-        FiniteWeights(lambda done: saves(done) or evaluates(done)),
+        FiniteWeights(lambda done: saves(done) or evaluates(done), train.output_dir),
         *evaluations,
         *pictures,
         CheckpointHook(trainer.checkpointer, saves, checkpointer.max_to_keep),
     ]
-    only_on_rank_0(trainer.open_writers)
     if dist.is_main_process():
         found += [
-            Progress(
-                clock,
-                train.log_period,
-                train.global_batch_size,
-                samples,
-                compiles=trainer.cfg.graph.enabled,
-            ),
-            Metrics(clock, train.log_period, train.global_batch_size, trainer.writers),
+            Progress(clock, train.log_period, batch, samples, compiles=run.in_graph),
+            Metrics(clock, train.log_period, batch, trainer.writers),
             Report(train.output_dir),
         ]
-    found.append(StopHook(watch, lambda: any(hook.postponed for hook in evaluations)))
+    found.append(StopHook(watch, lambda: any(h.postponed for h in evaluations), train.output_dir))
     return found

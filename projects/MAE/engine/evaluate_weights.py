@@ -6,10 +6,12 @@ from projects.MAE.checkpoint.checkpointer import load_weights
 from projects.MAE.checkpoint.manifest import check_whole
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_card, read_weights
-from projects.MAE.engine.trainer import MAETrainer
+from projects.MAE.engine.trainer import build_model, test_loaders
 from projects.MAE.errors import UserError
+from projects.MAE.evaluation.evaluate import measure
 from projects.MAE.evaluation.knn import build_loaders, run_knn
 from projects.MAE.evaluation.result_file import EVALUATION, KNN, save_evaluation
+from projects.MAE.modeling.graph import evaluator_of
 from projects.MAE.report.save import renew_reports
 from projects.MAE.runtime.ranks import only_on_rank_0
 from projects.MAE.weights.pretrained import load_pretrained, log_report
@@ -17,7 +19,7 @@ from projects.MAE.weights.pretrained import load_pretrained, log_report
 logger = logging.getLogger("libai." + __name__)
 
 
-def load_for_evaluation(cfg, model, may_be_random=False):
+def load_for_evaluation(run, model, may_be_random=False):
     """Fill a model with the weights of --resume, train.load_weight or finetune.path.
 
     Args:
@@ -29,15 +31,17 @@ def load_for_evaluation(cfg, model, may_be_random=False):
     Raises:
         UserError: no weights, or those of another model.
     """
-    own = cfg.train.output_dir if cfg.train.resume else cfg.train.load_weight
+    cfg = run.cfg
+    own = cfg.train.output_dir if run.resumes else cfg.train.load_weight
     if own:
         source = find_checkpoint(own)
         check_whole(source, "model")
         load_weights(model, read_weights(source), source)
     elif "finetune" in cfg and cfg.finetune.enable:
-        is_libai = cfg.finetune.weight_style == "oneflow"
-        source = find_checkpoint(cfg.finetune.path) if is_libai else cfg.finetune.path
-        report = load_pretrained(model, cfg.finetune.path, cfg.finetune.weight_style)
+        path, style = cfg.finetune.path, cfg.finetune.weight_style
+        is_libai = style == "oneflow"
+        source = find_checkpoint(path) if is_libai else path
+        report = load_pretrained(model, path, style)
         log_report(report, source)
         if report["new"] and not may_be_random:
             raise UserError(
@@ -46,43 +50,40 @@ def load_for_evaluation(cfg, model, may_be_random=False):
             )
         if not is_libai:
             return source, {}
-    elif may_be_random:
+    else:  # without weights only where that was asked for, see check_settings
         return "initial weights", {}
-    else:
-        raise UserError(
-            "--eval-only needs weights: --resume, train.load_weight=CHECKPOINT or finetune.path=..."
-        )
     card = read_card(source)
     check_heads(card, cfg.model, source)
     return source, card
 
 
-def evaluate_only(cfg):
+def evaluate_only(run):
     """Evaluate the weights of --resume, train.load_weight or finetune.path; see `keep`."""
-    cfg.train.evaluation.enabled = True
-    loaders = MAETrainer.build_test_loader(cfg)
-    model = MAETrainer.build_model(cfg)
-    source, card = load_for_evaluation(cfg, model)
-    dataset = loaders[0].dataset
+    cfg = run.cfg
+    loader = test_loaders(cfg)[0]
+    model = build_model(cfg)
+    source, card = load_for_evaluation(run, model)
+    dataset = loader.dataset
     check_card(card, dataset, source)
-    if "num_classes" in cfg.model and dataset.num_classes != cfg.model.num_classes:
+    if run.task.has_labels and dataset.num_classes != cfg.model.num_classes:
         raise UserError(
             f"model.num_classes={cfg.model.num_classes}, but {dataset.images.root} has "
             f"{dataset.num_classes} class folders: a label is a place in the sorted list of folders, "
             "so the folders of all classes are needed"
         )
     logger.info(f"Evaluating {source}")
-    graph = MAETrainer.build_graph(cfg, model, is_train=False)
-    results, images = MAETrainer.measure(cfg, loaders, graph)
+    evaluator = evaluator_of(model, cfg.graph.enabled)
+    results, images = measure(evaluator, loader, cfg.train.evaluation)
     keep(cfg, EVALUATION, {**results, "images": images}, source, card, dataset)
 
 
-def probe_neighbours(cfg):
+def probe_neighbours(run):
     """The k-NN probe of the weights that --eval-only takes, or of the initial ones; see `keep`."""
+    cfg = run.cfg
     loaders = build_loaders(cfg)
-    model = MAETrainer.build_model(cfg)
-    source, card = load_for_evaluation(cfg, model, may_be_random=True)
-    results = run_knn(cfg, model, loaders, MAETrainer.get_batch, source)
+    model = build_model(cfg)
+    source, card = load_for_evaluation(run, model, may_be_random=True)
+    results = run_knn(cfg, model, loaders, source)
     keep(cfg, KNN, results, source, card, loaders[1].dataset)
 
 

@@ -10,7 +10,7 @@ from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.checkpoint.run_folder import delete, link_final
 from projects.MAE.report.save import report_of_run
 from projects.MAE.runtime.ranks import any_rank, only_on_rank_0
-from projects.MAE.utils.disk import told
+from projects.MAE.utils.disk import refusals, write_text
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -113,7 +113,7 @@ class CheckpointHook(HookBase):
 
     def _tag(self, name, final):
         folder = self.checkpointer.save_dir
-        with told("train.output_dir", folder):
+        with refusals(folder):
             self.checkpointer.tag_last_checkpoint(name)
             self.kept = [n for n in self.kept if n != name] + [name]
             while self.max_to_keep and len(self.kept) > self.max_to_keep:
@@ -171,10 +171,9 @@ class EvaluationHook(HookBase):
 
     def _note(self, done):
         """Leave the evaluation to the resumed run, or forget that one was."""
-        with told("train.output_dir", os.path.dirname(self.note)):
+        with refusals(os.path.dirname(self.note)):
             if self.postponed:
-                with open(self.note, "w") as file:
-                    file.write(str(done))
+                write_text(self.note, str(done))
             elif os.path.exists(self.note):
                 os.remove(self.note)
 

@@ -63,10 +63,9 @@ class ProbeTrainer(MAETrainer):
 
     eager_trainer = HeadTrainer
 
-    def __init__(self, cfg):
-        use_graph, cfg.graph.enabled = cfg.graph.enabled, False
-        super().__init__(cfg)
-        encoder = evaluator_of(FrozenEncoder(self.model), use_graph, cfg.train.amp.enabled)
+    def __init__(self, run, dataset):
+        super().__init__(run, dataset)
+        encoder = evaluator_of(FrozenEncoder(self.model), run.cfg.graph.enabled, run.half_precision)
         self.model.train()
         if isinstance(encoder, flow.nn.Graph):
             self._trainer.encode = encoder

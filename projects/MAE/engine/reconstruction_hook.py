@@ -1,5 +1,4 @@
 """The trainer's pictures: the same few images, reconstructed every few epochs."""
-import copy
 import logging
 import os
 
@@ -12,7 +11,7 @@ from projects.MAE.data.transforms import ToArray
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation.image_grid import save_png
 from projects.MAE.evaluation.reconstruction import reconstruct, reconstruction_grid
-from projects.MAE.runtime.lazy_call import instantiate
+from projects.MAE.runtime.lazy_call import call
 from projects.MAE.utils.disk import reason
 
 FOLDER = "reconstructions"
@@ -77,10 +76,9 @@ class ReconstructionHook(HookBase):
 
 def picture_dataset(cfg):
     """The first data set of `dataloader.test`; without val/, the training images in its transform."""
-    node = copy.deepcopy(cfg.dataloader.test[0].dataset)
+    node = cfg.dataloader.test[0].dataset
     root = os.path.expanduser(str(node.root))
-    node.train = not os.path.isdir(os.path.join(root, "val"))
-    return instantiate(node)
+    return call(node, train=not os.path.isdir(os.path.join(root, "val")))
 
 
 def pixels_of(transform):

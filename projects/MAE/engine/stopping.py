@@ -41,14 +41,16 @@ class StepWatch(HookBase):
     Args:
         max_seconds: after which the run stops, from the start of the process; None for never.
         max_bad_batches: how many updates may be skipped because their loss was not finite.
+        output_dir: of the run, for what is said of its checkpoints.
 
     Attributes:
         stop, save: whether the run is to stop, or to save, after this step.
         skipped: whether this step's update did not happen.
     """
 
-    def __init__(self, max_seconds, max_bad_batches):
+    def __init__(self, max_seconds, max_bad_batches, output_dir):
         self.max_seconds, self.max_bad_batches = max_seconds, max_bad_batches
+        self.output_dir = output_dir
         self.listener, self.listening = Listener(), False
         self.stop = self.save = self.skipped = False
         self.bad_batches = 0
@@ -102,7 +104,7 @@ class StepWatch(HookBase):
         iteration = self.trainer.iter + 1
         if self.bad_batches > self.max_bad_batches:
             raise FloatingPointError(
-                divergence("Loss", iteration, self.trainer.cfg.train.output_dir, self.bad_batches)
+                divergence("Loss", iteration, self.output_dir, self.bad_batches)
             )
         if dist.is_main_process():
             self.trainer.storage.put_scalar("total_loss", float("nan"))
@@ -119,10 +121,11 @@ class FiniteWeights(HookBase):
 
     Args:
         due: whether a checkpoint or an evaluation follows, as a function of the iterations done.
+        output_dir: of the run.
     """
 
-    def __init__(self, due):
-        self.due = due
+    def __init__(self, due, output_dir):
+        self.due, self.output_dir = due, output_dir
 
     def after_step(self):
         done = self.trainer.iter + 1
@@ -130,13 +133,11 @@ class FiniteWeights(HookBase):
             return
         (bad,) = any_rank(not weights_are_finite(self.trainer.model))
         if bad:
-            raise FloatingPointError(
-                divergence("Weights", done, self.trainer.cfg.train.output_dir)
-            )
+            raise FloatingPointError(divergence("Weights", done, self.output_dir))
 
 
-class Schedule(LRScheduler):
-    """LiBai's, which counts updates: a graph does not count the updates that it leaves out."""
+class CountUpdates(LRScheduler):
+    """LiBai's hook of the schedule, which counts updates: a graph does not count the updates that it leaves out."""
 
     def __init__(self, watch):
         super().__init__()
@@ -153,17 +154,18 @@ class StopHook(HookBase):
     Args:
         watch: the `StepWatch`.
         postponed: whether an evaluation was left out for it, as a function.
+        output_dir: of the run.
     """
 
-    def __init__(self, watch, postponed):
-        self.watch, self.postponed = watch, postponed
+    def __init__(self, watch, postponed, output_dir):
+        self.watch, self.postponed, self.output_dir = watch, postponed, output_dir
 
     def after_step(self):
         done, last = self.trainer.iter + 1, self.trainer.max_iter
         if not self.watch.stop or (done == last and not self.postponed()):
             return
         if dist.is_main_process():  # the others may be here before rank 0 has named the checkpoint
-            checkpoint = find_checkpoint(self.trainer.cfg.train.output_dir)
+            checkpoint = find_checkpoint(self.output_dir)
             logger.info(
                 f"Stopped after iteration {done} of {last} ({self.watch.reason}), saved in "
                 f"{checkpoint}; to go on: {resume_command()}"

@@ -4,71 +4,179 @@ import math
 import os
 
 import oneflow as flow
-from libai.config import LazyConfig
 from libai.engine import DefaultTrainer
-from libai.scheduler import build_lr_scheduler
-from libai.utils import distributed as dist
 
 from projects.MAE.checkpoint.card import check_same_run, model_card
 from projects.MAE.checkpoint.checkpointer import MAECheckpointer
 from projects.MAE.checkpoint.manifest import fingerprint
 from projects.MAE.checkpoint.reader import check_part, read_card
+from projects.MAE.data.build import to_global
 from projects.MAE.data.datasets import check_same_classes
 from projects.MAE.engine.build_hooks import hooks_of
 from projects.MAE.engine.eager import AccumulatingTrainer
 from projects.MAE.engine.stopping import StepWatch, Stopped
 from projects.MAE.errors import UserError
-from projects.MAE.evaluation.evaluate import evaluate
+from projects.MAE.evaluation.evaluate import measure
 from projects.MAE.modeling.graph import TrainGraph, evaluator_of
-from projects.MAE.monitor.bar import watched
 from projects.MAE.monitor.writers import build_writers
 from projects.MAE.runtime.compat import take_one_batch_a_step
-from projects.MAE.runtime.lazy_call import instantiate
+from projects.MAE.runtime.lazy_call import call, instantiate
 from projects.MAE.runtime.ranks import check_agreement, only_on_rank_0, together
-from projects.MAE.runtime.versions import save_environment
-from projects.MAE.utils.disk import told
+from projects.MAE.settings.load import writable
 from projects.MAE.weights.pretrained import load_pretrained, log_report
 
 logger = logging.getLogger("libai." + __name__)
 
 
 class MAETrainer(DefaultTrainer):
-    """Train a masked autoencoder or its classifier from a checked configuration.
+    """Train a masked autoencoder or its classifier.
 
-    Example::
+    LiBai's constructor calls the methods below in this order: build_train_loader, build_test_loader,
+    auto_scale_hyperparams, build_model, build_optimizer, build_lr_scheduler, build_graph (training,
+    then evaluation), resume_or_load, build_hooks. It reads a copy of the configuration, and writes
+    into it; what is derived here comes from the `Run` alone.
 
-        trainer = MAETrainer(cfg)  # as train_net.py prepares it
-        trainer.train()
+    Args:
+        run: the `Run`, with its schedule.
+        dataset: the training data, one data set.
+
+    Attributes:
+        last_evaluation: {metric: value} of the latest, None before.
+        writers: on rank 0, those of monitor/writers.py.
     """
 
-    last_evaluation = None
-    writers = ()  # rank 0 has those of monitor/writers.py
     eager_trainer = AccumulatingTrainer
 
-    def __init__(self, cfg):
-        super().__init__(cfg)
-        self.checkpointer.card = model_card(cfg, self.train_loader.dataset)
-        self.checkpointer.cfg, self.checkpointer.samples = cfg, len(self.train_loader.dataset)
-        if not cfg.graph.enabled:
+    def __init__(self, run, dataset):
+        self.run, self.dataset = run, dataset
+        self.watch = StepWatch(
+            run.cfg.train.max_seconds, run.cfg.train.max_bad_batches, run.cfg.train.output_dir
+        )
+        self.last_evaluation, self.writers = None, []
+        super().__init__(configuration_for_libai(run))
+        self.global_batch_size = run.batch.total
+        if run.in_graph:
+            take_one_batch_a_step(self._trainer)
+        else:
             self._trainer = self.eager_trainer(
                 self.model,
                 self.train_loader,
                 self.optimizer,
-                cfg.train.num_accumulation_steps,
+                run.batch.steps,
                 after_loss=self.watch.after_loss,
             )
-        else:
-            take_one_batch_a_step(self._trainer)
-        self.global_batch_size = cfg.train.global_batch_size
+
+    def build_train_loader(self, cfg, tokenizer=None):
+        loader = call(
+            self.run.cfg.dataloader.train,
+            dataset=self.dataset,
+            global_batch_size=self.run.batch.total,
+            start_iter=self.run.start_iter,
+            train_iter=self.run.schedule.iterations,
+        )
+        return loader, None, None
+
+    def build_test_loader(self, cfg, tokenizer=None):
+        return test_loaders(self.run.cfg)
+
+    def auto_scale_hyperparams(self, cfg, data_loader):
+        """Nothing is left to scale here; LiBai calls this when the loaders are there."""
+        if self.run.task.has_labels:
+            check_classes(self.run.cfg.model, self.dataset, self.test_loader)
+        schedule = self.run.schedule
+        logger.info(
+            f"{schedule.iterations} iterations of {self.run.batch.total} samples on "
+            f"{schedule.samples} images, {schedule.warmup} of warm-up, peak learning rate "
+            f"{schedule.peak:.3e}"
+        )
+
+    def build_model(self, cfg):
+        return build_model(self.run.cfg)
+
+    def build_optimizer(self, cfg, model):
+        optim = self.run.cfg.optim
+        groups = call(optim.params, model=model)
+        return call(optim, params=groups, lr=self.run.schedule.peak)
+
+    def build_lr_scheduler(self, cfg, optimizer):
+        schedule = self.run.schedule
+        return call(
+            self.run.cfg.train.scheduler,
+            optimizer=optimizer,
+            max_iter=schedule.iterations,
+            warmup_iter=schedule.warmup,
+        )
+
+    def build_graph(self, cfg, model, optimizer=None, lr_scheduler=None, is_train=True):
+        if not is_train:
+            return evaluator_of(model, self.run.cfg.graph.enabled)
+        train = self.run.cfg.train
+        zero = train.zero_optimization
+        return TrainGraph(
+            model,
+            optimizer,
+            lr_scheduler,
+            fp16=self.run.half_precision,
+            activation_checkpoint=train.activation_checkpoint.enabled,
+            grad_acc_steps=self.run.batch.steps,
+            zero_stage=zero.stage if zero.enabled else 0,
+            skip_bad_batches=train.max_bad_batches > 0,
+        )
+
+    def resume_or_load(self, resume=True):
+        """Replace LiBai's checkpointer by the atomic one, then resume or load pretrained weights."""
+        run, cfg = self.run, self.run.cfg
+        card = model_card(run, self.dataset)
+        self.checkpointer = MAECheckpointer(
+            self.model, run, card, **self.checkpointer.checkpointables
+        )
+        self.start_iter = run.start_iter
+        if run.resumes and not run.start_iter:
+            logger.warning(f"--resume: no checkpoint in {cfg.train.output_dir}, so this run is a new one")
+        if run.start_iter:
+            name = f"model_{run.start_iter - 1:07d}"
+            checkpoint = os.path.join(cfg.train.output_dir, name)
+            check_agreement(
+                f"--resume: {checkpoint}",
+                together(lambda: fingerprint(checkpoint)),
+                "train.output_dir must be a folder that all machines see",
+            )
+            together(lambda: self._check_loadable(checkpoint, card))
+            self.checkpointer.resume(name)
+            logger.info(f"Resumed from {checkpoint}, {run.start_iter} iterations done")
+        elif "finetune" in cfg and cfg.finetune.enable:
+            report = load_pretrained(self.model, cfg.finetune.path, cfg.finetune.weight_style)
+            log_report(report, cfg.finetune.path)
+
+    def _check_loadable(self, checkpoint, card):
+        """Raise a UserError where this rank can't go on from a checkpoint: in the middle of loading
+        it the others would wait for this one."""
+        check_same_run(read_card(checkpoint), card, checkpoint)
+        planned = self.run.schedule.iterations
+        if self.run.start_iter > planned:
+            raise UserError(
+                f"--resume: {checkpoint} has {self.run.start_iter} iterations done, more than this "
+                f"run's {planned}: raise train.train_epoch or train.train_iter"
+            )
+        for part in ("model", *self.checkpointer.checkpointables):
+            check_part(os.path.join(checkpoint, part))
+
+    def build_hooks(self):
+        run = self.run
+        # Whatever the disk or a login refuses, all ranks get to know.
+        only_on_rank_0(
+            lambda: self.writers.extend(build_writers(run.cfg.train, run.start_iter, run.resumes))
+        )
+        return hooks_of(self)
 
     def run_step(self):
         """One optimizer step. LiBai's main branch also passes on a device, which no one needs."""
         self._trainer.iter = self.iter
-        if self.cfg.graph.enabled:
+        if self.run.in_graph:
             # A graph leaves out an update of its own accord, see TrainGraph.
-            self.watch.after_loss(lambda: self._trainer.run_step(self.get_batch))
+            self.watch.after_loss(lambda: self._trainer.run_step(to_global))
         else:
-            self._trainer.run_step(self.get_batch)
+            self._trainer.run_step(to_global)
 
     def train(self):
         """Train until the end, or until the run is asked to stop."""
@@ -78,207 +186,62 @@ class MAETrainer(DefaultTrainer):
             # Its workers read ahead: they would be waited for, in no order with OneFlow's end.
             self._trainer._data_loader_iter = None
 
-    def resume_or_load(self, resume=True):
-        """Replace LiBai's checkpointer by the atomic one, then resume or load pretrained weights."""
-        cfg = self.cfg
-        self.checkpointer = MAECheckpointer(
-            self.model, cfg.train.output_dir, **self.checkpointer.checkpointables
-        )
-        self.start_iter = cfg.train.start_iter
-        if resume and not self.start_iter:
-            logger.warning(f"--resume: no checkpoint in {cfg.train.output_dir}, so this run is a new one")
-        if self.start_iter:
-            name = f"model_{self.start_iter - 1:07d}"
-            checkpoint = os.path.join(cfg.train.output_dir, name)
-            check_agreement(
-                f"--resume: {checkpoint}",
-                together(lambda: fingerprint(checkpoint)),
-                "train.output_dir must be a folder that all machines see",
-            )
-            together(lambda: self._check_loadable(checkpoint))
-            self.checkpointer.resume(name)
-            logger.info(f"Resumed from {checkpoint}, {self.start_iter} iterations done")
-        elif "finetune" in cfg and cfg.finetune.enable:
-            report = load_pretrained(self.model, cfg.finetune.path, cfg.finetune.weight_style)
-            log_report(report, cfg.finetune.path)
-
-    def _check_loadable(self, checkpoint):
-        """Raise a UserError where this rank can't go on from a checkpoint: in the middle of loading
-        it the others would wait for this one."""
-        card = model_card(self.cfg, self.train_loader.dataset)
-        check_same_run(read_card(checkpoint), card, checkpoint)
-        if self.start_iter > self.cfg.train.train_iter:
-            raise UserError(
-                f"--resume: {checkpoint} has {self.start_iter} iterations done, more than this run's "
-                f"{self.cfg.train.train_iter}: raise train.train_epoch or train.train_iter"
-            )
-        for part in ("model", *self.checkpointer.checkpointables):
-            check_part(os.path.join(checkpoint, part))
-
-    def build_hooks(self):
-        train = self.cfg.train
-        self.watch = StepWatch(train.max_seconds, train.max_bad_batches)
-        return hooks_of(self, self.watch)
-
     def evaluate(self):
         """Evaluate on the test loader; {metric: value} on every rank, None if asked to stop."""
-        model = self.graph_eval if self.cfg.graph.enabled else self.model
-        results = self.test(self.cfg, self.test_loader, model, stops=self.watch.check_stop)
-        self.model.train()
-        if results is not None:
-            self.last_evaluation = results
-        return results
-
-    def open_writers(self):
-        """Open the run's writers, on rank 0.
-
-        Raises:
-            UserError: the disk refuses a file.
-        """
-        self.writers = build_writers(self.cfg.train)
-
-    @classmethod
-    def test(cls, cfg, test_loaders, model, evaluator=None, stops=None):
-        """The figures of `measure` alone, as LiBai calls it."""
-        found = cls.measure(cfg, test_loaders, model, stops)
-        return None if found is None else found[0]
-
-    @classmethod
-    def measure(cls, cfg, test_loaders, model, stops=None):
-        """Evaluate a module or graph on the first of the loaders, in evaluation mode.
-
-        Args:
-            stops: asked before each batch whether to give up, and return None.
-
-        Returns:
-            {metric: value} and the number of images, as `evaluate`.
-        """
-        module = model.model if isinstance(model, flow.nn.Graph) else model
-        module.eval()
-        evaluation, loader = cfg.train.evaluation, test_loaders[0]
-        batches = loader
-        if dist.is_main_process():
-            total = min(len(loader), evaluation.eval_iter or len(loader))
-            batches = watched(loader, total, "Evaluating")
-        found = evaluate(
-            model, batches, cls.get_batch, evaluation.topk, evaluation.eval_iter, stops
+        model = self.graph_eval if self.run.in_graph else self.model
+        found = measure(
+            model, self.test_loader[0], self.run.cfg.train.evaluation, self.watch.check_stop
         )
+        self.model.train()
         if found is None:
             return None
-        loader.skipped.report("they count for nothing in the evaluation")
-        logger.info("Evaluation: " + ", ".join(f"{k} {v:.4f}" for k, v in found[0].items()))
-        return found
-
-    @classmethod
-    def get_batch(cls, data, *unused):
-        """An Instance of local tensors -> {name: global tensor}. LiBai's versions differ in the
-        arguments after the first, none of which is needed: mixup is the loader's work, and the
-        device is the model's, where LiBai's main branch takes a GPU if there is any."""
-        batch = {}
-        for name, value in data.get_fields().items():
-            value.to_global(placement=dist.get_layer_placement(value.placement_idx))
-            batch[name] = value.tensor
-        return batch
-
-    @classmethod
-    def build_model(cls, cfg):
-        flow.manual_seed(cfg.train.seed)
-        model = instantiate(cfg.model)
-        count = sum(math.prod(p.shape) for p in model.parameters())
-        logger.info(f"{type(model).__name__} with {count:,} parameters")
-        return model
-
-    @classmethod
-    def build_graph(cls, cfg, model, optimizer=None, lr_scheduler=None, is_train=True):
-        if not is_train:
-            return evaluator_of(model, cfg.graph.enabled)
-        train = cfg.train
-        zero = train.zero_optimization
-        return TrainGraph(
-            model,
-            optimizer,
-            lr_scheduler,
-            fp16=train.amp.enabled,
-            activation_checkpoint=train.activation_checkpoint.enabled,
-            grad_acc_steps=train.num_accumulation_steps,
-            zero_stage=zero.stage if zero.enabled else 0,
-            skip_bad_batches=train.max_bad_batches > 0,
-        )
-
-    @classmethod
-    def build_optimizer(cls, cfg, model):
-        cfg.optim.params.model = model
-        return instantiate(cfg.optim)
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg, optimizer):
-        return build_lr_scheduler(cfg.train.scheduler, optimizer)
-
-    @classmethod
-    def build_train_loader(cls, cfg, tokenizer=None):
-        loader = instantiate(cfg.dataloader.train)
-        loader.global_batch_size = cfg.train.global_batch_size
-        loader.start_iter = cfg.train.start_iter
-        return loader, None, None
-
-    @classmethod
-    def build_test_loader(cls, cfg, tokenizer=None):
-        if not cfg.train.evaluation.enabled or "test" not in cfg.dataloader:
-            return []
-        loaders = list(instantiate(cfg.dataloader.test))
-        for loader in loaders:
-            loader.test_batch_size = cfg.train.test_micro_batch_size
-        return loaders
-
-    def auto_scale_hyperparams(self, cfg, data_loader):
-        """Check the data's classes; fill in iterations, warm-up and rate from the real batch."""
-        if "num_classes" in cfg.model:
-            check_classes(cfg, data_loader.dataset, self.test_loader)
-        train, samples = cfg.train, len(data_loader.dataset)
-        train.train_iter = max(
-            math.ceil(samples * train.train_epoch / train.global_batch_size), train.train_iter
-        )
-        if train.train_iter < 1:
-            raise UserError("train.train_epoch and train.train_iter are both 0: set one of them")
-        if train.warmup_ratio is not None:
-            warmup = math.ceil(train.train_iter * train.warmup_ratio)
-        else:
-            warmup = math.ceil(samples * train.warmup_epoch / train.global_batch_size)
-        train.warmup_iter = min(warmup, train.train_iter)
-        train.scheduler.max_iter = train.train_iter
-        train.scheduler.warmup_iter = train.warmup_iter
-        data_loader.train_iter = train.train_iter
-        if cfg.optim.lr is None:
-            cfg.optim.lr = train.base_lr * train.global_batch_size / 256
-        logger.info(
-            f"{train.train_iter} iterations of {train.global_batch_size} samples on {samples} "
-            f"images, {train.warmup_iter} of warm-up, peak learning rate {cfg.optim.lr:.3e}"
-        )
-        only_on_rank_0(lambda: describe_run(cfg, samples))
+        self.last_evaluation = found[0]
+        return self.last_evaluation
 
 
-def describe_run(cfg, samples):
-    """Write config.yaml once more, now complete, and environment.json.
+def configuration_for_libai(run):
+    """A copy of a run's configuration with what LiBai's DefaultTrainer reads, for it to write into.
 
-    Raises:
-        UserError: the disk refuses.
+    LiBai's own --resume, which reads `last_checkpoint`, is left off.
     """
-    train = cfg.train
-    with told("train.output_dir", train.output_dir):
-        LazyConfig.save(cfg, os.path.join(train.output_dir, "config.yaml"))
-        save_environment(
-            train.output_dir,
-            ranks=dist.get_world_size(),
-            device=train.dist.device_type,
-            training_images=samples,
-        )
+    cfg = writable(run.cfg)
+    cfg.graph.enabled = run.in_graph
+    cfg.train.update(
+        resume=False,
+        train_iter=run.schedule.iterations,
+        global_batch_size=run.batch.total,
+        train_micro_batch_size=run.batch.micro,
+        num_accumulation_steps=run.batch.steps,
+    )
+    return cfg
 
 
-def check_classes(cfg, dataset, test_loaders):
-    """Raise a UserError where the data's classes and the head, or the validation data, disagree."""
+def build_model(cfg):
+    """The model of a configuration, with initial weights drawn from its seed."""
+    flow.manual_seed(cfg.train.seed)
+    model = instantiate(cfg.model)
+    count = sum(math.prod(p.shape) for p in model.parameters())
+    logger.info(f"{type(model).__name__} with {count:,} parameters")
+    return model
+
+
+def test_loaders(cfg):
+    """The loaders of `dataloader.test`, [] where nothing is to be evaluated."""
+    if not cfg.train.evaluation.enabled or "test" not in cfg.dataloader:
+        return []
+    size = cfg.train.test_micro_batch_size
+    return [call(node, test_batch_size=size) for node in cfg.dataloader.test]
+
+
+def check_classes(model, dataset, test_loaders):
+    """Raise a UserError where the data's classes and the head, or the validation data, disagree.
+
+    Args:
+        model: the configuration's node.
+    """
     for loader in test_loaders:
         check_same_classes(dataset, loader.dataset)
-    wanted, found = cfg.model.num_classes, dataset.num_classes
+    wanted, found = model.num_classes, dataset.num_classes
     if found > wanted:
         raise UserError(
             f"model.num_classes={wanted}, but the training data has {found} class folders: set "

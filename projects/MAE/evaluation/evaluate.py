@@ -1,11 +1,18 @@
 """Evaluation that counts every sample once, on any layout."""
 import itertools
+import logging
 
 import numpy as np
 import oneflow as flow
+from libai.utils import distributed as dist
 
+from projects.MAE.data.build import to_global
 from projects.MAE.errors import UserError
+from projects.MAE.modeling.task import RECONSTRUCTION_LOSS
+from projects.MAE.monitor.bar import watched
 from projects.MAE.runtime.ranks import gather
+
+logger = logging.getLogger("libai." + __name__)
 
 
 def topk_correct(scores, labels, topk):
@@ -21,13 +28,37 @@ def topk_correct(scores, labels, topk):
     return [int(hits[:, :k].any(axis=1).sum()) for k in topk]
 
 
-def evaluate(model, loader, get_batch, topk=(1, 5), max_batches=None, stops=None):
+def measure(model, loader, settings, stops=None):
+    """Evaluate a module or graph, in evaluation mode, and log it; rank 0 shows how far it is.
+
+    Args:
+        loader: a `TestLoader`.
+        settings: the configuration's node `train.evaluation`.
+        stops: asked before each batch whether to give up, and return None.
+
+    Returns:
+        {metric: value} and the number of images, as `evaluate`.
+    """
+    module = model.model if isinstance(model, flow.nn.Graph) else model
+    module.eval()
+    batches = loader
+    if dist.is_main_process():
+        total = min(len(loader), settings.eval_iter or len(loader))
+        batches = watched(loader, total, "Evaluating")
+    found = evaluate(model, batches, settings.topk, settings.eval_iter, stops)
+    if found is None:
+        return None
+    loader.skipped.report("they count for nothing in the evaluation")
+    logger.info("Evaluation: " + ", ".join(f"{k} {v:.4f}" for k, v in found[0].items()))
+    return found
+
+
+def evaluate(model, loader, topk=(1, 5), max_batches=None, stops=None):
     """Evaluate a classifier or an autoencoder.
 
     Args:
         model: module or graph in evaluation mode.
         loader: of batches with "valid" marking what is not padding.
-        get_batch: turns a batch into global tensors.
         topk: the values of k for a classifier.
         max_batches: stop after so many; None for all.
         stops: a function that is asked before each batch whether to give up; None for never.
@@ -44,7 +75,7 @@ def evaluate(model, loader, get_batch, topk=(1, 5), max_batches=None, stops=None
         for batch in itertools.islice(loader, max_batches):
             if stops is not None and stops():
                 return None
-            data = get_batch(batch)
+            data = to_global(batch)
             valid = gather(data.pop("valid")).astype(bool)
             labels = data.pop("labels", None)
             outputs = model(**data)
@@ -57,5 +88,5 @@ def evaluate(model, loader, get_batch, topk=(1, 5), max_batches=None, stops=None
     if not total:
         raise UserError("none of the images to evaluate can be read: see the log for the first of them")
     if labels is None:
-        return {"reconstruction_loss": loss / total}, total
+        return {RECONSTRUCTION_LOSS: loss / total}, total
     return {f"Acc@{k}": 100.0 * int(c) / total for k, c in zip(topk, correct)}, total

@@ -3,14 +3,14 @@
 Pillow's own font, the only one that is there on every machine, has the letters of English and no
 accents. What it has not is written as Python would escape it, so that a name can still be told.
 """
-import contextlib
 import io
 import math
-import os
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
+
+from projects.MAE.utils.disk import replaced
 
 MIN_SIDE = 96  # pixels; smaller images are enlarged, pixel by pixel, so that one sees them
 GAP = 4
@@ -122,12 +122,5 @@ def save_png(image, path):
     text.add_itxt("Description", image.info["Description"])
     content = io.BytesIO()  # Pillow itself keeps to itself why a disk refuses it
     image.save(content, format="PNG", pnginfo=text)
-    beside = f"{path}.partial"
-    try:
-        with open(beside, "wb") as file:
-            file.write(content.getbuffer())
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):  # the first error says more
-            os.remove(beside)
-        raise
+    with replaced(path) as beside, open(beside, "wb") as file:
+        file.write(content.getbuffer())

@@ -4,7 +4,6 @@ The form of instance discrimination (Wu et al., arXiv 1805.01978) and DINO: feat
 the k training images of largest cosine similarity s, each a vote of exp(s / temperature) for its
 class.
 """
-import copy
 import itertools
 import logging
 
@@ -12,11 +11,12 @@ import numpy as np
 import oneflow as flow
 from libai.utils import distributed as dist
 
-from projects.MAE.data.build import build_image_test_loader
-from projects.MAE.data.datasets import ConcatenatedDataset, check_same_classes
+from projects.MAE.data.build import build_image_test_loader, to_global, whole_dataset
+from projects.MAE.data.datasets import check_same_classes
 from projects.MAE.errors import UserError
+from projects.MAE.modeling.task import task_of
 from projects.MAE.monitor.bar import watched
-from projects.MAE.runtime.lazy_call import instantiate
+from projects.MAE.runtime.lazy_call import call, instantiate
 from projects.MAE.runtime.ranks import gather
 
 TOPK = (1, 5)
@@ -112,7 +112,7 @@ def all_gather(array):
     return gather(rows.to_global(placement=ranks, sbp=flow.sbp.split(0)))
 
 
-def features_of(model, loader, get_batch, max_batches, what):
+def features_of(model, loader, max_batches, what):
     """Yield (features [n, D] of length 1, labels [n]) of every batch, without its padding.
 
     Every rank gets all rows, in the order of the data set. Rank 0 shows how far that is.
@@ -124,19 +124,18 @@ def features_of(model, loader, get_batch, max_batches, what):
     if dist.is_main_process():
         batches = watched(batches, min(len(loader), max_batches or len(loader)), what)
     for batch in batches:
-        data = get_batch(batch)
+        data = to_global(batch)
         labels = gather(data["labels"])
         features = gather(model.forward_features(data["images"]).float())
         yield unit(features[labels >= 0]), labels[labels >= 0]
 
 
-def knn_accuracy(model, train_loader, val_loader, get_batch, k, temperature, max_batches=None):
+def knn_accuracy(model, train_loader, val_loader, k, temperature, max_batches=None):
     """The accuracy of the k-NN probe; every rank calls this.
 
     Args:
         model: with `forward_features`, in evaluation mode.
         train_loader, val_loader: of evaluation batches with labels, -1 where a row is no image.
-        get_batch: turns a batch into global tensors.
         max_batches: stop after so many of each loader; None for all.
 
     Returns:
@@ -150,7 +149,7 @@ def knn_accuracy(model, train_loader, val_loader, get_batch, k, temperature, max
     with flow.no_grad():
         count = 0
         training = features_of(
-            model, train_loader, get_batch, max_batches, "k-NN: features of the training images"
+            model, train_loader, max_batches, "k-NN: features of the training images"
         )
         for features, own in training:
             bank.add(features, count)
@@ -161,7 +160,7 @@ def knn_accuracy(model, train_loader, val_loader, get_batch, k, temperature, max
             raise UserError("none of the training images can be read: see the log for the first")
         k = min(k, count)
         validation = features_of(
-            model, val_loader, get_batch, max_batches, "k-NN: neighbours of the validation images"
+            model, val_loader, max_batches, "k-NN: neighbours of the validation images"
         )
         for queries, wanted in validation:
             similarities, indices = map(all_gather, bank.nearest(queries, k))
@@ -185,36 +184,30 @@ def build_loaders(cfg):
     Raises:
         UserError: other classes in val/, or fewer training images than neighbours.
     """
-    cfg = copy.deepcopy(cfg)
-    test = cfg.dataloader.test[0]
-    datasets = []
-    for node in cfg.dataloader.train.dataset:
-        node.transform = test.dataset.transform
-        node.drop_path_rate = 0.0  # evaluation takes no draws
-        dataset = instantiate(node)
-        dataset.train = False  # no place of an unreadable image is taken by another
-        datasets.append(dataset)
-    whole = datasets[0] if len(datasets) == 1 else ConcatenatedDataset(datasets)
-    loaders = build_image_test_loader(whole, test.num_workers), instantiate(test)
-    check_same_classes(whole, loaders[1].dataset)
+    train, test = cfg.dataloader.train, cfg.dataloader.test[0]
+    size = cfg.train.test_micro_batch_size
+    val_loader = call(test, test_batch_size=size)
+    transform = val_loader.dataset.transform
+    datasets = [d.evaluated_with(transform) for d in instantiate(train.dataset)]
+    train_loader = build_image_test_loader(whole_dataset(datasets), size, test.num_workers)
+    check_same_classes(train_loader.dataset, val_loader.dataset)
     dist.synchronize()  # so that ranks find a mistake together, whose lists took different times
-    if cfg.train.knn.k > len(whole):
-        raise UserError(f"train.knn.k={cfg.train.knn.k} is more than the {len(whole)} training images")
-    for loader in loaders:
-        loader.test_batch_size = cfg.train.test_micro_batch_size
-    return loaders
+    count = len(train_loader.dataset)
+    if cfg.train.knn.k > count:
+        raise UserError(f"train.knn.k={cfg.train.knn.k} is more than the {count} training images")
+    return train_loader, val_loader
 
 
 def check_knn(cfg):
     """Raise a UserError for a configuration that --knn is not for."""
-    if "num_classes" not in cfg.model:
+    if not task_of(cfg.model).has_labels:
         raise UserError(
             "--knn needs a configuration with labels, mae_linprobe.py or another of a classifier; "
             "name the pretraining run as finetune.path"
         )
 
 
-def run_knn(cfg, model, loaders, get_batch, source):
+def run_knn(cfg, model, loaders, source):
     """Log the probe's figures and return them, with the numbers of images, k and the temperature.
 
     Args:
@@ -226,7 +219,7 @@ def run_knn(cfg, model, loaders, get_batch, source):
     logger.info(f"k-NN with k={knn.k}, temperature {knn.temperature}, on the features of {source}")
     model.eval()
     results = knn_accuracy(
-        model, *loaders, get_batch, knn.k, knn.temperature, cfg.train.evaluation.eval_iter
+        model, *loaders, knn.k, knn.temperature, cfg.train.evaluation.eval_iter
     )
     results.update(k=knn.k, temperature=knn.temperature)
     logger.info(

@@ -8,7 +8,7 @@ from libai.utils import distributed as dist
 
 from projects.MAE.data.build import data_parallel_rank
 from projects.MAE.evaluation.image_grid import draw_grid
-from projects.MAE.modeling.layers import as_input
+from projects.MAE.modeling.global_tensors import as_input
 from projects.MAE.runtime.ranks import gather
 
 ROWS = 16  # images a rank holds at once

@@ -2,7 +2,7 @@
 import json
 import os
 
-from projects.MAE.utils.disk import told, write_text
+from projects.MAE.utils.disk import refusals, write_text
 
 EVALUATION, KNN = "evaluation.json", "knn.json"
 
@@ -25,5 +25,5 @@ def save_evaluation(folder, name, results, weights, card, data):
     content = {**results, "weights": weights, "data": data}
     if "iteration" in card:
         content["iteration"] = card["iteration"]
-    with told("train.output_dir", folder):
+    with refusals(folder):
         write_text(os.path.join(folder, name), json.dumps(content))

@@ -7,7 +7,7 @@ import sys
 from tqdm import tqdm
 
 from projects.MAE.utils.appended_file import AppendedFile
-from projects.MAE.utils.disk import told
+from projects.MAE.utils.disk import refusals
 
 SHOWN_BY_BAR = {"shown_by_bar": True}  # `extra` of a record that repeats what a live bar shows
 
@@ -104,7 +104,7 @@ def start_log(output_dir, rank):
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    with told("train.output_dir", output_dir):
+    with refusals(output_dir):
         os.makedirs(output_dir, exist_ok=True)  # rank 0 has made its own; another machine may share none
     name = "log.txt" if rank == 0 else f"log.txt.rank{rank}"
     warn = logger.warning if rank == 0 else to_standard_error

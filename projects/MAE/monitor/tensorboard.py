@@ -9,7 +9,7 @@ import struct
 import time
 
 from projects.MAE.utils.appended_file import AppendedFile
-from projects.MAE.utils.disk import told
+from projects.MAE.utils.disk import refusals
 
 
 class TensorBoard:
@@ -27,7 +27,7 @@ class TensorBoard:
             from tensorboardX.proto import event_pb2
 
         self.summary, self.events, self.checksum = summary, event_pb2, record_writer.masked_crc32c
-        with told("train.output_dir", os.path.dirname(folder)):
+        with refusals(os.path.dirname(folder)):
             os.makedirs(folder, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         self.file = AppendedFile(os.path.join(folder, name))

@@ -15,6 +15,7 @@ import os
 from projects.MAE.errors import UserError
 from projects.MAE.monitor.tensorboard import TensorBoard
 from projects.MAE.utils.appended_file import AppendedFile
+from projects.MAE.utils.disk import write_text
 
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_ID_FILE = "wandb_id.txt"
@@ -41,17 +42,25 @@ def check_writers(train):
         )
 
 
-def build_writers(train):
-    """The writers that the configuration's `train` node asks for."""
-    writers = [JsonLines(os.path.join(train.output_dir, "metrics.json"), train.start_iter)]
+def build_writers(train, start_iter=0, resumes=False):
+    """The writers that the configuration's `train` node asks for.
+
+    Args:
+        start_iter: iterations done before.
+        resumes: whether --resume was given.
+
+    Raises:
+        UserError: the disk refuses a file, or wandb can't begin.
+    """
+    writers = [JsonLines(os.path.join(train.output_dir, "metrics.json"), start_iter)]
     if train.tensorboard or (train.tensorboard is None and _installed("tensorboardX")):
         folder = os.path.join(train.output_dir, TENSORBOARD_FOLDER)
-        writers.append(TensorBoard(folder, train.start_iter))
+        writers.append(TensorBoard(folder, start_iter))
     if train.wandb.enabled:
         settings = train.wandb
         writers.append(
             WeightsAndBiases(
-                train.output_dir, settings.project, settings.name, settings.mode, train.resume
+                train.output_dir, settings.project, settings.name, settings.mode, resumes
             )
         )
     return writers
@@ -122,8 +131,7 @@ class WeightsAndBiases:
                 f"train.wandb.enabled=True, but wandb can't begin a run ({said}): wandb login, or "
                 "set train.wandb.mode=offline"
             ) from None
-        with open(id_file, "w") as file:
-            file.write(self.run.id)
+        write_text(id_file, self.run.id)
         # Steps of wandb only go up; iterations go back when a run that broke off is resumed.
         self.run.define_metric("iteration")
         self.run.define_metric("*", step_metric="iteration")

@@ -1,7 +1,7 @@
 """Parallel sizes and batch sizes, checked before anything is built."""
-import collections
 import math
 import os
+from dataclasses import dataclass
 
 from omegaconf import OmegaConf
 
@@ -9,24 +9,47 @@ from projects.MAE.errors import UserError
 from projects.MAE.modeling.sizes import kept_patches
 from projects.MAE.parallel.stage_balance import balance, block_costs
 
-# How ranks share a model: parallel sizes, and a tuple of the stage of each transformer block.
-Layout = collections.namedtuple("Layout", "data tensor pipeline stages")
+
+@dataclass(frozen=True)
+class Layout:
+    """How many ranks share what: data x tensor x pipeline parallel ranks, and the blocks' stages.
+
+    Attributes:
+        data, tensor, pipeline: the parallel sizes; their product is the number of ranks.
+        stages: the pipeline stage of each transformer block, encoder first.
+    """
+
+    data: int
+    tensor: int
+    pipeline: int
+    stages: tuple
 
 
-def check_layout(cfg, world_size):
-    """Check `train.dist` and fill in what is left out, without starting anything.
+@dataclass(frozen=True)
+class Batch:
+    """The samples of an optimizer step.
 
-    Filled in: the data-parallel size, the number of layers, and with several pipeline stages the
-    stage of every block (`custom_pipeline_stage_id`).
+    Attributes:
+        micro: samples that a data-parallel rank computes at a time.
+        steps: micro-batches whose gradients are added up (accumulation steps).
+        total: the global batch, micro * steps * data-parallel ranks.
+    """
+
+    micro: int
+    steps: int
+    total: int
+
+
+def layout_of(cfg, world_size):
+    """The `Layout` that `train.dist` asks for, with what it leaves out filled in.
+
+    That is the data-parallel size, and with several pipeline stages the stage of every block.
 
     Raises:
         UserError: the sizes don't fit the number of ranks, the heads or the layers.
     """
-    node = cfg.train.dist
+    node, blocks = cfg.train.dist, layers(cfg.model)
     tensor, pipeline = node.tensor_parallel_size, node.pipeline_parallel_size
-    for key, size in [("tensor_parallel_size", tensor), ("pipeline_parallel_size", pipeline)]:
-        if not isinstance(size, int) or size < 1:
-            raise UserError(f"train.dist.{key}={size} must be a whole number of at least 1")
     problem = misfit(cfg.model, world_size, tensor, pipeline)
     if problem:
         near = ", ".join(
@@ -40,12 +63,14 @@ def check_layout(cfg, world_size):
             f"train.dist.data_parallel_size={node.data_parallel_size} times tensor {tensor} times "
             f"pipeline {pipeline} is not the {world_size} ranks: leave it out for {data}"
         )
-    node.data_parallel_size = data
-    node.pipeline_num_layers = layers(cfg.model)
-    if node.custom_pipeline_stage_id is not None:
-        check_stages(node.custom_pipeline_stage_id, node.pipeline_num_layers, pipeline)
+    stages = node.custom_pipeline_stage_id
+    if stages is not None:
+        check_stages(stages, blocks, pipeline)
     elif pipeline > 1:
-        node.custom_pipeline_stage_id = balanced_stages(cfg.model, pipeline)
+        stages = balanced_stages(cfg.model, pipeline)
+    else:
+        stages = [0] * blocks
+    return Layout(data, tensor, pipeline, tuple(stages))
 
 
 def layers(model):
@@ -105,25 +130,18 @@ def fitting_sizes(model, world_size):
     ]
 
 
-def configured_layout(cfg):
-    """The `Layout` of a configuration, after `check_layout`."""
-    node = cfg.train.dist
-    stages = node.custom_pipeline_stage_id or [0] * node.pipeline_num_layers
-    sizes = node.data_parallel_size, node.tensor_parallel_size, node.pipeline_parallel_size
-    return Layout(*sizes, tuple(stages))
-
-
-def fitting_layouts(cfg, world_size):
-    """Every `Layout` of so many ranks that the model and the global batch of `set_batch_sizes` allow.
+def fitting_layouts(cfg, world_size, global_batch_size):
+    """Every `Layout` of so many ranks that the model and the global batch allow.
 
     The configured one comes with its own stages.
     """
-    configured, found = configured_layout(cfg), []
+    configured, found = layout_of(cfg, world_size), []
     for tensor, pipeline in fitting_sizes(cfg.model, world_size):
         data = world_size // (tensor * pipeline)
         layout = Layout(data, tensor, pipeline, tuple(balanced_stages(cfg.model, pipeline)))
-        if cfg.train.global_batch_size % data == 0:
-            found.append(configured if layout[:3] == configured[:3] else layout)
+        if global_batch_size % data == 0:
+            is_configured = (tensor, pipeline) == (configured.tensor, configured.pipeline)
+            found.append(configured if is_configured else layout)
     return found
 
 
@@ -184,24 +202,21 @@ def check_rdma(enabled, devices="/sys/class/infiniband"):
         )
 
 
-def set_batch_sizes(cfg):
-    """Fill in the one of micro batch, accumulation steps and global batch that is left out.
+def batch_of(train, ranks):
+    """The `Batch` of a run; the one of the three batch settings that is null follows from the others.
 
-    The layout is checked before. The global batch is train_micro_batch_size times data-parallel
-    ranks times num_accumulation_steps.
+    Args:
+        train: the configuration's node.
+        ranks: data-parallel ranks.
 
     Raises:
         UserError: they contradict each other, or too few are given.
     """
-    train, ranks = cfg.train, cfg.train.dist.data_parallel_size
     micro, steps, total = (
         train.train_micro_batch_size,
         train.num_accumulation_steps,
         train.global_batch_size,
     )
-    for key in ("train_micro_batch_size", "num_accumulation_steps", "global_batch_size"):
-        if train[key] is not None and (not isinstance(train[key], int) or train[key] < 1):
-            raise UserError(f"train.{key}={train[key]} must be a whole number of at least 1")
     if micro is None and total is None:
         raise UserError("train.train_micro_batch_size or train.global_batch_size must be set")
     if total is None:
@@ -226,5 +241,4 @@ def set_batch_sizes(cfg):
             f"{ranks} data-parallel ranks times train.num_accumulation_steps={steps}: change one "
             "or set it to null"
         )
-    train.train_micro_batch_size, train.num_accumulation_steps = micro, steps
-    train.global_batch_size = total
+    return Batch(micro, steps, total)

@@ -66,7 +66,8 @@ def _machines(run, ranks):
 
     With several machines the command is to be given on each, with its number.
     """
-    machines = run.setting("train.dist.num_nodes")
+    # In config.yaml where an earlier version of this code wrote it.
+    machines = run.environment.get("machines", run.setting("train.dist.num_nodes"))
     if ranks is None:
         return [], []
     if not isinstance(machines, int) or machines < 2 or ranks % machines:

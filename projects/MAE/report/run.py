@@ -65,14 +65,16 @@ class Run:
     @property
     def planned(self):
         """How many there are to be, None where that is not known."""
-        planned = self.setting("train.train_iter")
-        return planned if isinstance(planned, int) and planned > 0 else None
+        return self._count("schedule", "iterations", "train.train_iter")
 
     @property
     def kind(self):
         """"pretraining", "finetuning", "linear probing", or "evaluation" where nothing was trained."""
         if not self.began:
             return "evaluation"
+        if isinstance(self.environment.get("task"), str):
+            return self.environment["task"]
+        # Runs of earlier versions of this code.
         target = str(self.setting("model._target_", ""))
         if "MaskedAutoencoder" in target:
             return "pretraining"
@@ -83,11 +85,21 @@ class Run:
         """{name of a metric: [(iteration, value), ...]} of the evaluations."""
         return {name: points for name, points in self.curves.items() if name not in TRAINING}
 
+    @property
+    def global_batch_size(self):
+        """Samples of an iteration, None where that is not known."""
+        return self._count("batch", "total", "train.global_batch_size")
+
+    def _count(self, group, name, setting):
+        """A number above 0 of environment.json; config.yaml's where an earlier version kept it there."""
+        told = self.environment.get(group)
+        value = told.get(name) if isinstance(told, dict) else self.setting(setting)
+        return value if isinstance(value, int) and is_finite(value) and value > 0 else None
+
     def epochs(self, iteration):
         """Epochs that an iteration ends after, None where the size of the data is not known."""
-        images = self.environment.get("training_images")
-        batch = self.setting("train.global_batch_size")
-        if not all(isinstance(n, int) and is_finite(n) and n > 0 for n in (images, batch)):
+        images, batch = self.environment.get("training_images"), self.global_batch_size
+        if batch is None or not (isinstance(images, int) and is_finite(images) and images > 0):
             return None
         epochs = float(iteration) * batch / images
         return epochs if is_finite(epochs) else None

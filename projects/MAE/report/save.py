@@ -1,5 +1,4 @@
 """Writes the report of runs: for the command, at the end of a run, and after an evaluation of one."""
-import contextlib
 import logging
 import os
 
@@ -7,6 +6,7 @@ from projects.MAE.errors import UserError
 from projects.MAE.report.evaluations import holds_run
 from projects.MAE.report.page import report
 from projects.MAE.report.run import read_run
+from projects.MAE.utils.disk import replaced
 
 NAME = "report.html"
 
@@ -20,17 +20,14 @@ def save_report(folders, path):
         UserError: a folder holds no run, or the file can't be written.
     """
     text = report([read_run(folder) for folder in folders])
-    beside = f"{path}.{os.getpid()}.partial"  # a run and an evaluation of it may end together
     try:
-        # The name of a folder, or of a figure, need not be text.
-        with open(beside, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-        os.replace(beside, path)
+        # A run and an evaluation of it may end together. The name of a folder, or of a figure, need
+        # not be text.
+        with replaced(path) as beside:
+            with open(beside, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
     except OSError as error:
         raise UserError(f"{path}: can't be written: {error.strerror}: name another with --out") from None
-    finally:
-        with contextlib.suppress(OSError):  # it has got its name, or the first error says more
-            os.remove(beside)
 
 
 def report_of_run(folder):

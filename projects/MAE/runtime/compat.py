@@ -8,28 +8,58 @@ import sys
 
 import oneflow as flow
 from libai.utils import distributed as dist
+from omegaconf import OmegaConf
 from oneflow.framework import config_util, session_context
 
 from projects.MAE.errors import UserError
 
 
-def use_device(device_type, dist_cfg):
-    """Make LiBai place every module on one kind of device.
+ANY_LAYER = 10_000  # stages of a model of any depth, all the only one
 
-    LiBai 0.1.1 places on CUDA wherever it is available, with no switch; LiBai's main branch
-    reads `train.dist.device_type`. Sets the key, and wraps `get_layer_placement` where the
-    key is not read. Removable with 0.1.1.
+
+def set_up_ranks(device, data=1, tensor=1, pipeline=1, stages=(0,) * ANY_LAYER):
+    """LiBai's `setup_dist_util`, on a kind of device and with the stage of each layer, in every version.
+
+    LiBai 0.1.1 places on CUDA wherever it is available, with no switch, and gives each stage the same
+    number of layers; its main branch reads `device_type` and `custom_pipeline_stage_id`. Removable
+    with 0.1.1.
 
     Args:
-        device_type: "cuda" or "cpu".
-        dist_cfg: the configuration's `train.dist` node.
+        device: "cuda" or "cpu".
+        data, tensor, pipeline: the parallel sizes.
+        stages: the pipeline stage of each layer.
+
+    Returns:
+        The node `train.dist` as LiBai has completed it.
     """
-    dist_cfg.device_type = device_type
+    node = OmegaConf.create(
+        dict(
+            device_type=device,
+            data_parallel_size=data,
+            tensor_parallel_size=tensor,
+            pipeline_parallel_size=pipeline,
+            pipeline_num_layers=len(stages),
+            custom_pipeline_stage_id=list(stages) if pipeline > 1 else None,
+        )
+    )
     if hasattr(dist, "set_device_type"):  # LiBai's main branch
-        return
+        dist.setup_dist_util(node)
+        return node
+    _place_on(device)
+    node.pipeline_num_layers = pipeline  # one layer, so a stage, each
+    dist.setup_dist_util(node)
+    node.pipeline_num_layers = len(stages)
+    util = dist.get_dist_util()
+    ranks_of_stage = util._layer_ranks
+    util._layer_stage_ids = list(stages)
+    util._layer_ranks = [ranks_of_stage[stage] for stage in stages]
+    return node
+
+
+def _place_on(device):
     original = getattr(dist.get_layer_placement, "original", dist.get_layer_placement)
 
-    def get_layer_placement(layer_idx, device_type=device_type):
+    def get_layer_placement(layer_idx, device_type=device):
         return original(layer_idx, device_type)
 
     get_layer_placement.original = original
@@ -66,35 +96,12 @@ def without_torch():
         del sys.modules["torch"]
 
 
-def setup_dist_util(dist_cfg):
-    """LiBai's `setup_dist_util`, with `custom_pipeline_stage_id` in every version.
-
-    LiBai 0.1.1 gives each stage the same number of layers and fails where that doesn't divide;
-    LiBai's main branch reads the key. Removable with 0.1.1.
-
-    Args:
-        dist_cfg: the configuration's `train.dist` node; `custom_pipeline_stage_id` is the stage
-            of each layer, None with one stage.
-    """
-    stages, count = dist_cfg.custom_pipeline_stage_id, dist_cfg.pipeline_num_layers
-    if stages is None or hasattr(dist, "set_device_type"):  # LiBai's main branch
-        dist.setup_dist_util(dist_cfg)
-        return
-    dist_cfg.pipeline_num_layers = dist_cfg.pipeline_parallel_size  # one layer, so a stage, each
-    dist.setup_dist_util(dist_cfg)
-    dist_cfg.pipeline_num_layers = count
-    util = dist.get_dist_util()
-    ranks_of_stage = util._layer_ranks
-    util._layer_stage_ids = list(stages)
-    util._layer_ranks = [ranks_of_stage[stage] for stage in stages]
-
-
 def graphs_accumulate_on(device_type):
     """Whether a graph's own gradient accumulation can be trusted on a kind of device.
 
     Symptom: with `set_gradient_accumulation_steps` on the CPU, OneFlow 0.9 mixes up the
     micro-batches in the backward pass of a block; gradients differ from run to run, by up to 4 %.
-    `tests/modeling/test_golden_training.py` shows it. So on a CPU the graph is unrolled instead.
+    `tests/unit/modeling/test_golden_training.py` shows it. So on a CPU the graph is unrolled instead.
     """
     return device_type != "cpu"
 

@@ -4,7 +4,7 @@ import inspect
 from hydra.errors import InstantiationException
 from libai import config
 from libai.config.lazy import locate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from projects.MAE.errors import UserError
 
@@ -12,11 +12,6 @@ from projects.MAE.errors import UserError
 def is_call(value):
     """Whether a value is a LazyCall's description of a call."""
     return isinstance(value, DictConfig) and "_target_" in value
-
-
-def kind_of_model(cfg):
-    """The class name of a configuration's model."""
-    return class_name(cfg.model)
 
 
 def class_name(call):
@@ -65,3 +60,15 @@ def instantiate(node):
         if isinstance(cause, UserError):
             raise cause from None
         raise
+
+
+def call(node, **given):
+    """`instantiate` of a LazyCall, with arguments that are objects, which no configuration can hold.
+
+    Args:
+        node: a LazyCall.
+        given: arguments by name; they win over those of the node.
+    """
+    ours = {name: value for name, value in node.items() if name not in ("_target_", *given)}
+    ours = {k: instantiate(v) if OmegaConf.is_config(v) else v for k, v in ours.items()}
+    return target_of("", node)(**ours, **given)

@@ -1,4 +1,4 @@
-"""Whether all ranks found the same on their machines, where a run needs that."""
+"""What ranks tell one another: whether all found the same, what one has found, whole tensors."""
 import json
 import time
 
@@ -65,10 +65,11 @@ def only_on_rank_0(function):
         try:
             outcome = ["result", function()]
         except UserError as error:
-            outcome = ["error", str(error)]
+            fields = (error.problem, error.key, error.value, error.way_out, error.path)
+            outcome = ["error", [field and str(field) for field in fields]]
     what, value = told_by_rank_0(outcome)
     if what == "error":
-        raise UserError(value, told=True)
+        raise UserError(*value, told=True)
     return value
 
 
@@ -142,3 +143,13 @@ def gather(tensor):
         tensor = tensor.to_global(sbp=sbp)
         tensor = tensor.to_global(placement=everywhere, sbp=flow.sbp.broadcast)
     return tensor.to_global(sbp=flow.sbp.broadcast).to_local().numpy()
+
+
+def on_rank_0(tensor):
+    """A global tensor as a whole array on rank 0, None elsewhere; every rank calls this."""
+    here = flow.placement("cpu", tensor.placement.ranks)
+    first = flow.placement("cpu", [0])
+    with flow.no_grad():
+        moved = tensor.to_global(placement=here, sbp=tensor.sbp)
+        whole = moved.to_global(placement=first, sbp=flow.sbp.broadcast).to_local()
+    return whole.numpy() if flow.env.get_rank() == 0 else None

@@ -7,11 +7,10 @@ import tempfile
 from projects.MAE.errors import INTERRUPTED, UserError
 from projects.MAE.runtime.blas import mkl_is_preloaded
 from projects.MAE.runtime.cpu_environment import cpu_environment
+from projects.MAE.runtime.stderr_filter import known_noise
 
 COMMANDS = "projects.MAE."
 LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
-# What OneFlow 0.9 writes to stderr when it is imported on a machine without InfiniBand or a GPU.
-NOISE = (b"libibverbs not available", b"CUDA driver version is insufficient")
 
 
 def start_one_process(device="auto", seed=0):
@@ -38,31 +37,17 @@ def start_one_process(device="auto", seed=0):
     flow = import_oneflow()
     end_at_interrupt()
     from libai.utils import distributed as dist
-    from omegaconf import OmegaConf
 
     from projects.MAE.runtime.device import choose_device
     from projects.MAE.runtime import native
-    from projects.MAE.runtime.compat import use_device
+    from projects.MAE.runtime.compat import set_up_ranks
 
     if dist.get_world_size() > 1:
         raise UserError("this process is one of several ranks: start it without a launcher")
-    try:
-        device = choose_device(device)
-    except UserError as error:
-        raise UserError(str(error).replace("train.device=", "--device ")) from None
+    device = choose_device(device, "device")
     if device == "cpu":
         native.load()
-    # Any layer has a stage: the only one.
-    cfg = OmegaConf.create(
-        dict(
-            data_parallel_size=1,
-            tensor_parallel_size=1,
-            pipeline_parallel_size=1,
-            pipeline_num_layers=10_000,
-        )
-    )
-    use_device(device, cfg)
-    dist.setup_dist_util(cfg)
+    set_up_ranks(device)
     flow.manual_seed(seed)
     return device
 
@@ -105,7 +90,7 @@ def _is_command():
 
 
 def import_oneflow():
-    """Import OneFlow without the lines of `NOISE`; everything else it says is passed on."""
+    """Import OneFlow without the known noise; everything else it says is passed on."""
     if "oneflow" in sys.modules:
         return sys.modules["oneflow"]
     sys.stderr.flush()
@@ -118,7 +103,8 @@ def import_oneflow():
             os.dup2(stderr, 2)
             os.close(stderr)
             said.seek(0)
+            noise = known_noise()
             for line in said:
-                if not any(noise in line for noise in NOISE):
+                if not noise.fullmatch(line.rstrip(b"\n")):
                     os.write(2, line)
     return oneflow

@@ -1,4 +1,5 @@
 """environment.json: with what a run was made, for the report and for whoever repeats it."""
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -7,6 +8,8 @@ import platform
 import subprocess
 import sys
 import time
+
+from projects.MAE.utils.disk import write_text
 
 FILE = "environment.json"
 PACKAGES = ("oneflow", "flowvision", "numpy", "pillow", "mkl", "scipy-openblas32", "tensorboardX")
@@ -20,13 +23,19 @@ def save_environment(output_dir, **facts):
         **facts,
         versions=versions(),
     )
-    with open(os.path.join(output_dir, FILE), "w") as file:
-        json.dump(content, file, indent=1)
+    write_text(os.path.join(output_dir, FILE), json.dumps(content, indent=1))
 
 
-def versions():
-    """{name: version} of Python, the system, the packages that matter and this code."""
-    found = {"python": platform.python_version(), "system": platform.platform(), "libai": libai_version()}
+@functools.lru_cache(maxsize=None)
+def versions(project=None):
+    """{name: version} of Python, the system, the packages that matter and this code.
+
+    Args:
+        project: this project's own.
+    """
+    found = {"project": project} if project else {}
+    found.update(python=platform.python_version(), system=platform.platform())
+    found["libai"] = libai_version()
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

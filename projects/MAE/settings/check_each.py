@@ -1,4 +1,4 @@
-"""Walks through a configuration and holds each setting against the table of `setting_rules.py`."""
+"""Walks through a configuration and holds each setting against the table of `rules.py`."""
 import difflib
 import fnmatch
 import inspect
@@ -12,7 +12,10 @@ from projects.MAE.settings.rules import ARGUMENTS, OPTIONAL, RULES
 
 NEEDED = ("model", "train", "graph", "optim", "dataloader")
 # Arguments that calls get when they are made, so a configuration has none of them.
-GIVEN = ("params", "model", "optimizer", "max_iter", "warmup_iter")
+GIVEN = (
+    *("params", "model", "optimizer", "max_iter", "warmup_iter"),
+    *("global_batch_size", "start_iter", "train_iter", "test_batch_size"),
+)
 LONGEST_VALUE = 80  # characters of a value in a message
 
 

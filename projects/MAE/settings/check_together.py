@@ -3,22 +3,24 @@ import os
 
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.data.image_folder import find_split
-from projects.MAE.errors import UserError
+from projects.MAE.errors import UserError, about
 from projects.MAE.modeling.sizes import check_sizes, kept_patches
+from projects.MAE.modeling.task import task_of
 from projects.MAE.monitor.writers import check_writers
 from projects.MAE.runtime.lazy_call import is_call, name_of_call
 from projects.MAE.settings.check_each import check_each
 from projects.MAE.weights.pretrained import check_source
 
 
-def check_settings(cfg, eval_only, may_be_random=False):
+def check_settings(cfg, eval_only, may_be_random=False, resumes=False):
     """Raise a UserError for the first setting that can be known to be wrong.
 
-    What depends on the ranks (layout, batch sizes) is checked in `layout.py`.
+    What depends on the ranks (layout, batch sizes) is checked in parallel/layout.py.
 
     Args:
         eval_only: nothing is trained.
         may_be_random: nor need there be weights.
+        resumes: whether --resume was given.
     """
     check_each(cfg)
     _check_model(cfg.model)
@@ -28,7 +30,7 @@ def check_settings(cfg, eval_only, may_be_random=False):
     _check_metric(cfg)
     _check_pictures(cfg)
     check_writers(cfg.train)
-    _check_weights(cfg, eval_only, may_be_random)
+    _check_weights(cfg, resumes, eval_only, may_be_random)
 
 
 def check_paths(cfg, train, test):
@@ -53,13 +55,12 @@ def check_paths(cfg, train, test):
                 find_split(dataset.root, dataset.get("train", True), f"{key}.root", labelled)
 
 
-def check_mixup(cfg):
-    """Raise a UserError for a batch that mixup can't pair; the batch sizes are set before."""
-    train = cfg.train
-    rows = train.train_micro_batch_size * train.num_accumulation_steps
+def check_mixup(cfg, batch):
+    """Raise a UserError for a `Batch` that mixup can't pair."""
+    rows = batch.micro * batch.steps
     if rows % 2 and is_call(cfg.dataloader.train.get("mixup")):
         raise UserError(
-            f"train.train_micro_batch_size={train.train_micro_batch_size}: mixup pairs images and "
+            f"train.train_micro_batch_size={batch.micro}: mixup pairs images and "
             f"needs an even number of them on each rank, not {rows}: set an even "
             "train.train_micro_batch_size, or dataloader.train.mixup=null to train without mixup"
         )
@@ -174,21 +175,17 @@ def _check_modes(cfg):
 
 
 def _check_metric(cfg):
-    evaluation = cfg.train.evaluation
-    if "num_classes" in cfg.model:
-        metrics = [f"Acc@{k}" for k in evaluation.topk]
-    else:
-        metrics = ["reconstruction_loss"]
+    evaluation, task = cfg.train.evaluation, task_of(cfg.model)
+    metrics = task.metrics(evaluation.topk)
     if evaluation.enabled and evaluation.eval_metric not in metrics:
         raise UserError(
             f"train.evaluation.eval_metric={evaluation.eval_metric} is not measured: choose "
             + " or ".join(metrics)
         )
-    mode = "max" if "num_classes" in cfg.model else "min"
-    if evaluation.enabled and evaluation.eval_mode != mode:
+    if evaluation.enabled and evaluation.eval_mode != task.best:
         raise UserError(
             f"train.evaluation.eval_mode={evaluation.eval_mode} would keep the model with the worst "
-            f"{evaluation.eval_metric} as model_best: set train.evaluation.eval_mode={mode}"
+            f"{evaluation.eval_metric} as model_best: set train.evaluation.eval_mode={task.best}"
         )
 
 
@@ -196,7 +193,7 @@ def _check_pictures(cfg):
     pictures = cfg.train.visualize
     if not (pictures.period or pictures.after_n_epoch):
         return
-    if "mask_ratio" not in cfg.model:
+    if not task_of(cfg.model).draws:
         raise UserError(
             "train.visualize.period and .after_n_epoch are for pretraining: a classifier reconstructs "
             "nothing"
@@ -208,24 +205,22 @@ def _check_pictures(cfg):
         )
 
 
-def _check_weights(cfg, eval_only, may_be_random):
+def _check_weights(cfg, resumes, eval_only, may_be_random):
     train, pretrained = cfg.train, "finetune" in cfg and cfg.finetune.enable
     if train.load_weight and not eval_only:
         raise UserError(
             f"train.load_weight={train.load_weight} is for --eval-only: to start training from "
             "these weights, set finetune.enable=True and finetune.path"
         )
-    named = train.resume or train.load_weight or pretrained
+    named = resumes or train.load_weight or pretrained
     if eval_only and not (named or may_be_random):
         raise UserError(
             "--eval-only needs weights: --resume, train.load_weight=CHECKPOINT or finetune.path=..."
         )
     if eval_only and train.load_weight:
-        try:
+        with about("train.load_weight", train.load_weight):
             find_checkpoint(train.load_weight)
-        except UserError as error:
-            raise UserError(f"train.load_weight={error}") from None
-    elif pretrained and not train.resume:
+    elif pretrained and not resumes:
         check_source(cfg.finetune.path, cfg.finetune.weight_style)
     if os.path.isfile(train.output_dir):
         raise UserError(

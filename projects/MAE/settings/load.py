@@ -1,4 +1,5 @@
 """From a LazyConfig file and the command line to a checked configuration."""
+import copy
 import difflib
 import inspect
 import os
@@ -15,6 +16,7 @@ from projects.MAE.errors import UserError
 from projects.MAE.runtime.compat import keeps_import
 from projects.MAE.runtime.lazy_call import is_call, target_of
 from projects.MAE.settings.check_each import check_groups
+from projects.MAE.utils.disk import replaced
 
 # Modules whose functions a config.yaml of before a move still calls, and where they are now.
 FORMER_MODULES = {
@@ -59,6 +61,19 @@ def expand_home(cfg):
         path = OmegaConf.select(cfg, key)
         if isinstance(path, str) and path.startswith("~"):
             OmegaConf.update(cfg, key, os.path.expanduser(path))
+
+
+def writable(cfg):
+    """A copy of a configuration that can be written into."""
+    copied = copy.deepcopy(cfg)
+    OmegaConf.set_readonly(copied, False)
+    return copied
+
+
+def save_config(cfg, path):
+    """Write a configuration as YAML, from which `load_config` makes the same one."""
+    with replaced(path, f"{path}.partial") as beside:
+        LazyConfig.save(writable(cfg), beside)  # which writes into what it saves
 
 
 def _load_file(path):

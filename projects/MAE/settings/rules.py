@@ -2,7 +2,7 @@
 
 A key is a place in the configuration (`train.seed`) or, inside a LazyCall, the argument of what is
 called (`Mixup.prob`), wherever that stands. A key that is not here, of a configuration's own nodes
-or its own classes, may be anything. What several settings must be together: `settings.py`.
+or its own classes, may be anything. What several settings must be together: `check_together.py`.
 """
 import collections
 import math
@@ -111,7 +111,6 @@ RULES = {
     "train.output_dir": PATH,
     "train.device": choice("auto", "cuda", "cpu"),
     "train.seed": SEED,
-    "train.resume": ANYTHING,
     "train.load_weight": PATH_OR_NONE,
     "train.train_micro_batch_size": null_or(whole(1), "for what the other batch sizes leave"),
     "train.num_accumulation_steps": null_or(whole(1), "for what the other batch sizes leave"),
@@ -121,8 +120,6 @@ RULES = {
     "train.train_iter": whole(0),
     "train.warmup_epoch": number(least=0),
     "train.warmup_ratio": null_or(SHARE, "for train.warmup_epoch"),
-    "train.warmup_iter": ANYTHING,
-    "train.start_iter": ANYTHING,
     "train.base_lr": null_or(number(least=0), "where optim.lr is set"),
     "train.log_period": whole(1),
     "train.max_seconds": null_or(
@@ -145,7 +142,7 @@ RULES = {
     "train.evaluation.enabled": FLAG,
     "train.evaluation.eval_period": PERIOD,
     "train.evaluation.eval_after_n_epoch": EPOCHS,
-    "train.evaluation.eval_metric": ANYTHING,  # what the model has, see settings.py
+    "train.evaluation.eval_metric": ANYTHING,  # what the model has, see check_together.py
     "train.evaluation.eval_mode": choice("max", "min"),
     "train.evaluation.topk": listed(whole(1)),
     "train.evaluation.eval_iter": null_or(whole(1), "for all batches"),
@@ -157,10 +154,9 @@ RULES = {
     "train.dist.data_parallel_size": null_or(whole(1), "for all ranks that are left"),
     "train.dist.tensor_parallel_size": whole(1),
     "train.dist.pipeline_parallel_size": whole(1),
-    "train.dist.pipeline_num_layers": ANYTHING,
     "train.dist.custom_pipeline_stage_id": null_or(listed(whole(0)), "to balance by cost"),
     "train.scheduler": CALL,
-    "vit.size": ANYTHING,  # one of the sizes in vit, see settings.py
+    "vit.size": ANYTHING,  # one of the sizes in vit, see check_together.py
     "vit.*.patch_size": whole(1),
     "vit.*.embed_dim": whole(1),
     "vit.*.depth": whole(1),
@@ -252,7 +248,6 @@ ARGUMENTS = {
     "RandomHorizontalFlip": {"p": SHARE},
     "Resize": {"size": whole(1), "crop_ratio": number(above=0, most=1)},
     "CenterCrop": {"size": whole(1)},
-    "RandomCropWithPadding": {"size": whole(1), "padding": whole(0)},
     "ToArray": {"mean": listed(number(), 3), "std": listed(number(above=0), 3)},
     "RandAugment": {
         "num_layers": whole(0),

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 
-from projects.MAE.utils.disk import reason, told
+from projects.MAE.utils.disk import reason, refusals
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -25,7 +25,7 @@ class AppendedFile:
 
     def __init__(self, path, warn=logger.warning):
         self.path, self.warn, self.refused = path, warn, False
-        with told("train.output_dir", os.path.dirname(path)):
+        with refusals(os.path.dirname(path)):
             self.file = open(path, "ab", buffering=0)
 
     def add(self, record):

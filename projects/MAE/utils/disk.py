@@ -21,7 +21,7 @@ class Unreadable(UserError):
 def read_error(path, error):
     """The UserError for an OSError while reading: `Unreadable`, unless the file is missing."""
     kind = UserError if error.errno in MISSING else Unreadable
-    return kind(f"{path}: can't be read: {error.strerror or error}")
+    return kind(f"can't be read: {error.strerror or error}", path=path)
 
 
 def readable_size(count):
@@ -74,34 +74,10 @@ def replaced(path, beside=None):
 
 
 def write_text(path, text):
-    """Write a small file whole, in one step and for good: the old one is there until the new one is."""
-    beside = f"{path}.partial"
-    with open(beside, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    sync(os.path.dirname(path) or ".")
-
-
-def write_whole(path, write):
-    """Write a file that appears whole or not at all, also when several processes write it.
-
-    Args:
-        path: the file, replaced if it is there.
-        write: `(path of a file to fill) -> None`.
-
-    Raises:
-        OSError: it can't be written; no trace is left.
-    """
-    handle, partial = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".partial")
-    os.close(handle)
-    try:
-        write(partial)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    """Replace a small file that one process writes."""
+    with replaced(path, f"{path}.partial") as beside:
+        with open(beside, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
 
 
 def rename(old, new):
@@ -111,16 +87,12 @@ def rename(old, new):
 
 
 @contextlib.contextmanager
-def told(key, folder):
-    """Turn what the disk refuses into a UserError.
-
-    Args:
-        key: of the configuration, which the folder is the value of.
-    """
+def refusals(folder):
+    """Turn what the disk refuses to do in a folder into a UserError."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{key}={folder} can't be used: {reason(error, folder)}") from None
+        raise UserError(f"can't be used: {reason(error, folder)}", path=folder) from None
 
 
 def reason(error, folder):
@@ -133,7 +105,7 @@ def reason(error, folder):
     return text
 
 
-def check_writable(key, folder):
+def check_writable(folder):
     """Make a folder where there is none, and raise a UserError where no file can be written to it."""
     try:
         os.makedirs(folder, exist_ok=True)
@@ -142,8 +114,9 @@ def check_writable(key, folder):
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        strerror = error.strerror or str(error)
         hint = "free some space, or name" if error.errno in FULL else "name"
         raise UserError(
-            f"{key}={folder} can't be written to: {strerror}: {hint} a folder that you can write to"
+            f"can't be written to: {error.strerror or error}",
+            path=folder,
+            way_out=f"{hint} a folder that you can write to",
         ) from None

@@ -12,7 +12,7 @@ import socket
 import time
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.disk import told
+from projects.MAE.utils.disk import refusals
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -48,13 +48,13 @@ class FolderLock:
     def __init__(self, folder, wait_seconds=0):
         self.path, self.handle = os.path.join(folder, NAME), None
         deadline = time.monotonic() + wait_seconds
-        with told("train.output_dir", folder):
+        with refusals(folder):
             while not self._try():
                 if time.monotonic() >= deadline:
                     raise UserError(
-                        f"train.output_dir={folder} is in use by a run that is still going on"
-                        f"{self._holder()}: wait for its end or stop it, or name another "
-                        "train.output_dir"
+                        f"it is in use by a run that is still going on{self._holder()}",
+                        path=folder,
+                        way_out="wait for its end or stop it, or name another folder",
                     )
                 time.sleep(PAUSE_SECONDS)
         atexit.register(self.release)

@@ -69,7 +69,7 @@ def read_pickle(data, source, known, persistent=None):
         check_extent(value, SHARED * len(data))
         return value
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"{source}: its list of contents is damaged ({error})") from None
+        raise UserError(f"its list of contents is damaged ({error})", path=source) from None
 
 
 def check_extent(value, most):
@@ -174,7 +174,7 @@ class _Machine:
         elif code == "BINPERSID" and self.persistent:
             stack.append(self.persistent(*self.pop(1)))
         else:
-            raise UserError(f"{self.source}: refused: it uses the pickle instruction {code}")
+            raise UserError(f"refused: it uses the pickle instruction {code}", path=self.source)
 
     def pop(self, count):
         if len(self.stack) < count:
@@ -201,8 +201,9 @@ class _Machine:
         found = Name(module, name)
         if str(found) not in self.known:
             raise UserError(
-                f"{self.source}: refused: it holds {found}, which reading would run; only files of "
-                "tensors and plain values are read"
+                f"refused: it holds {found}, which reading would run; only files of "
+                "tensors and plain values are read",
+                path=self.source,
             )
         return found
 
@@ -210,7 +211,7 @@ class _Machine:
         function = self.known[str(name)] if isinstance(name, Name) else None
         if function is None or not isinstance(arguments, tuple):
             what = name if isinstance(name, Name) else f"a {type(name).__name__}"
-            raise UserError(f"{self.source}: refused: it calls {what}")
+            raise UserError(f"refused: it calls {what}", path=self.source)
         made = function(*arguments)
         if isinstance(made, Built):
             self.states[id(made.value)] = made  # keeps the value, so that its id stays its own

@@ -114,7 +114,7 @@ def check_total(state, path):
     else:
         size = os.path.getsize(path)
     if sum(4 * array.size for array in state.values()) > 8 * size:
-        raise UserError(f"{path}: refused: its tensors stand for far more than it holds")
+        raise UserError("refused: its tensors stand for far more than it holds", path=path)
 
 
 def _is_safetensors(path):
@@ -123,21 +123,22 @@ def _is_safetensors(path):
         with open(path, "rb") as file:
             start = file.read(9)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+        raise UserError(f"{error.strerror}", path=path) from None
     return start[8:] == b"{"
 
 
 def _folder_file(folder):
     if is_checkpoint(folder):
         raise UserError(
-            f"{folder}: a LiBai checkpoint, no weights of PyTorch: finetune.weight_style=oneflow"
+            "a LiBai checkpoint, no weights of PyTorch: finetune.weight_style=oneflow",
+            path=folder,
         )
     for name in FOLDER_FILES:
         if os.path.isfile(os.path.join(folder, name)):
             if not os.path.isfile(os.path.join(folder, "config.json")):
-                raise UserError(f"{folder}: no config.json beside {name}")
+                raise UserError(f"no config.json beside {name}", path=folder)
             return name
-    raise UserError(f"{folder}: a folder without weights ({', '.join(FOLDER_FILES[::2])})")
+    raise UserError(f"a folder without weights ({', '.join(FOLDER_FILES[::2])})", path=folder)
 
 
 def _read_folder(folder):
@@ -147,10 +148,10 @@ def _read_folder(folder):
     state = {}
     parts = _read_json(os.path.join(folder, name)).get("weight_map")
     if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
-        raise UserError(f"{folder}: {name} is damaged: its weight_map does not name files")
+        raise UserError(f"{name} is damaged: its weight_map does not name files", path=folder)
     for part in sorted(set(parts.values())):
         if os.path.basename(part) != part or not part.isprintable():
-            raise UserError(f"{folder}: refused: {name} names a file outside the folder ({part!r})")
+            raise UserError(f"refused: {name} names a file outside the folder ({part!r})", path=folder)
         state.update(_read_file(os.path.join(folder, part))[0])
     return state
 
@@ -161,7 +162,7 @@ def _read_file(path):
         return _read_safetensors(path), {}
     saved = read_torch_file(path)
     if not isinstance(saved, dict):
-        raise UserError(f"{path}: holds a {type(saved).__name__}, not a dictionary of tensors")
+        raise UserError(f"holds a {type(saved).__name__}, not a dictionary of tensors", path=path)
     state, facts = saved, {}
     for key in ("model", "state_dict"):
         if isinstance(saved.get(key), dict):
@@ -170,11 +171,12 @@ def _read_file(path):
             break
     for name, value in state.items():
         if not isinstance(name, str):
-            raise UserError(f"{path}: a tensor has a {type(name).__name__} for a name")
+            raise UserError(f"a tensor has a {type(name).__name__} for a name", path=path)
         if not isinstance(value, np.ndarray):
             raise UserError(
-                f"{path}: {name} is no tensor but a {type(value).__name__}; expected a dictionary "
-                "of tensors, or one under the key model or state_dict"
+                f"{name} is no tensor but a {type(value).__name__}; expected a dictionary "
+                "of tensors, or one under the key model or state_dict",
+                path=path,
             )
     return state, facts
 
@@ -184,12 +186,13 @@ def _read_safetensors(path):
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
     except ModuleNotFoundError:
-        raise UserError(f"{path}: reading it needs a package: pip install safetensors") from None
+        raise UserError("reading it needs a package: pip install safetensors", path=path) from None
     try:
         return load_file(path)
     except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"{path}: damaged, truncated or with numbers of a type NumPy lacks ({error})"
+            f"damaged, truncated or with numbers of a type NumPy lacks ({error})",
+            path=path,
         ) from None
 
 
@@ -212,13 +215,13 @@ def _read_json(path):
         with open(path) as file:
             content = json.load(file)
     except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+        raise UserError(f"not JSON ({error})", path=path) from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object")
+        raise UserError("not a JSON object", path=path)
     return content
 
 
 def _float32(array, name, path):
     if array.dtype.kind != "f":
-        raise UserError(f"{path}: {name} holds {array.dtype}, not floating-point numbers")
+        raise UserError(f"{name} holds {array.dtype}, not floating-point numbers", path=path)
     return np.ascontiguousarray(array, np.float32)

@@ -3,8 +3,6 @@ import re
 
 import numpy as np
 
-from projects.MAE.weights.files import read_weight_file
-
 # LiBai's names of a transformer block's parts, by PyTorch's.
 BLOCK_PARTS = {
     "norm1": "input_layernorm",
@@ -16,18 +14,6 @@ BLOCK_PARTS = {
 }
 TORCH_PARTS = {libai: torch for torch, libai in BLOCK_PARTS.items()}
 BLOCK_NAME = re.compile(r"^((?:decoder_)?blocks\.\d+)\.(.+)\.(weight|bias)$")
-
-
-def load_torch_state_dict(path):
-    """{name: float32 array} of another project's weights, in the authors' names and layout.
-
-    Takes the authors' files, timm's ViT, transformers' ViT and ViTMAE, torch files and safetensors;
-    see `weight_files.read_weight_file`.
-
-    Raises:
-        UserError: it can't be read, or its layout is not a known one.
-    """
-    return read_weight_file(path)[0]
 
 
 def torch_name(name):

@@ -5,17 +5,15 @@ import math
 from projects.MAE.checkpoint.manifest import check_whole
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_card, read_weights
-from projects.MAE.errors import UserError
+from projects.MAE.errors import UserError, about
 from projects.MAE.modeling.initialization import assign, named_tensors
 from projects.MAE.modeling.pos_embed import resize_pos_embed
+from projects.MAE.modeling.task import task_of_module
 from projects.MAE.weights.files import check_weight_file, read_weight_file
 from projects.MAE.weights.libai_names import torch_name, torch_shape, torch_to_libai
 from projects.MAE.weights.sizes import check_finite
 
 logger = logging.getLogger("libai." + __name__)
-
-# What a classifier has no use for in the weights it starts from.
-UNUSED = ("decoder_", "mask_token", "norm.", "fc_norm.", "feature_norm.", "head.", "pooler.")
 
 
 def check_source(path, weight_style):
@@ -24,17 +22,14 @@ def check_source(path, weight_style):
     Args:
         path, weight_style: of the configuration's node `finetune`.
     """
-    if weight_style not in ("oneflow", "pytorch"):
-        raise UserError(
-            f"finetune.weight_style={weight_style} is not known: use oneflow (a LiBai checkpoint) "
-            "or pytorch (a .pth or safetensors file, or a folder of transformers)"
-        )
     if not path:
         raise UserError(
-            "finetune.path is not set: name a checkpoint of mae_pretraining.py, or set "
-            "finetune.enable=False to start from scratch"
+            "finetune.path is not set",
+            way_out="name a checkpoint of mae_pretraining.py, or set finetune.enable=False to start "
+            "from scratch",
         )
-    _with_key(find_checkpoint if weight_style == "oneflow" else check_weight_file, path)
+    with about("finetune.path", path):
+        (find_checkpoint if weight_style == "oneflow" else check_weight_file)(path)
 
 
 def load_pretrained(model, path, weight_style):
@@ -60,15 +55,20 @@ def load_pretrained(model, path, weight_style):
         UserError: no such weights, or those of another kind or size of model, or damaged ones.
     """
     check_source(path, weight_style)
+    with about("finetune.path", path):
+        return _load(model, path, weight_style)
+
+
+def _load(model, source, weight_style):
     read = _read_oneflow if weight_style == "oneflow" else read_weight_file
-    weights, facts = _with_key(read, path)
-    source = f"finetune.path={path}"
+    weights, facts = read(source)
     _check_heads(model, facts, source)
 
+    task = task_of_module(model)
     places = {name: (name, tuple(p.shape)) for name, p in named_tensors(model).items()}
     if weight_style == "pytorch":
         places = {n: (torch_name(n), torch_shape(n, shape)) for n, (_, shape) in places.items()}
-    new = _find_new(model, places, weights, source)
+    new = _find_new(model, places, weights, task, source)
     chosen, reshaped = {}, {}
     for name, (key, shape) in places.items():
         if name in new:
@@ -80,7 +80,7 @@ def load_pretrained(model, path, weight_style):
             reshaped[name] = (weights[key].shape, shape)
         chosen[key] = array
     left = sorted(set(weights) - set(chosen))
-    _check_left(model, left, source)
+    _check_left(left, task, source)
 
     if weight_style == "pytorch":
         chosen = torch_to_libai(chosen, model.num_heads, getattr(model, "decoder_num_heads", None))
@@ -88,14 +88,6 @@ def load_pretrained(model, path, weight_style):
         if name in chosen:
             assign(tensor, chosen[name])
     return {"loaded": list(chosen), "new": new, "left": left, "reshaped": reshaped}
-
-
-def _with_key(read, path):
-    """Call read(path); its errors begin with the path, and get the key before it."""
-    try:
-        return read(path)
-    except UserError as error:
-        raise UserError(f"finetune.path={error}") from None
 
 
 def _read_oneflow(path):
@@ -109,30 +101,25 @@ def _check_heads(model, facts, source):
     for key in ("num_heads", "decoder_num_heads"):
         found, needed = facts.get(key), getattr(model, key, None)
         if found and needed and found != needed:
-            raise UserError(f"{source}: its model has {key}={found}, this one model.{key}={needed}")
+            raise UserError(f"its model has {key}={found}, this one model.{key}={needed}", path=source)
 
 
-def _find_new(model, places, weights, source):
-    """The model's tensors that the weights don't give: only a classifier's last layers may be."""
-    is_autoencoder = "mask_token" in places
-    if is_autoencoder and not any(n.startswith(("decoder_", "mask_token")) for n in weights):
+def _find_new(model, places, weights, task, source):
+    """The model's tensors that the weights don't give: only those that its task allows may be."""
+    if not task.may_be_new and not any(n.startswith(("decoder_", "mask_token")) for n in weights):
         raise UserError(
-            f"{source}: an encoder alone, the decoder is missing: pretraining goes on from weights "
-            "that hold both, the authors' *_full.pth or a checkpoint of mae_pretraining.py"
+            "an encoder alone, the decoder is missing: pretraining goes on from weights "
+            "that hold both, the authors' *_full.pth or a checkpoint of mae_pretraining.py",
+            path=source,
         )
-    last_norm = "fc_norm." if getattr(model, "global_pool", False) else "norm."
-    new = []
-    for name, (key, _) in places.items():
-        if key in weights:
-            continue
-        if is_autoencoder or not name.startswith((last_norm, "feature_norm.", "head.")):
+    new = [name for name, (key, _) in places.items() if key not in weights]
+    for name in new:
+        if not name.startswith(task.may_be_new):
+            whole = "an encoder" if task.may_be_new else "a masked autoencoder"
             raise UserError(
-                f"{source}: no tensor {key}; these are not the whole weights of "
-                + ("a masked autoencoder" if is_autoencoder else "an encoder")
+                f"no tensor {places[name][0]}; these are not the whole weights of {whole}",
+                path=source,
             )
-        new.append(name)
-    if is_autoencoder:
-        return new
     # A head was trained behind some norms: without them, behind others or with other classes, it
     # means nothing.
     head = [name for name in places if name.startswith("head.")]
@@ -153,20 +140,21 @@ def _resized(array, key, shape, source):
         or [side**2 + 1 for side in sides] != tokens
     ):
         raise UserError(
-            f"{source}: {key} has shape {array.shape}, this model needs {shape}; choose the "
-            "model's size with vit.size, model.img_size"
+            f"{key} has shape {array.shape}, this model needs {shape}; choose the "
+            "model's size with vit.size, model.img_size",
+            path=source,
         )
     return resize_pos_embed(array, sides[1])
 
 
-def _check_left(model, left, source):
+def _check_left(left, task, source):
     """Encoder blocks that find no place mean a deeper model, not an unused part."""
-    unused = UNUSED if not hasattr(model, "decoder_blocks") else ("head.", "fc_norm.", "pooler.")
-    surplus = [name for name in left if not name.startswith(unused)]
+    surplus = [name for name in left if not name.startswith(task.may_be_left)]
     if surplus:
         raise UserError(
-            f"{source}: this model has no tensor {surplus[0]}; choose the model's size with "
-            "vit.size or model.depth"
+            f"this model has no tensor {surplus[0]}; choose the model's size with "
+            "vit.size or model.depth",
+            path=source,
         )
 
 

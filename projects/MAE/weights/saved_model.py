@@ -44,19 +44,21 @@ def load_autoencoder(path, mask_ratio=None, **options):
     sizes, facts = source.sizes, source.facts
     if sizes.parts != "full":
         raise UserError(
-            f"{path}: {_holds(sizes)} without a decoder, so it can't reconstruct: use weights that "
+            f"{_holds(sizes)} without a decoder, so it can't reconstruct: use weights that "
             "hold both, the authors' mae_visualize_vit_*.pth or mae_pretrain_vit_*_full.pth, or the "
-            "output of mae_pretraining.py"
+            "output of mae_pretraining.py",
+            path=path,
         )
     if "norm_pix_loss" not in facts:
         raise UserError(
-            f"{path}: it does not say whether it was trained on normalised pixels, and without that "
+            "it does not say whether it was trained on normalised pixels, and without that "
             "its predictions are no pixels: give --norm-pix-loss yes (the authors' *_full.pth) or "
-            "no (their mae_visualize_*.pth)"
+            "no (their mae_visualize_*.pth)",
+            path=path,
         )
     mlp_ratio = sizes.mlp_width / sizes.embed_dim
     if sizes.decoder_mlp_width != int(sizes.decoder_embed_dim * mlp_ratio):
-        raise UserError(f"{path}: encoder and decoder differ in mlp_ratio, which this model can't")
+        raise UserError("encoder and decoder differ in mlp_ratio, which this model can't", path=path)
     model = MaskedAutoencoderViT(
         **_common_sizes(source),
         decoder_embed_dim=sizes.decoder_embed_dim,
@@ -78,9 +80,10 @@ def load_classifier(path, **options):
     sizes = source.sizes
     if sizes.parts not in ("classifier", "probe"):
         raise UserError(
-            f"{path}: {_holds(sizes)} without a classifier: use the output of mae_finetune.py or "
+            f"{_holds(sizes)} without a classifier: use the output of mae_finetune.py or "
             "mae_linprobe.py, the authors' mae_finetuned_vit_*.pth, or a ViT of timm or transformers "
-            "with its head"
+            "with its head",
+            path=path,
         )
     kind = LinearProbe if sizes.parts == "probe" else VisionTransformer
     model = kind(

@@ -26,15 +26,17 @@ def check_names(state, source):
     if "cls_token" not in state or "patch_embed.proj.weight" not in state:
         some = ", ".join(list(state)[:3]) or "none"
         raise UserError(
-            f"{source}: not the weights of a ViT in a known layout (the authors', timm's, or "
-            f"transformers' ViT or ViTMAE); its tensors are {some}, ..."
+            "not the weights of a ViT in a known layout (the authors', timm's, or "
+            f"transformers' ViT or ViTMAE); its tensors are {some}, ...",
+            path=source,
         )
     if state["cls_token"].ndim != 3:
-        raise UserError(f"{source}: cls_token has shape {state['cls_token'].shape}")
+        raise UserError(f"cls_token has shape {state['cls_token'].shape}", path=source)
     for name in state:
         if not NAME.match(name):
             raise UserError(
-                f"{source}: the tensor {name} has no place in a plain ViT; is it a variant?"
+                f"the tensor {name} has no place in a plain ViT; is it a variant?",
+                path=source,
             )
 
 
@@ -51,7 +53,7 @@ def sizes_of(state, source):
     embed_dim = state["cls_token"].shape[-1]
     projection = state["patch_embed.proj.weight"]
     if projection.ndim != 4 or projection.shape[2] != projection.shape[3]:
-        raise UserError(f"{source}: patch_embed.proj.weight has shape {projection.shape}")
+        raise UserError(f"patch_embed.proj.weight has shape {projection.shape}", path=source)
     patch_size = projection.shape[-1]
     has_decoder = any(n.startswith(("decoder_", "mask_token")) for n in state)
     decoder_dim = _width(state, "mask_token", source, -1) if has_decoder else None
@@ -79,13 +81,13 @@ def sizes_of(state, source):
     expected = shapes_of(sizes)
     for name, shape in expected.items():
         if _need(state, name, source).shape != shape:
-            raise UserError(f"{source}: {name} has shape {state[name].shape}, expected {shape}")
+            raise UserError(f"{name} has shape {state[name].shape}, expected {shape}", path=source)
         check_finite(state[name], name, source)
     if is_probe and (state["feature_norm.running_var"] < 0).any():
-        raise UserError(f"{source}: feature_norm.running_var is a variance, and holds negative numbers")
+        raise UserError("feature_norm.running_var is a variance, and holds negative numbers", path=source)
     left = [name for name in state if name not in expected and not name.startswith("pooler.")]
     if left:
-        raise UserError(f"{source}: unexpected tensor {left[0]} in {sizes.parts} weights")
+        raise UserError(f"unexpected tensor {left[0]} in {sizes.parts} weights", path=source)
     return sizes
 
 
@@ -93,7 +95,7 @@ def check_finite(array, name, source):
     """Raise a UserError where an array holds NaN or infinity."""
     if not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
-        raise UserError(f"{source}: {name} holds {bad} numbers that are NaN or infinite")
+        raise UserError(f"{name} holds {bad} numbers that are NaN or infinite", path=source)
 
 
 def known_heads(state):
@@ -117,13 +119,13 @@ def known_heads(state):
 def _width(state, name, source, axis=0):
     array = _need(state, name, source)
     if not array.ndim:
-        raise UserError(f"{source}: {name} has no shape")
+        raise UserError(f"{name} has no shape", path=source)
     return array.shape[axis]
 
 
 def _need(state, name, source):
     if name not in state:
-        raise UserError(f"{source}: the tensor {name} is missing; is the file complete?")
+        raise UserError(f"the tensor {name} is missing; is the file complete?", path=source)
     return state[name]
 
 
@@ -136,6 +138,7 @@ def _grid(pos_embed, source):
     side = math.isqrt(pos_embed.shape[1] - 1) if pos_embed.ndim == 3 else 0
     if not side or side**2 + 1 != pos_embed.shape[1]:
         raise UserError(
-            f"{source}: pos_embed has shape {pos_embed.shape}, not a class token and a square grid"
+            f"pos_embed has shape {pos_embed.shape}, not a class token and a square grid",
+            path=source,
         )
     return side

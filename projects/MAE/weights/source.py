@@ -58,7 +58,7 @@ def read_source(path, heads_needed=True, **options):
         path = find_checkpoint(path)
         weights = read_weights(path)
         if "cls_token" not in weights:
-            raise UserError(f"{path}: not the weights of a ViT, it has no cls_token")
+            raise UserError("not the weights of a ViT, it has no cls_token", path=path)
         told = {"its run's config.yaml": _run_facts(path, weights), "its model card": read_card(path)}
         facts, known_from = _joined(told, weights, options, path)
         _check_heads(weights, facts, path, needed=True)
@@ -70,7 +70,7 @@ def read_source(path, heads_needed=True, **options):
     sizes = sizes_of(state, path)
     for key, value in sizes._asdict().items():
         if value is not None and facts.get(key, value) != value:
-            raise UserError(f"{path}: {known_from[key]} says {key}={facts[key]}, its tensors {value}")
+            raise UserError(f"{known_from[key]} says {key}={facts[key]}, its tensors {value}", path=path)
     facts = {key: facts[key] for key in FACTS if key in facts}
     return WeightSource(path, state, sizes, facts, {key: known_from[key] for key in facts})
 
@@ -136,7 +136,7 @@ def _run_facts(checkpoint, weights):
             preprocessing = described_preprocessing(OmegaConf.to_container(steps, resolve=True))
             facts["preprocessing"] = preprocessing and dict(preprocessing._asdict())
     except (*DAMAGE, OmegaConfBaseException) as error:
-        raise UserError(f"{path}: damaged ({type(error).__name__})") from None
+        raise UserError(f"damaged ({type(error).__name__})", path=path) from None
     check_card_types(facts, path)
     return {key: value for key, value in facts.items() if value is not None}
 
@@ -173,8 +173,9 @@ def _check_heads(state, facts, path, needed):
             if not needed:
                 continue
             raise UserError(
-                f"{path}: its number of attention heads is not known (width {width}): give "
-                f"--{key.replace('_', '-')}"
+                f"its number of attention heads is not known (width {width}): give "
+                f"--{key.replace('_', '-')}",
+                path=path,
             )
         if facts[key] < 1 or width % facts[key]:
-            raise UserError(f"{path}: {key}={facts[key]} does not divide its width {width}")
+            raise UserError(f"{key}={facts[key]} does not divide its width {width}", path=path)

@@ -51,11 +51,12 @@ def read_torch_file(path):
     # comment or name that is no text; a version of the format of the future; a directory cut short.
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise UserError(
-            f"{path}: damaged or truncated ({error}); copy or download it again"
+            f"damaged or truncated ({error}); copy or download it again",
+            path=path,
         ) from None
     pickles = [n for n in members if n.count("/") == 1 and n.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise UserError(f"{path}: a zip archive, but not one of torch.save (no data.pkl in it)")
+        raise UserError("a zip archive, but not one of torch.save (no data.pkl in it)", path=path)
     return _TorchZip(path, members, pickles[0][: -len("data.pkl")]).read()
 
 
@@ -65,15 +66,16 @@ def check_start(path):
         with open(path, "rb") as file:
             start = file.read(16)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+        raise UserError(f"{error.strerror}", path=path) from None
     if start.startswith(ZIP_START):
         return
     if start[2:].startswith(OLD_START):
         raise UserError(
-            f"{path}: PyTorch's format of before version 1.6; write it anew with PyTorch: "
-            "torch.save(torch.load(OLD, map_location='cpu'), NEW)"
+            "PyTorch's format of before version 1.6; write it anew with PyTorch: "
+            "torch.save(torch.load(OLD, map_location='cpu'), NEW)",
+            path=path,
         )
-    raise UserError(f"{path}: not a PyTorch file (it begins with {start[:8]!r})")
+    raise UserError(f"not a PyTorch file (it begins with {start[:8]!r})", path=path)
 
 
 class _Storage:
@@ -95,7 +97,7 @@ class _TorchZip:
     def read(self):
         order = self.root + "byteorder"
         if order in self.members and bytes(self.map(order)) != b"little":
-            raise UserError(f"{self.path}: written on a big-endian machine; write it on another")
+            raise UserError("written on a big-endian machine; write it on another", path=self.path)
         known = {
             "collections.OrderedDict": ordered_dict,
             "argparse.Namespace": _namespace,
@@ -115,19 +117,19 @@ class _TorchZip:
         """uint8 [bytes]: a member, mapped from the file."""
         info = self.members.get(name)
         if info is None:
-            raise UserError(f"{self.path}: damaged, the part {name} is missing")
+            raise UserError(f"damaged, the part {name} is missing", path=self.path)
         if not 0 <= info.header_offset < self.length:
-            raise UserError(f"{self.path}: damaged at the part {name}")
+            raise UserError(f"damaged at the part {name}", path=self.path)
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise UserError(f"{self.path}: {name} is compressed, which torch.save never does")
+            raise UserError(f"{name} is compressed, which torch.save never does", path=self.path)
         with open(self.path, "rb") as file:
             file.seek(info.header_offset)
             header = file.read(30)
         if len(header) < 30 or not header.startswith(ZIP_START):
-            raise UserError(f"{self.path}: damaged at the part {name}")
+            raise UserError(f"damaged at the part {name}", path=self.path)
         start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
         if start + info.file_size > self.length:
-            raise UserError(f"{self.path}: truncated in the part {name}")
+            raise UserError(f"truncated in the part {name}", path=self.path)
         if not info.file_size:
             return np.zeros(0, np.uint8)
         return np.asarray(np.memmap(self.path, np.uint8, "r", start, info.file_size))
@@ -137,7 +139,7 @@ class _TorchZip:
         _, kind, key, _, count = identifier
         if not isinstance(kind, Name) or kind.name not in STORAGES:
             what = kind if isinstance(kind, Name) else f"of a {type(kind).__name__}"
-            raise UserError(f"{self.path}: tensors of the kind {what} are not known")
+            raise UserError(f"tensors of the kind {what} are not known", path=self.path)
         if not isinstance(key, str) or not isinstance(count, int):
             raise ValueError("a storage without a key or a length")
         if (kind.name, key) not in self.storages:
@@ -147,8 +149,9 @@ class _TorchZip:
             data = self.map(f"{self.root}data/{key}")
             if len(data) != count * dtype.itemsize:
                 raise UserError(
-                    f"{self.path}: damaged, {self.root}data/{key} has {len(data)} bytes "
-                    f"instead of {count * dtype.itemsize}"
+                    f"damaged, {self.root}data/{key} has {len(data)} bytes "
+                    f"instead of {count * dtype.itemsize}",
+                    path=self.path,
                 )
             self.storages[kind.name, key] = _Storage(data.view(dtype), is_bfloat16)
         return self.storages[kind.name, key]
@@ -163,15 +166,16 @@ class _TorchZip:
         last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else 0
         if count > len(flat) or (count and last >= len(flat)):
             raise UserError(
-                f"{self.path}: damaged, a tensor of shape {tuple(size)} does not fit into its "
-                f"storage of {len(flat)} numbers"
+                f"damaged, a tensor of shape {tuple(size)} does not fit into its "
+                f"storage of {len(flat)} numbers",
+                path=self.path,
             )
         if not count:
             flat, stride, offset = np.zeros(0, flat.dtype), [0] * len(size), 0
         # Those that share a storage are copied when they become float32.
         self.numbers += count * flat.itemsize
         if self.numbers > MOST_SHARED * self.length:
-            raise UserError(f"{self.path}: refused: its tensors share {len(flat)} numbers too often")
+            raise UserError(f"refused: its tensors share {len(flat)} numbers too often", path=self.path)
         strides = [step * flat.itemsize for step in stride]
         view = np.lib.stride_tricks.as_strided(flat[offset:], size, strides, writeable=False)
         if storage.is_bfloat16:  # the upper half of a float32

@@ -3,6 +3,7 @@
 transformers keeps query, key and value apart, gives encoder and decoder blocks longer names, and
 puts the encoder of a larger model below `vit.`. Values are moved, never changed.
 """
+import os
 import re
 
 import numpy as np
@@ -76,14 +77,14 @@ def from_transformers(state, source):
             fused = apart.setdefault(f"{_our_block(block)}.attn.qkv.{block[4]}", {})
             fused[block[3][len(ATTENTION) :]] = array
         else:
-            raise UserError(f"{source}: the tensor {full_name} is not one of a ViT or ViTMAE")
+            raise UserError(f"the tensor {full_name} is not one of a ViT or ViTMAE", path=source)
     for name, parts in apart.items():
         shapes = {array.shape for array in parts.values()}
         if set(parts) != set(QKV) or len(shapes) != 1:
             missing = sorted(set(QKV) - set(parts))
-            raise UserError(f"{source}: {name}: {missing or shapes} of query, key and value differ")
+            raise UserError(f"{name}: {missing or shapes} of query, key and value differ", path=source)
         if shapes == {()}:
-            raise UserError(f"{source}: {name}: query, key and value are single numbers")
+            raise UserError(f"{name}: query, key and value are single numbers", path=source)
         result[name] = np.concatenate([parts[part] for part in QKV])
     return result
 
@@ -129,19 +130,19 @@ def read_config(config, source):
     """
     kind = config.get("model_type")
     if kind not in ("vit", "vit_mae"):
-        raise UserError(f"{source}: config.json is of a model_type {kind}, not vit or vit_mae")
+        raise UserError(f"config.json is of a model_type {kind}, not vit or vit_mae", path=source)
     for key, needed in (("hidden_act", "gelu"), ("qkv_bias", True)):
         if config.get(key, needed) != needed:
-            raise UserError(f"{source}: config.json has {key}={config[key]}, MAE has {needed}")
+            raise UserError(f"config.json has {key}={config[key]}, MAE has {needed}", path=source)
     # config.json may leave out what equals the library's defaults.
     facts = {"num_heads": config.get("num_attention_heads", 12)}
     if kind == "vit_mae":
         facts["decoder_num_heads"] = config.get("decoder_num_attention_heads", 16)
         facts["norm_pix_loss"] = config.get("norm_pix_loss", False)
-    check_card_types(facts, f"{source}: config.json")
+    check_card_types(facts, os.path.join(source, "config.json"))
     labels = config.get("id2label", {})
     if not isinstance(labels, dict) or not all(isinstance(x, str) for x in labels.values()):
-        raise UserError(f"{source}: config.json: id2label must give each class a name")
+        raise UserError("config.json: id2label must give each class a name", path=source)
     names = [labels[str(i)] for i in range(len(labels)) if str(i) in labels]
     if names and names != [f"LABEL_{i}" for i in range(len(names))]:
         facts["classes"] = names

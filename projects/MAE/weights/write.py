@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from projects.MAE.checkpoint.names import CARD, is_checkpoint
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.single_process import import_oneflow
+from projects.MAE.utils.disk import replaced, write_text
 from projects.MAE.weights.files import card_path
 
 
@@ -23,12 +24,12 @@ def check_target(path, force):
     if not there:
         return
     if not force:
-        raise UserError(f"{there[0]}: exists already; --force replaces it")
+        raise UserError("exists already; --force replaces it", path=there[0])
     config = os.path.join(path, "config.json")
     if os.path.isdir(path) and not os.path.isfile(config) and not is_checkpoint(path):
-        raise UserError(f"{path}: --force does not replace a folder that holds no model")
+        raise UserError("--force does not replace a folder that holds no model", path=path)
     if os.path.isfile(os.path.join(path, "last_checkpoint")):
-        raise UserError(f"{path}: --force does not replace the output folder of a run")
+        raise UserError("--force does not replace the output folder of a run", path=path)
 
 
 def check_can_write_pth():
@@ -43,9 +44,9 @@ def check_can_write_pth():
 def write_file(path, state, file_format, card):
     """Write {name: array} as a torch file {"model": tensors} ("pth") or as "safetensors"."""
     if os.path.isdir(path):
-        raise UserError(f"{path}: is a folder, and {file_format} weights are a file")
-    beside = _beside(path)
-    try:
+        raise UserError(f"is a folder, and {file_format} weights are a file", path=path)
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with replaced(path) as beside:
         if file_format == "pth":
             import torch
 
@@ -54,10 +55,6 @@ def write_file(path, state, file_format, card):
         else:
             _write_safetensors(beside, state)
         write_json(card_path(path), card)
-        os.replace(beside, path)
-    finally:
-        if os.path.exists(beside):
-            os.remove(beside)
 
 
 def write_transformers(path, state, config, card):
@@ -84,11 +81,7 @@ def write_libai(path, state, card):
 
 
 def write_json(path, content):
-    """Write a JSON file in one step."""
-    with open(f"{path}.partial", "w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-    os.replace(f"{path}.partial", path)
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def _write_safetensors(path, state):

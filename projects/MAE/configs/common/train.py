@@ -5,7 +5,6 @@ train = node(
     output_dir="output",
     device="auto",  # auto, cuda or cpu
     seed=0,
-    resume=False,  # set by --resume
     load_weight="",  # a checkpoint to evaluate with --eval-only; to start from one: finetune
     # global batch = train_micro_batch_size * data-parallel ranks * num_accumulation_steps;
     # the one that is null follows from the others.
@@ -18,8 +17,6 @@ train = node(
     train_iter=0,
     warmup_epoch=0,
     warmup_ratio=None,  # warm-up as a share of all iterations; wins over warmup_epoch
-    warmup_iter=None,  # filled in at start
-    start_iter=0,  # filled in at start
     base_lr=None,  # the rate is base_lr * global batch / 256, unless optim.lr is set
     log_period=20,  # iterations from line to line of the log and of metrics.json
     max_seconds=None,  # save and stop after so many, as on SIGTERM
@@ -48,7 +45,6 @@ train = node(
         data_parallel_size=None,  # all the ranks that the other two leave
         tensor_parallel_size=1,
         pipeline_parallel_size=1,
-        pipeline_num_layers=None,  # filled in at start
         # The stage of each block, encoder first, as [0, 0, 1, 1]; None balances by cost.
         custom_pipeline_stage_id=None,
     ),
