@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.needs import CXX
+from tests.support.needs import CXX
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "golden"
 
 
 def load_golden(name):
-    """A golden file of tests/data as {key: array}."""
+    """A golden file of tests/golden as {key: array}."""
     with np.load(DATA / f"{name}.npz") as file:
         return {key: file[key] for key in file.files}
 
@@ -34,21 +34,9 @@ def own_caches(tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def cpu_world():
     """One rank on the CPU, as `train_net.py` sets it up."""
-    from libai.utils import distributed as dist
-    from omegaconf import OmegaConf
+    from projects.MAE.runtime.compat import set_up_ranks
 
-    from projects.MAE.runtime.compat import use_device
-
-    cfg = OmegaConf.create(
-        dict(
-            data_parallel_size=1,
-            tensor_parallel_size=1,
-            pipeline_parallel_size=1,
-            pipeline_num_layers=1000,
-        )
-    )
-    use_device("cpu", cfg)
-    dist.setup_dist_util(cfg)
+    set_up_ranks("cpu")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 
-from tests.command import ROOT, environment
+from tests.support.command import ROOT, environment
 
 
 def start(name, *arguments, **options):

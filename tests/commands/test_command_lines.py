@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from projects.MAE.command_line import SHARED
-from tests.command import ROOT, environment
+from tests.support.command import ROOT, environment
 from tests.commands import process
 from tests.commands.process import refused
 from tests.commands.workplace import commands_of, make_workplace
@@ -36,7 +36,7 @@ def help_of(name, capsys):
 
 
 def test_the_commands_are_found():
-    found = {"convert_weights", "extract_features", "plan", "predict", "report", "data.digits"}
+    found = {"convert_weights", "extract_features", "plan", "predict", "report", "digits"}
     assert found <= set(COMMANDS)
 
 
@@ -140,7 +140,7 @@ def run_there(workplace, *command):
 
 
 @pytest.mark.parametrize(
-    "name", ["convert_weights", "data.digits", "extract_features", "plan", "predict"]
+    "name", ["convert_weights", "digits", "extract_features", "plan", "predict"]
 )
 def test_examples_run(name, workplace):
     for line in commands_of(module(name).EXAMPLES):

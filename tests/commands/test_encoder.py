@@ -10,7 +10,7 @@ from PIL import Image
 from projects.MAE import load_encoder
 from projects.MAE.errors import UserError
 from tests.commands.weights import golden_state, write_weights
-from tests.modeling.golden_models import tiny_mae, tiny_vit, to_global
+from tests.support.golden_models import tiny_mae, tiny_vit, to_global
 
 
 @pytest.fixture

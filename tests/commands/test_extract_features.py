@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from projects.MAE.extract_features import main
 from projects.MAE.models import load_encoder
-from tests.command import ROOT, environment
+from tests.support.command import ROOT, environment
 from tests.commands.process import refused, succeed
 from tests.commands.weights import golden_state
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from projects.MAE.predict import main
-from tests.command import ROOT, environment
+from tests.support.command import ROOT, environment
 from tests.commands import process
 from tests.commands.process import refused, succeed
 from tests.commands.weights import write_weights
-from tests.modeling.golden_models import tiny_vit, to_global
+from tests.support.golden_models import tiny_vit, to_global
 
 CLASSES = [f"class {letter}" for letter in "abcdefghij"]
 

@@ -9,9 +9,9 @@ from PIL import Image
 from projects.MAE import convert_weights
 from projects.MAE.errors import UserError
 from projects.MAE.weights.saved_model import load_autoencoder, load_classifier, load_encoder_model
-from tests.command import finetune
+from tests.support.command import finetune
 from tests.commands.weights import write_weights
-from tests.modeling.golden_models import tiny_vit, to_global
+from tests.support.golden_models import tiny_vit, to_global
 
 FULL = dict(decoder_num_heads=4, norm_pix_loss=True)
 

@@ -22,7 +22,7 @@ from projects.MAE.utils.row_file import RowFile
 from tests.commands import process
 from tests.commands.process import refused, succeed
 from tests.commands.weights import golden_state
-from tests.without_flock import refuse_flock
+from tests.support.without_flock import refuse_flock
 
 ROW = 32 * 4  # bytes of what one image gives
 HEAD, SUM = 32, 4  # bytes of FILE.partial before the rows, and after each batch

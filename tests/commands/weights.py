@@ -4,7 +4,7 @@ from safetensors.numpy import save_file
 
 from projects.MAE.weights.libai_names import torch_to_libai
 from projects.MAE.weights.write import write_libai
-from tests.modeling.golden_models import part
+from tests.support.golden_models import part
 
 KINDS = {
     "full": ("pretrain_tiny", "state/"),

@@ -5,7 +5,7 @@ import re
 import sys
 
 from projects.MAE.digits import write_digits
-from tests.command import ROOT
+from tests.support.command import ROOT
 from tests.commands.weights import write_weights
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.machine import facts  # noqa: E402
 from projects.MAE.digits import write_digits  # noqa: E402
-from tests.kills import JOBS, kill_and_resume  # noqa: E402
+from tests.support.kills import JOBS, kill_and_resume  # noqa: E402
 
 DIGITS = 10
 

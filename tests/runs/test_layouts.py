@@ -1,0 +1,191 @@
+"""One run, any layout: on every layout the losses, the weights and the accuracy of one rank."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.command import finetune, pretrain
+from tests.support.runs import assert_same_weights, losses, metrics
+
+# Four blocks, for four stages. The autoencoder's have two widths, and a stage may take several.
+NO_WORKERS = ["dataloader.train.num_workers=0", "dataloader.test.0.num_workers=0"]
+LONG = ["train.train_iter=20", "train.checkpointer.period=10", "train.test_micro_batch_size=2"]
+LONG += NO_WORKERS
+PRETRAIN = [*LONG, "model.depth=3", "model.decoder_embed_dim=16"]
+CLASSIFY = ["finetune.enable=False", "model.num_classes=3", "model.drop_path_rate=0.2"]
+FINETUNE = [*LONG, *CLASSIFY, "model.depth=4"]
+CHECKPOINTING = "train.activation_checkpoint.enabled=True"
+BY_HAND = "train.dist.custom_pipeline_stage_id=[0,0,0,1]"
+ACCUMULATING = [BY_HAND, "train.num_accumulation_steps=2", "dataloader.train.num_workers=1"]
+
+
+def layout(tensor, pipeline):
+    sizes = {"tensor_parallel_size": tensor, "pipeline_parallel_size": pipeline}
+    return [f"train.dist.{key}={value}" for key, value in sizes.items()]
+
+
+def run(job, data, output, *settings, **options):
+    """A pretraining or finetuning run of 20 iterations."""
+    if job == "pretrain":
+        return pretrain(data, output, *PRETRAIN, *settings, **options)
+    return finetune(data, output, *FINETUNE, *settings, **options)
+
+
+def evaluations(folder):
+    return [line for line in metrics(folder) if "total_loss" not in line]
+
+
+@pytest.fixture(scope="module")
+def one_rank(image_folder, tmp_path_factory):
+    """{job: the output folder of its run on one rank}."""
+    folders = {}
+    for job in ("pretrain", "finetune"):
+        folders[job] = tmp_path_factory.mktemp(job)
+        run(job, image_folder, folders[job])
+    return folders
+
+
+@pytest.mark.parametrize(
+    "job, data, tensor, pipeline, settings",
+    [
+        ("pretrain", 2, 2, 1, []),
+        ("pretrain", 1, 1, 4, [CHECKPOINTING]),
+        ("pretrain", 2, 2, 2, [CHECKPOINTING]),
+        ("pretrain", 2, 1, 1, ["graph.enabled=False"]),
+        ("pretrain", 1, 2, 1, ["graph.enabled=False"]),
+        ("finetune", 1, 4, 1, []),
+        ("finetune", 2, 1, 2, [*ACCUMULATING, CHECKPOINTING]),
+        ("finetune", 1, 2, 2, [CHECKPOINTING]),
+    ],
+)
+def test_layout_is_the_run_of_one_rank(
+    image_folder, one_rank, tmp_path, job, data, tensor, pipeline, settings
+):
+    ranks = data * tensor * pipeline
+    run(job, image_folder, tmp_path, *layout(tensor, pipeline), *settings, ranks=ranks)
+    assert len(losses(tmp_path)) == 20
+    np.testing.assert_allclose(losses(tmp_path), losses(one_rank[job]), rtol=1e-4)
+    assert_same_weights(tmp_path, one_rank[job], rtol=1e-4)
+    for ours, theirs in zip(evaluations(tmp_path), evaluations(one_rank[job])):
+        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "job, data, tensor, pipeline",
+    [
+        ("pretrain", 1, 4, 1),
+        ("pretrain", 1, 1, 2),
+        ("pretrain", 1, 1, 4),
+        ("pretrain", 2, 1, 2),
+        ("pretrain", 2, 2, 2),
+        ("finetune", 2, 1, 1),
+        ("finetune", 4, 1, 1),
+        ("finetune", 1, 2, 1),
+        ("finetune", 2, 2, 1),
+        ("finetune", 1, 2, 2),
+    ],
+)
+def test_eval_only_on_another_layout(
+    image_folder, one_rank, tmp_path, job, data, tensor, pipeline
+):
+    settings = [*layout(tensor, pipeline), f"train.load_weight={one_rank[job]}", "--eval-only"]
+    run(job, image_folder, tmp_path, *settings, ranks=data * tensor * pipeline)
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    expected = evaluations(one_rank[job])[-1]
+    for metric, value in expected.items():
+        assert found[metric] == pytest.approx(value, rel=1e-5)
+
+
+def half(folder, target):
+    """The output folder of a run that was killed after its first ten iterations."""
+    shutil.copytree(folder / "model_0000009", target / "model_0000009")
+    (target / "last_checkpoint").write_text("model_0000009")
+    return target
+
+
+@pytest.mark.parametrize("data, tensor, pipeline", [(2, 1, 1), (1, 2, 1), (1, 1, 2)])
+def test_checkpoint_travels(image_folder, one_rank, tmp_path, data, tensor, pipeline):
+    """From one rank to a layout, and from that layout's end back to one rank."""
+    there = half(one_rank["pretrain"], tmp_path / "there")
+    settings = ["--resume", "train.checkpointer.period=5"]
+    run(
+        "pretrain",
+        image_folder,
+        there,
+        *layout(tensor, pipeline),
+        *settings,
+        ranks=data * tensor * pipeline,
+    )
+    np.testing.assert_allclose(losses(there), losses(one_rank["pretrain"])[10:], rtol=1e-4)
+    assert_same_weights(there, one_rank["pretrain"], rtol=1e-4)
+    back = tmp_path / "back"
+    shutil.copytree(there / "model_0000014", back / "model_0000014")
+    (back / "last_checkpoint").write_text("model_0000014")
+    run("pretrain", image_folder, back, *settings)
+    np.testing.assert_allclose(losses(back), losses(one_rank["pretrain"])[15:], rtol=1e-4)
+    assert_same_weights(back, one_rank["pretrain"], rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def seventeen(image_folder, tmp_path_factory):
+    """The images to train on, and 17 to validate, none of which shows its class."""
+    root = tmp_path_factory.mktemp("seventeen")
+    shutil.copytree(image_folder / "train", root / "train")
+    rng = np.random.default_rng(1)
+    for i in range(17):
+        folder = root / "val" / f"class{i % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (36, 44, 3), dtype=np.uint8)
+        pixels[:, :, rng.integers(3)] = 255
+        Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    return root
+
+
+def probe(job, data, output, *settings, ranks):
+    """Runs layout_probe.py; the metric summed over 1, 2, ... images, and what the ranks hold."""
+    train, own = (pretrain, []) if job == "pretrain" else (finetune, CLASSIFY)
+    settings = [*own, "train.test_micro_batch_size=2", *NO_WORKERS, *settings]
+    train(data, output, *settings, ranks=ranks, file="tests/support/layout_probe.py")
+    held = [json.loads((output / f"rank_{rank}.json").read_text()) for rank in range(ranks)]
+    means = json.loads((output / "means.json").read_text())
+    return np.array(means) * np.arange(1, len(means) + 1), held
+
+
+def assert_replicas_identical(held, data, tensor):
+    """Fail unless a part of a parameter is the same wherever it is, and is where it should be.
+
+    Args:
+        held: {parameter and which part of it: checksum} of each rank.
+        data, tensor: ranks of each kind in a pipeline stage. A parameter is in one stage; where it
+            is split, each tensor rank holds another part.
+    """
+    for key in set().union(*held):
+        parts = [sums[key] for sums in held if key in sums]
+        assert len(parts) == (data * tensor if key.endswith("[]") else data), key
+        assert len(set(parts)) == 1, key
+
+
+def test_every_image_counts_once_and_replicas_are_identical(seventeen, tmp_path):
+    percent, _ = probe("finetune", seventeen, tmp_path / "1", ranks=1)
+    expected = np.round(percent / 100)
+    np.testing.assert_allclose(percent, 100 * expected)
+    steps = np.diff([0, *expected])  # one more image is one more right answer, or none
+    assert len(steps) == 17 and set(steps) == {0, 1}
+    for data, tensor, pipeline in [(2, 1, 1), (4, 1, 1), (2, 2, 1), (2, 1, 2)]:
+        output, ranks = tmp_path / f"{data}{tensor}{pipeline}", data * tensor * pipeline
+        settings = layout(tensor, pipeline)
+        percent, held = probe("finetune", seventeen, output, *settings, ranks=ranks)
+        np.testing.assert_allclose(percent, 100 * expected)
+        assert_replicas_identical(held, data, tensor)
+
+
+@pytest.mark.parametrize(
+    "job, data, tensor, pipeline", [("pretrain", 2, 1, 2), ("finetune", 2, 2, 2)]
+)
+def test_replicas_are_identical(image_folder, tmp_path, job, data, tensor, pipeline):
+    settings = [*layout(tensor, pipeline), "train.evaluation.enabled=False"]
+    ranks = data * tensor * pipeline
+    _, held = probe(job, image_folder, tmp_path, *settings, ranks=ranks)
+    assert_replicas_identical(held, data, tensor)

@@ -1,0 +1,13 @@
+"""The quickstart's pretraining on a data set that fails, for tests."""
+from ...projects.MAE.configs.quickstart_pretraining import (
+    dataloader,
+    finetune,
+    graph,
+    model,
+    optim,
+    train,
+    vit,
+)
+from tests.support.failing import FailingDataset
+
+dataloader.train.dataset[0]._target_ = FailingDataset

@@ -1,0 +1,62 @@
+"""Forward graphs in a process of their own: on a CPU, OneFlow's die of SIGSEGV now and then.
+
+It is the fault that `forward_graphs_work_on` tells of, in a thread of OneFlow: it took the process of
+a whole run of the tests with it. Training on a CPU makes no such graph, so what is tested here is what
+GPUs launch. A process that dies of that fault is started again; anything else is a failure.
+"""
+import importlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+
+from tests.support.command import ROOT
+
+TRIES = 4
+FAULT = (-signal.SIGSEGV, -signal.SIGABRT)
+
+
+def launched(cases, folder):
+    """Launch an `EvalGraph` of each of the cases once.
+
+    Args:
+        cases: "module:function"; the function gives {name: (model, {name: global tensor}, fp16)}.
+        folder: where the results may be written.
+
+    Returns:
+        {name: {name of a result: array}}.
+    """
+    path = folder / "results.npz"
+    command = [sys.executable, "-m", "tests.support.forward_graphs", cases, str(path)]
+    for _ in range(TRIES):
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
+        )
+        if done.returncode not in FAULT:
+            break
+    assert done.returncode == 0, done.stdout
+    found = {}
+    with np.load(path) as file:
+        for key in file.files:
+            case, name = key.split("|")
+            found.setdefault(case, {})[name] = file[key]
+    return found
+
+
+def main(cases, path):
+    from projects.MAE.modeling.graph import EvalGraph
+    from projects.MAE.runtime.single_process import start_one_process
+
+    start_one_process("cpu")
+    module, function = cases.split(":")
+    found = {}
+    for case, (model, inputs, fp16) in getattr(importlib.import_module(module), function)().items():
+        results = EvalGraph(model.eval(), fp16=fp16)(**inputs)
+        results = results if isinstance(results, dict) else {"features": results}
+        found.update({f"{case}|{name}": tensor.numpy() for name, tensor in results.items()})
+    np.savez(path, **found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,13 @@
+"""The quickstart's linear probe on a data set with a poisoned image, for tests."""
+from ...projects.MAE.configs.quickstart_linprobe import (
+    dataloader,
+    finetune,
+    graph,
+    model,
+    optim,
+    train,
+    vit,
+)
+from tests.support.poisoned import PoisonedClassification
+
+dataloader.train.dataset[0]._target_ = PoisonedClassification

@@ -1,0 +1,112 @@
+"""Real image files through the real loader."""
+import numpy as np
+import pytest
+from PIL import Image
+
+from projects.MAE import digits
+from projects.MAE.data.build import build_image_test_loader, build_image_train_loader
+from projects.MAE.data.datasets import ClassificationDataset, PretrainingDataset
+from projects.MAE.data.image_folder import ImageFolder
+from projects.MAE.data.mixup import Mixup
+from projects.MAE.data.transforms import Compose, RandomResizedCrop, ToArray
+from projects.MAE.digits import write_digits
+from projects.MAE.errors import UserError
+from tests.commands.process import refused, succeed
+
+
+def transform():
+    return Compose([RandomResizedCrop(16), ToArray()])
+
+
+def batches(loader):
+    return [{k: v.tensor.numpy() for k, v in b.get_fields().items()} for b in loader]
+
+
+def pretraining(root, workers, start=0):
+    data = PretrainingDataset(root, True, transform(), img_size=16, patch_size=4, seed=1)
+    loader = build_image_train_loader(data, 8, start, 6, num_workers=workers, seed=1)
+    return batches(loader)
+
+
+def test_workers_and_resuming_change_nothing(image_folder):
+    expected = pretraining(image_folder, workers=0)
+    assert expected[0]["images"].shape == (8, 3, 16, 16)
+    assert expected[0]["noise"].shape == (8, 16)
+    for actual in (pretraining(image_folder, 2), expected[:2] + pretraining(image_folder, 1, 2)):
+        for ours, theirs in zip(actual, expected):
+            for field in theirs:
+                np.testing.assert_array_equal(ours[field], theirs[field])
+
+
+def test_samples_change_from_epoch_to_epoch(image_folder):
+    # 30 training images: positions 0 to 29 and 30 to 47 are two epochs.
+    noise = np.concatenate([batch["noise"] for batch in pretraining(image_folder, 0)])
+    assert len(np.unique(noise.round(6), axis=0)) == len(noise)
+
+
+def test_classification_batches(image_folder):
+    data = ClassificationDataset(image_folder, True, transform(), depth=3, drop_path_rate=0.1)
+    loader = build_image_train_loader(data, 6, 0, 1, num_workers=1, mixup=Mixup(num_classes=3))
+    (batch,) = batches(loader)
+    assert batch["labels"].shape == (6, 3) and batch["drop_path_noise"].shape == (6, 6)
+    np.testing.assert_allclose(batch["labels"].sum(axis=1), 1, rtol=1e-5)
+
+
+def test_evaluation_batches_mark_what_fills_up(image_folder):
+    data = ClassificationDataset(image_folder, False, transform())
+    loader = build_image_test_loader(data, 4, num_workers=0)
+    found = batches(loader)
+    valid = np.concatenate([batch["valid"] for batch in found])
+    labels = np.concatenate([batch["labels"] for batch in found])
+    np.testing.assert_array_equal(labels[valid == 1], [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    np.testing.assert_array_equal(labels[valid == 0], -1)
+
+
+def test_odd_mixup_batch_is_an_error(image_folder):
+    data = ClassificationDataset(image_folder, True, transform())
+    loader = build_image_train_loader(data, 5, 0, 1, num_workers=0, mixup=Mixup(num_classes=3))
+    with pytest.raises(UserError, match="even number"):
+        batches(loader)
+
+
+def test_image_modes_become_rgb(tmp_path):
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    for mode in ("L", "LA", "P", "RGBA", "CMYK", "1", "I;16"):
+        extension = "jpg" if mode == "CMYK" else "png"
+        Image.new(mode, (5, 4)).save(folder / f"{mode.replace(';', '_')}.{extension}")
+    images = ImageFolder(tmp_path, train=True)
+    assert len(images) == 7
+    for index in range(7):
+        assert images.load(index).mode == "RGB"
+
+
+def test_classes_are_sorted_names(tmp_path):
+    for name in ("b", "a", "c", ".hidden"):
+        (tmp_path / "train" / name / "deep").mkdir(parents=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / "train" / name / "deep" / "x.PNG")
+    assert ImageFolder(tmp_path).class_to_idx == {"a": 0, "b": 1, "c": 2}
+
+
+def test_digits(tmp_path):
+    assert write_digits(str(tmp_path / "digits")) == {"train": 1437, "val": 360}
+    train, val = (ImageFolder(tmp_path / "digits", train) for train in (True, False))
+    assert train.classes == val.classes == [str(digit) for digit in range(10)]
+    assert (np.bincount(val.labels) >= 34).all()  # stratified
+    assert val.load(0).size == (8, 8)
+    assert write_digits(str(tmp_path / "digits")) == {}  # once
+
+
+def test_the_command_that_writes_digits(tmp_path, capsys):
+    folder = tmp_path / "new" / "digits"
+    folder.mkdir(parents=True)  # an empty one is filled
+    assert "Wrote 1437 training and 360 validation images" in succeed(capsys, digits.main, folder)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    assert succeed(capsys, digits.main, folder) == f"{folder} is there already\n"
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert f"DIR {file}: is no folder" in refused(capsys, digits.main, file)
+    assert "is no folder, or lies in none" in refused(capsys, digits.main, file / "digits")
+    error = refused(capsys, digits.main, tmp_path / ("n" * 300))
+    assert "File name too long" in error and file.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted([*before, "file"])

@@ -1,0 +1,48 @@
+"""Training, the tests and the commands start with MKL, and with a fair share of threads."""
+import glob
+import os
+import subprocess
+import sys
+
+from projects.MAE.runtime.cpu_environment import THREADS, cpu_environment
+from tests.support.command import ROOT
+
+LIBRARIES = os.path.join(sys.prefix, "lib")
+MKL = sorted(glob.glob(os.path.join(LIBRARIES, "libmkl_rt.so.*")))[0]
+
+
+def of_the_scripts(ranks, **environment):
+    """What tools/common.sh sets for one of so many ranks."""
+    script = (
+        f"source {ROOT}/tools/common.sh; cpu_cores() {{ echo 8; }}\n"
+        f"python={sys.executable} libraries={LIBRARIES}; set_cpu_environment {ranks}\n"
+        "printf '%s\\n' \"${cpu_environment[@]}\""
+    )
+    plain = {k: v for k, v in os.environ.items() if k not in (*THREADS, "LD_PRELOAD", "MAE_NATIVE")}
+    result = subprocess.run(
+        ["bash", "-c", script], env={**plain, **environment}, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    return dict(line.split("=", 1) for line in result.stdout.splitlines())
+
+
+def test_ranks_share_the_cores():
+    assert of_the_scripts(3)["OMP_NUM_THREADS"] == "2"
+    assert of_the_scripts(9)["MKL_NUM_THREADS"] == "1"
+
+
+def test_what_is_set_already_stays():
+    other = os.path.join(LIBRARIES, "libiomp5.so")
+    found = of_the_scripts(2, OMP_NUM_THREADS="5", MAE_NATIVE="0", LD_PRELOAD=other)
+    assert found == dict(OMP_NUM_THREADS="5", MKL_NUM_THREADS="4", LD_PRELOAD=f"{MKL}:{other}")
+
+
+def test_the_kernels_companion_is_preloaded_with_mkl():
+    rest = os.path.join(LIBRARIES, "libmae_rest.so")
+    expected = f"{MKL}:{rest}" if os.path.exists(rest) else MKL
+    assert of_the_scripts(1)["LD_PRELOAD"] == expected
+
+
+def test_without_mkl_only_threads_are_set(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert set(cpu_environment(3)) == set(THREADS)
