@@ -173,7 +173,7 @@ def profile(side):
 def check_peers(python):
     """Exit unless the peers compute what the golden vectors say."""
     script = os.path.join(HERE, "peer_step.py")
-    vectors = os.path.join(machine.ROOT, "tests", "data")
+    vectors = os.path.join(machine.ROOT, "tests", "golden")
     done = subprocess.run([python, script, "check", vectors], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit("error: the peers don't compute the golden vectors, so nothing is timed")

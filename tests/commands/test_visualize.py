@@ -203,7 +203,7 @@ def test_every_format_gives_the_same_picture(golden, image_folder, tmp_path, cap
 
 
 def test_a_training_file_of_the_authors_code(image_folder, tmp_path, capsys):
-    weights = ROOT / "tests" / "data" / "weights" / "training_full.pth"
+    weights = ROOT / "tests" / "golden" / "weights" / "training_full.pth"
     heads = ["--num-heads", 4, "--decoder-num-heads", 4]
     arguments = ["--weights", weights, *heads, "--images", image_folder / "val"]
     told = succeed(capsys, main, *arguments, "--out", tmp_path / "grid.png")

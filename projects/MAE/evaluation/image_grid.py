@@ -122,5 +122,5 @@ def save_png(image, path):
     text.add_itxt("Description", image.info["Description"])
     content = io.BytesIO()  # Pillow itself keeps to itself why a disk refuses it
     image.save(content, format="PNG", pnginfo=text)
-    with replaced(path) as beside, open(beside, "wb") as file:
+    with replaced(path, f"{path}.partial") as beside, open(beside, "wb") as file:
         file.write(content.getbuffer())
