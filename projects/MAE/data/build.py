@@ -1,4 +1,4 @@
-"""From data sets to loaders that yield this rank's part of each batch: the configs' LazyCall targets."""
+"""From data sets to loaders of this rank's part of each batch: the configs' LazyCall targets."""
 import numpy as np
 import oneflow as flow
 from libai.data.structures import DistTensorData, Instance
@@ -16,11 +16,7 @@ LAST_STAGE_FIELDS = ("labels", "valid")
 
 
 def whole_dataset(datasets):
-    """The data sets of `dataloader.train` as one.
-
-    Raises:
-        UserError: there is none, or their classes differ.
-    """
+    """The data sets of `dataloader.train` as one; a UserError if there is none, or classes differ."""
     datasets = list(datasets)
     if not datasets:
         raise UserError("dataloader.train.dataset is empty: list one data set or more")
@@ -30,105 +26,61 @@ def whole_dataset(datasets):
 def build_image_train_loader(
     dataset, global_batch_size, start_iter, train_iter, num_workers=4, mixup=None, seed=0
 ):
-    """The loader of `dataloader.train`: a `TrainLoader`.
+    """The loader of `dataloader.train`: the global batches of steps [start_iter, train_iter).
 
     The configuration gives the last three arguments and a list of data sets; the trainer, which
     makes one of the list, gives the others.
+
+    Args:
+        global_batch_size: images of one step over all ranks and accumulated micro-batches.
+        mixup: None or a `Mixup`.
+
+    Raises:
+        UserError: a batch that the ranks cannot share evenly.
     """
-    return TrainLoader(
-        dataset, global_batch_size, start_iter, train_iter, num_workers, mixup, seed
+    ranks, steps = dist.get_dist_util().data_parallel_size, max(train_iter - start_iter, 0)
+    stream = TrainingStream(
+        len(dataset), global_batch_size, seed, data_parallel_rank(), ranks, start_iter, steps
     )
+    return Loader(dataset, BatchReader(dataset, mixup, seed), stream, num_workers)
 
 
 def build_image_test_loader(dataset, test_batch_size, num_workers=4):
-    """The loader of an entry of `dataloader.test`: a `TestLoader`.
+    """The loader of an entry of `dataloader.test`: every image once.
 
-    The configuration gives the data set and num_workers, the trainer the size of a batch.
+    The configuration gives the data set and num_workers; the trainer test_batch_size, the images
+    that a data-parallel rank evaluates at a time, from 1 on.
     """
-    return TestLoader(dataset, test_batch_size, num_workers)
+    ranks = dist.get_dist_util().data_parallel_size
+    batches = EvaluationBatches(len(dataset), test_batch_size, data_parallel_rank(), ranks)
+    return Loader(dataset, BatchReader(dataset), batches, num_workers)
 
 
-class TrainLoader:
-    """This rank's rows of the global batches of steps [start_iter, train_iter).
-
-    Worker processes start with the first batch.
+class Loader:
+    """This rank's rows of batches; its worker processes start with the first.
 
     Args:
         dataset: the data set, or several as one.
-        global_batch_size: images of one step over all ranks and accumulated micro-batches.
-        start_iter, train_iter: the first step to load, and the step to end before.
-        num_workers: processes that read images; 0 reads in the training process.
-        mixup: None or a `Mixup`.
-        seed: the run's seed.
+        read: its `BatchReader`.
+        batches: gives the list of `SampleKey`s of each batch.
+        num_workers: processes that read images; 0 reads in this process.
 
     Attributes:
-        skipped: `SkippedImages`, the unreadable ones whose place others took.
+        skipped: `SkippedImages`; in training others took their place, in evaluation none is valid.
 
     Yields:
         `Instance`s of `DistTensorData` local tensors: images float32 [n, 3, H, W]; noise float32
         [n, L], or labels int64 [n] (with mixup float32 [n, classes]) and drop_path_noise float32
-        [n, draws].
+        [n, draws]. In evaluation also valid int64 [n]: 0 in the rows that only fill up the last
+        batch, and where an unreadable image was skipped.
 
     Raises:
-        UserError: an unreadable image, or a batch that the ranks cannot share evenly.
+        UserError: an unreadable image.
     """
 
-    def __init__(
-        self, dataset, global_batch_size, start_iter, train_iter, num_workers, mixup, seed
-    ):
-        self.dataset = dataset
-        self.skipped = SkippedImages(dataset)
-        self.num_workers = num_workers
-        self.read = BatchReader(dataset, mixup, seed)
-        self.stream = TrainingStream(
-            len(dataset),
-            global_batch_size,
-            seed,
-            data_parallel_rank(),
-            dist.get_dist_util().data_parallel_size,
-            start_iter,
-            max(train_iter - start_iter, 0),
-        )
-        if num_workers:
-            prepare_workers()
-
-    def __len__(self):
-        return len(self.stream)
-
-    def __iter__(self):
-        for batch in read_ahead(self.read, self.stream, self.num_workers):
-            yield _to_instance(batch, self.skipped)
-
-
-class TestLoader:
-    """This rank's rows of the evaluation batches, every image once.
-
-    Args:
-        dataset: the data set.
-        test_batch_size: images a data-parallel rank evaluates at a time.
-        num_workers: processes that read images; 0 reads in the main process.
-
-    Attributes:
-        skipped: `SkippedImages`, the unreadable ones, which are not valid.
-
-    Yields:
-        As `TrainLoader`, with valid int64 [n]: 0 in the rows that only fill up the last batch, and
-        where an unreadable image was skipped.
-
-    Raises:
-        UserError: an unreadable image, or a batch size below 1.
-    """
-
-    __test__ = False  # not a test case, whatever pytest makes of the name
-
-    def __init__(self, dataset, test_batch_size, num_workers):
-        self.dataset = dataset
-        self.skipped = SkippedImages(dataset)
-        self.num_workers = num_workers
-        self.read = BatchReader(dataset)
-        self.batches = EvaluationBatches(
-            len(dataset), test_batch_size, data_parallel_rank(), dist.get_dist_util().data_parallel_size
-        )
+    def __init__(self, dataset, read, batches, num_workers):
+        self.dataset, self.read, self.batches = dataset, read, batches
+        self.skipped, self.num_workers = SkippedImages(dataset), num_workers
         if num_workers:
             prepare_workers()
 

@@ -17,12 +17,9 @@ class BatchReader:
         self.dataset, self.mixup, self.seed = dataset, mixup, seed
 
     def __call__(self, keys):
-        """[SampleKey] -> {field: array [n, ...]}.
+        """[SampleKey] -> {field: array [n, ...]}; a UserError for any exception of the data set.
 
         Where images were skipped, "skipped" is a list of (index, why it can't be read).
-
-        Raises:
-            UserError: the data set raised an exception.
         """
         skipped = []
         batch = SharedArrays.stack(len(keys), (self._sample(key, skipped) for key in keys))

@@ -17,6 +17,9 @@ class _ImageDataset:
     """What both kinds of data set share: reading, augmenting, and unreadable files.
 
     Args:
+        root, train, config_key: see `ImageFolder`.
+        transform: `(PIL.Image, rng) -> float32 [3, H, W]`.
+        seed: the run's seed.
         on_error: what to do about a file that can't be read: "raise" a UserError, or "skip" it. In
             training the next readable image of the list then takes its place, with the randomness
             of the one that it replaces; in evaluation a black one that is not valid does. So what a
@@ -34,19 +37,10 @@ class _ImageDataset:
     def __init__(self, root, train, transform, seed, config_key, on_error):
         if on_error not in ("raise", "skip"):
             raise UserError(f"data.on_error={on_error} must be raise or skip")
-        self.images = ImageFolder(root, train, config_key=config_key, labelled=self.labelled)
-        self.train = train
-        self.transform = transform
-        self.seed = seed
-        self.on_error = on_error
-
-    @property
-    def classes(self):
-        return self.images.classes
-
-    @property
-    def num_classes(self):
-        return len(self.classes)
+        self.images = ImageFolder(root, train, config_key, self.labelled)
+        self.classes, self.num_classes = self.images.classes, len(self.images.classes)
+        self.train, self.transform = train, transform
+        self.seed, self.on_error = seed, on_error
 
     def __len__(self):
         return len(self.images)
@@ -122,26 +116,14 @@ class PretrainingDataset(_ImageDataset):
     is the same in every run of the same seed, since its keys all have epoch 0.
 
     Args:
-        root, train: see `ImageFolder`.
-        transform: `(PIL.Image, rng) -> float32 [3, H, W]`.
         img_size, patch_size: of the model, in pixels; they decide how many draws an image needs.
-        seed: the run's seed.
-        config_key: the key that errors name.
-        on_error: "raise" or "skip", what to do about an image that can't be read.
+        For the others see `_ImageDataset`.
     """
 
     labelled = False
 
     def __init__(
-        self,
-        root,
-        train,
-        transform,
-        img_size,
-        patch_size,
-        seed=0,
-        config_key=None,
-        on_error="raise",
+        self, root, train, transform, img_size, patch_size, seed=0, config_key=None, on_error="raise"
     ):
         super().__init__(root, train, transform, seed, config_key, on_error)
         self.num_patches = (img_size // patch_size) ** 2
@@ -158,12 +140,8 @@ class ClassificationDataset(_ImageDataset):
     "valid": bool where train is False.
 
     Args:
-        root, train: see `ImageFolder`.
-        transform: `(PIL.Image, rng) -> float32 [3, H, W]`.
         depth, drop_path_rate: of the model; stochastic depth needs two draws a block.
-        seed: the run's seed.
-        config_key: the key that errors name.
-        on_error: "raise" or "skip", what to do about an image that can't be read.
+        For the others see `_ImageDataset`.
     """
 
     def __init__(
@@ -187,13 +165,10 @@ class ClassificationDataset(_ImageDataset):
 
 
 class ConcatenatedDataset:
-    """Several data sets, with labels all of the same classes, one after the other.
+    """Several data sets, with labels all of the same classes (else a UserError), one after the other.
 
     An index past the first data set's end is the sample's place in a later one; randomness depends on
     the place within its own data set.
-
-    Raises:
-        UserError: the data sets' classes differ.
     """
 
     def __init__(self, datasets):
@@ -201,15 +176,8 @@ class ConcatenatedDataset:
         for other in self.datasets[1:]:
             if other.labelled:
                 check_same_classes(self.datasets[0], other)
+        self.classes, self.num_classes = self.datasets[0].classes, self.datasets[0].num_classes
         self._ends = np.cumsum([len(dataset) for dataset in self.datasets])
-
-    @property
-    def classes(self):
-        return self.datasets[0].classes
-
-    @property
-    def num_classes(self):
-        return self.datasets[0].num_classes
 
     @property
     def on_error(self):
@@ -227,7 +195,6 @@ class ConcatenatedDataset:
         return sample
 
     def path(self, index):
-        """The file of a sample."""
         dataset, start = self._find(index)
         return dataset.path(index - start)
 
@@ -246,9 +213,8 @@ def check_same_classes(first, second):
         return
     ours, theirs = first.images, second.images
     differing = sorted(set(first.classes) ^ set(second.classes))
-    name = differing[0]
-    has, lacks = (ours, theirs) if name in ours.class_to_idx else (theirs, ours)
+    has, lacks = (ours, theirs) if differing[0] in ours.classes else (theirs, ours)
     raise UserError(
-        f"{second.images.config_key}: {lacks.root} has no class folder {name}, but {has.root} has "
+        f"{theirs.config_key}: {lacks.root} has no class folder {differing[0]}, but {has.root} has "
         f"({len(differing)} class folders differ): the same class folders are needed in both"
     )

@@ -1,6 +1,6 @@
 """A few samples of a data set, the same ones in every run, to look at."""
-import collections
 import os
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,25 +8,21 @@ from projects.MAE.data.randomness import MASKING, sample_generator
 from projects.MAE.data.sampler import SampleKey
 from projects.MAE.errors import UserError
 
-FixedSamples = collections.namedtuple("FixedSamples", "labels images noise")
-FixedSamples.__doc__ = """Samples held in memory.
 
-labels: a text each.
-images: float32 [n, 3, H, W], normalised.
-noise: float32 [n, num_patches] in [0, 1), which decides the mask.
-"""
+class FixedSamples(NamedTuple):
+    """Samples held in memory."""
+
+    labels: list  # a text each
+    images: np.ndarray  # float32 [n, 3, H, W], normalised
+    noise: np.ndarray  # float32 [n, num_patches] in [0, 1), which decides the mask
 
 
 def fixed_samples(dataset, count):
-    """Samples spread evenly over a `PretrainingDataset`, with the noise that evaluation has.
-
-    Args:
-        dataset: a data set of validation images, or of others through their transform.
-        count: how many; a smaller data set gives all that it has.
+    """`count` samples spread evenly over a `PretrainingDataset`, with the noise that evaluation has.
 
     Returns:
-        `FixedSamples`, labelled with the path below the folder of the data set. Images that are
-        skipped (see `PretrainingDataset`) are left out.
+        `FixedSamples`, labelled with the path below the folder of the data set; all of a smaller
+        data set. Images that are skipped are left out.
 
     Raises:
         UserError: an image can't be read, or none can.
@@ -43,22 +39,13 @@ def fixed_samples(dataset, count):
 
 
 def listed_samples(images, read, count, num_patches, seed):
-    """Samples spread evenly over images that a command line names.
-
-    Of the same files they are those of `fixed_samples`.
+    """As `fixed_samples`, and of the same files the same, of images that a command line names.
 
     Args:
         images: an `ImageList`.
         read: its `ImageReader`.
-        count: how many.
         num_patches: of the model: draws that an image needs.
         seed: of the noise.
-
-    Returns:
-        `FixedSamples`, without images that were skipped.
-
-    Raises:
-        UserError: an image can't be read, or none can.
     """
     indices = spread(len(images), count)
     batch = read(indices)

@@ -5,6 +5,7 @@ ImageFolder use: transparency is dropped, and so is the EXIF orientation. The pu
 accuracies were made this way, on images that lie as they were stored. Only where that conversion
 loses the image (more than 8 bits of grey) does this module differ.
 """
+import math
 import os
 import stat
 import warnings
@@ -50,7 +51,8 @@ def read_image(path):
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise BadImage("it is not a file")
             with Image.open(file, formats=FORMATS) as image:
-                _check_size(image)
+                if math.prod(image.size) > MAX_PIXELS:  # Pillow's own limit may be raised
+                    raise Image.DecompressionBombError
                 return _to_rgb(image)
     except (BadImage, MemoryError):
         raise
@@ -61,12 +63,6 @@ def read_image(path):
 
 def _open_at_once(path, flags):
     return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _check_size(image):
-    width, height = image.size
-    if width * height > MAX_PIXELS:  # a program that raised Pillow's limit did so for itself alone
-        raise Image.DecompressionBombError
 
 
 def _to_rgb(image):

@@ -21,34 +21,32 @@ class ImageFolder:
     Args:
         root: the folder that holds train/ and val/.
         train: read train/ if True, else val/.
-        extensions: what counts as an image, lower case with the dot. Hidden files never do.
         config_key: the key that errors name; by default where the configs keep `root`.
         labelled: whether every image needs a class.
 
     Attributes:
         classes: the names of the class folders, sorted; a label is a place in this list.
-        class_to_idx: {class name: label}.
         labels: int64 [len(self)], -1 for images in no class folder.
+        checksum: of the list of files and labels, see `ImageIndex`.
 
     Raises:
         UserError: no such root or split, no image, or with labels no class folders, or one without
             images.
     """
 
-    def __init__(self, root, train=True, extensions=EXTENSIONS, config_key=None, labelled=True):
+    def __init__(self, root, train=True, config_key=None, labelled=True):
         default_key = "dataloader.train.dataset.0.root" if train else "dataloader.test.0.dataset.root"
         self.config_key = config_key or default_key
         self.labelled = labelled
         self.root = find_split(root, train, self.config_key, labelled)
-        self._index = self._load_index(tuple(extensions))
+        self._index = self._load_index()
         self.classes = self._index.classes
-        self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
         if labelled:
-            self._check_classes(extensions)
+            self._check_classes()
         elif not len(self):
             raise UserError(
                 f"{self.config_key}={root}: {self.root} holds no image at any depth "
-                f"({', '.join(extensions)}): put images there"
+                f"({', '.join(EXTENSIONS)}): put images there"
             )
 
     def __len__(self):
@@ -60,20 +58,12 @@ class ImageFolder:
 
     @property
     def checksum(self):
-        """Of the list of files and labels, a text; see `ImageIndex.checksum`."""
         return self._index.checksum
 
-    @property
-    def samples(self):
-        """[(path relative to the split's folder, label)], made on demand."""
-        return [(self._index.path(i), self.label(i)) for i in range(len(self))]
-
     def path(self, index):
-        """The file of a sample."""
         return os.path.join(self.root, self._index.path(index))
 
     def label(self, index):
-        """The label of a sample, an int."""
         return int(self.labels[index])
 
     def read(self, index):
@@ -93,11 +83,7 @@ class ImageFolder:
             ) from None
 
     def load(self, index):
-        """As `read`.
-
-        Raises:
-            UserError: the file cannot be read or is not a whole image.
-        """
+        """As `read`, with a UserError for a `BadImage`, too."""
         try:
             return self.read(index)
         except BadImage as error:
@@ -107,16 +93,16 @@ class ImageFolder:
                 local=True,
             ) from error
 
-    def _load_index(self, extensions):
+    def _load_index(self):
         try:
-            return load_index(self.root, extensions, loose=not self.labelled)
+            return load_index(self.root, EXTENSIONS, loose=not self.labelled)
         except OSError as error:
             raise UserError(
                 f"{self.config_key}: cannot list {error.filename}: {error.strerror}: mend its "
                 "permissions"
             ) from None
 
-    def _check_classes(self, extensions):
+    def _check_classes(self):
         if not self.classes:
             raise UserError(
                 f"{self.config_key}: {self.root} has no class folders: images belong in "
@@ -127,41 +113,21 @@ class ImageFolder:
             empty = os.path.join(self.root, self.classes[int(np.argmin(counts))])
             raise UserError(
                 f"{self.config_key}: the class folder {empty} holds no image "
-                f"({', '.join(extensions)}): put images there or remove it"
+                f"({', '.join(EXTENSIONS)}): put images there or remove it"
             )
 
 
 def find_split(root, train, key, labelled):
     """The folder of a split's images; raises a UserError, which names `key`, without one."""
-    root = _existing_root(root, key)
-    find = _labelled_folder if labelled else _unlabelled_folder
-    return find(root, "train" if train else "val", key)
-
-
-def _existing_root(root, key):
-    if root is None or not str(root).strip():
-        raise UserError(f"{key} is not set: give the folder that holds train/ and val/")
-    root = os.path.expanduser(str(root))
-    if not os.path.isdir(root):
-        what = "is not a folder" if os.path.exists(root) else "does not exist"
-        raise UserError(f"{key}={root}: this path {what}: give the folder that holds train/ and val/")
-    return root
-
-
-def _labelled_folder(root, split, key):
+    root, split = _existing_root(root, key), "train" if train else "val"
     folder = os.path.join(root, split)
-    if not os.path.isdir(folder):
+    if os.path.isdir(folder):
+        return folder
+    if labelled:
         raise UserError(
             f"{key}={root}: it has no folder {split}/: images belong in "
             f"{os.path.join(folder, 'CLASS', 'NAME.jpg')}; {ONLY_PRETRAINING}"
         )
-    return folder
-
-
-def _unlabelled_folder(root, split, key):
-    folder = os.path.join(root, split)
-    if os.path.isdir(folder):
-        return folder
     if split == "val":
         raise UserError(
             f"{key}={root}: it has no folder val/ to evaluate on: put images there, or set "
@@ -172,4 +138,14 @@ def _unlabelled_folder(root, split, key):
             f"{key}={root}: it has a folder val/ but none named train/: put the images to train on "
             f"in {folder}, or name their folder itself"
         )
+    return root
+
+
+def _existing_root(root, key):
+    if root is None or not str(root).strip():
+        raise UserError(f"{key} is not set: give the folder that holds train/ and val/")
+    root = os.path.expanduser(str(root))
+    if not os.path.isdir(root):
+        what = "is not a folder" if os.path.exists(root) else "does not exist"
+        raise UserError(f"{key}={root}: this path {what}: give the folder that holds train/ and val/")
     return root

@@ -3,6 +3,7 @@
 Adding, removing or renaming an entry changes the times of the folder it is in. So the cache keeps
 the times of every folder that was listed, and counts only while all of them are as they were.
 """
+import contextlib
 import errno
 import functools
 import hashlib
@@ -16,7 +17,6 @@ import zlib
 
 import numpy as np
 
-from projects.MAE.data.cache import cache_folder
 from projects.MAE.data.shared_arrays import SharedArrays
 from projects.MAE.utils.disk import replaced
 
@@ -39,6 +39,7 @@ class ImageIndex:
         classes: names of the class folders, sorted.
         labels: int64 [n], places in `classes`, -1 for loose files.
         from_cache: whether the files were listed in an earlier run.
+        checksum: CRC-32 of all paths and labels in their order, 8 hexadecimal digits.
     """
 
     def __init__(self, classes, paths, from_cache):
@@ -55,9 +56,8 @@ class ImageIndex:
 
     @property
     def checksum(self):
-        """CRC-32 of all paths and labels in their order, 8 hexadecimal digits."""
-        names = ("paths", "ends", "labels")
-        return f"{functools.reduce(lambda crc, n: zlib.crc32(self._arrays[n], crc), names, 0):08x}"
+        arrays = [self._arrays[name] for name in ("paths", "ends", "labels")]
+        return f"{functools.reduce(lambda crc, array: zlib.crc32(array, crc), arrays, 0):08x}"
 
     def path(self, index):
         """The path of a sample, relative to the folder. Raises IndexError outside [-n, n)."""
@@ -67,15 +67,14 @@ class ImageIndex:
 
 
 def load_index(folder, extensions, loose=False):
-    """The index of a folder, from the cache where it is up to date.
+    """The `ImageIndex` of a folder, from the cache where it is up to date.
+
+    A class without images is in `classes`, and no label points to it.
 
     Args:
         folder: holds the class folders, with images at any depth.
         extensions: of images, lower case with the dot. Hidden files and folders never count.
         loose: take the images that lie in the folder itself, too.
-
-    Returns:
-        An `ImageIndex`. A class without images is in `classes`, and no label points to it.
 
     Raises:
         OSError: a folder can't be listed.
@@ -106,9 +105,7 @@ class _Listing:
     """
 
     def __init__(self, folder, extensions, loose):
-        self._root = folder
-        self._extensions = tuple(extensions)
-        self.states = {}
+        self._root, self._extensions, self.states = folder, tuple(extensions), {}
         self.classes, beside = self._list("")
         groups = (self._images(name) for name in self.classes)
         chunks, self.lengths, self.counts = [], [], []
@@ -148,14 +145,11 @@ class _Listing:
                 path = os.path.join(folder, entry.name)
                 if _is_folder(entry):
                     folders.append(path)
-                elif self._is_image(path):
+                elif path.lower().endswith(self._extensions):
                     images.append(path)
                 elif entry.is_symlink():
                     self.states[path] = _state(entry.path)  # it may come to point to a folder
         return sorted(folders), images
-
-    def _is_image(self, path):
-        return path.lower().endswith(self._extensions)
 
     def settled(self, start):
         """Whether no folder had changed for a while at the time `start`, in ns."""
@@ -163,11 +157,14 @@ class _Listing:
 
     def arrays(self):
         """What an `ImageIndex` holds."""
-        return SharedArrays(
-            paths=np.frombuffer(self.paths, np.uint8),
-            ends=np.cumsum([0] + self.lengths, dtype=np.int64),
-            labels=np.repeat(np.array([*range(len(self.classes)), -1], np.int64), self.counts),
-        )
+        labels = np.repeat(np.array([*range(len(self.classes)), -1], np.int64), self.counts)
+        return index_arrays(self.paths, self.lengths, labels)
+
+
+def index_arrays(paths, lengths, labels):
+    """What an `ImageIndex` holds, of bytes of all paths on end, length of each, and labels int64."""
+    ends = np.cumsum([0, *lengths], dtype=np.int64)
+    return SharedArrays(paths=np.frombuffer(paths, np.uint8), ends=ends, labels=labels)
 
 
 def _is_folder(entry):
@@ -184,30 +181,41 @@ def _state(path):
 
     Tools that copy folders set the time of modification back, but can't do so with the other.
     """
-    try:
+    with contextlib.suppress(OSError):
         status = os.stat(path)
-    except OSError:
-        return 0, 0, 0
-    if not stat.S_ISDIR(status.st_mode):
-        return 0, 0, 0
-    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+        if stat.S_ISDIR(status.st_mode):
+            return status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+    return 0, 0, 0
 
 
 def _identity(folder, extensions, loose):
     """What a list depends on besides the folder's content."""
-    return {
-        "format": FORMAT,
-        "folder": os.path.realpath(folder),
-        "extensions": sorted(extensions),
-        "loose": loose,
-    }
+    place = os.path.realpath(folder)
+    return dict(format=FORMAT, folder=place, extensions=sorted(extensions), loose=loose)
 
 
 def _cache_path(identity):
     """The cache file of a list, there or not; None where there can be none."""
-    caches = cache_folder()
+    caches = _cache_folder()
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     return caches and os.path.join(caches, f"index-{name}.npz")
+
+
+def _cache_folder():
+    """This user's folder for lists, made if need be: $XDG_CACHE_HOME/mae-oneflow, or
+    ~/.cache/mae-oneflow. None where it can't be made or others may write to it."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = os.path.join(base, "mae-oneflow")
+    if not os.path.isabs(folder):  # no home
+        return None
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        status = os.stat(folder)
+    except OSError:
+        return None
+    # A list says which files are read, and as what class.
+    private = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+    return folder if private else None
 
 
 def _write_cache(path, listing, identity):

@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from projects.MAE.data.image_file import EXTENSIONS, BadImage, read_image
-from projects.MAE.data.image_index import ImageIndex, load_index
+from projects.MAE.data.image_index import ImageIndex, index_arrays, load_index
 from projects.MAE.data.shared_arrays import SharedArrays
 from projects.MAE.errors import UserError
 
@@ -35,11 +35,10 @@ class ImageList:
         for path in paths:
             if not os.path.exists(path):
                 raise UserError(f"{option} {path}: no such file or folder")
-        if len(paths) == 1 and os.path.isdir(paths[0]):
-            self.root = paths[0]
+        self.root = paths[0] if len(paths) == 1 and os.path.isdir(paths[0]) else None
+        if self.root is not None:
             self._index = _index_folder(self.root, option)
         else:
-            self.root = None
             self._index = _index_files([file for path in paths for file in _files(path, option)])
         self.classes, self.labels = self._index.classes, self._index.labels
 
@@ -54,8 +53,7 @@ class ImageList:
         return os.path.join(self.root or "", self.name(index))
 
     def checksum(self):
-        """A text that tells these images from others, and from what they were before a change: of
-        each one's name, size and time of change."""
+        """SHA-256 of each image's name, size and time of change."""
         sum_of = hashlib.sha256()
         for index in range(len(self)):
             try:
@@ -72,8 +70,7 @@ class ImageReader:
 
     Args:
         images: an `ImageList`.
-        transform: `PIL.Image -> float32 [3, H, W]`.
-        size: H and W.
+        transform: `PIL.Image -> float32 [3, size, size]`.
         skip: give an image that can't be read as black; otherwise it is a UserError.
     """
 
@@ -122,10 +119,6 @@ def _files(path, option):
 
 def _index_files(files):
     """An `ImageIndex` of files in the order given."""
-    encoded = [os.fsencode(file) for file in files]
-    arrays = SharedArrays(
-        paths=np.frombuffer(b"".join(encoded), np.uint8),
-        ends=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
-        labels=np.full(len(files), -1, np.int64),
-    )
+    encoded, labels = [os.fsencode(file) for file in files], np.full(len(files), -1, np.int64)
+    arrays = index_arrays(b"".join(encoded), map(len, encoded), labels)
     return ImageIndex([], arrays, from_cache=False)

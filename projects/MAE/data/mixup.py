@@ -1,4 +1,5 @@
 """Mixup and CutMix: a batch's images and targets blended in pairs."""
+import dataclasses
 import math
 
 import numpy as np
@@ -9,13 +10,7 @@ from projects.MAE.errors import UserError
 def smooth_one_hot(labels, num_classes, smoothing):
     """One-hot targets with label smoothing (Szegedy et al., arXiv 1512.00567, section 7).
 
-    Args:
-        labels: int [N].
-        num_classes: K.
-        smoothing: s, the mass spread evenly over all K classes.
-
-    Returns:
-        float32 [N, K]: s / K everywhere and 1 - s + s / K at the label; rows sum to 1.
+    int [N], K and s -> float32 [N, K]: s / K everywhere and 1 - s + s / K at the label.
     """
     off = smoothing / num_classes
     targets = np.full((len(labels), num_classes), off, np.float32)
@@ -23,6 +18,7 @@ def smooth_one_hot(labels, num_classes, smoothing):
     return targets
 
 
+@dataclasses.dataclass
 class Mixup:
     """Blend each image with its neighbour, by mixup or by CutMix.
 
@@ -31,44 +27,25 @@ class Mixup:
     this is as random as any other pairing, and a pair stays together in every layout. The authors'
     code draws once for each GPU's batch, which depends on the layout; the distribution of each
     image is the same.
-
-    Args:
-        mixup_alpha, cutmix_alpha: lambda ~ Beta(alpha, alpha); 0 switches that kind off.
-        prob: of blending a pair at all.
-        switch_prob: of CutMix rather than mixup, where both are on.
-        label_smoothing: s of `smooth_one_hot`.
-        num_classes: K.
     """
 
-    def __init__(
-        self,
-        mixup_alpha=0.8,
-        cutmix_alpha=1.0,
-        prob=1.0,
-        switch_prob=0.5,
-        label_smoothing=0.1,
-        num_classes=1000,
-    ):
-        self.mixup_alpha = mixup_alpha
-        self.cutmix_alpha = cutmix_alpha
-        self.prob = prob
-        self.switch_prob = switch_prob
-        self.label_smoothing = label_smoothing
-        self.num_classes = num_classes
+    mixup_alpha: float = 0.8  # lambda ~ Beta(alpha, alpha); 0 switches this kind off
+    cutmix_alpha: float = 1.0
+    prob: float = 1.0  # of blending a pair at all
+    switch_prob: float = 0.5  # of CutMix rather than mixup, where both are on
+    label_smoothing: float = 0.1  # s of `smooth_one_hot`
+    num_classes: int = 1000  # K
 
     def __call__(self, images, labels, rngs):
-        """Blend a batch.
+        """Blend a batch in place.
 
         Args:
-            images: float32 [N, C, H, W], N even; changed in place.
+            images: float32 [N, C, H, W], N even, else a UserError.
             labels: int [N].
             rngs: N / 2 generators, one a pair.
 
         Returns:
-            (images float32 [N, C, H, W], targets float32 [N, K]).
-
-        Raises:
-            UserError: N is odd.
+            (images, targets float32 [N, K]).
         """
         if len(images) % 2:
             raise UserError(
@@ -79,8 +56,7 @@ class Mixup:
         targets = smooth_one_hot(labels, self.num_classes, self.label_smoothing)
         for first, rng in zip(range(0, len(images), 2), rngs):
             pair = slice(first, first + 2)
-            lam = self._blend_images(images[pair], rng)
-            _blend(targets[pair], lam)
+            _blend(targets[pair], self._blend_images(images[pair], rng))
         return images, targets
 
     def _blend_images(self, pair, rng):

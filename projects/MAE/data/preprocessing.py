@@ -1,14 +1,8 @@
 """What is done to an image before a trained model sees it."""
 import collections
 
-from projects.MAE.data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    CenterCrop,
-    Compose,
-    Resize,
-    ToArray,
-)
+from projects.MAE.data import transforms
+from projects.MAE.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 CROP_RATIO = 0.875  # the paper's evaluation takes 224 of 256 pixels
 
@@ -24,18 +18,8 @@ class Preprocessing(collections.namedtuple("Preprocessing", "resize crop mean st
 
     def transform(self):
         """The transform, `(RGB PIL.Image) -> float32 [3, crop, crop]`; it can be pickled."""
-        steps = [Resize(self.resize), CenterCrop(self.crop), ToArray(self.mean, self.std)]
-        return _Deterministic(Compose(steps))
-
-
-class _Deterministic:
-    """A transform that draws nothing, without its argument for a generator."""
-
-    def __init__(self, transform):
-        self.compose = transform
-
-    def __call__(self, image, rng=None):
-        return self.compose(image, rng)
+        resize, crop = transforms.Resize(self.resize), transforms.CenterCrop(self.crop)
+        return transforms.Compose([resize, crop, transforms.ToArray(self.mean, self.std)])
 
 
 def standard_preprocessing(img_size):
@@ -45,10 +29,8 @@ def standard_preprocessing(img_size):
 
 
 def described_preprocessing(steps):
-    """The `Preprocessing` that a configuration's list of transforms means, None for any other.
-
-    Args:
-        steps: [{"_target_": class or its dotted name, argument: value}], interpolations resolved.
+    """The `Preprocessing` that a configuration's list of transforms means, None for any other:
+    [{"_target_": class or its dotted name, argument: value}], interpolations resolved.
     """
     calls = [dict(step) for step in steps]
     targets = [call.pop("_target_", "") for call in calls]

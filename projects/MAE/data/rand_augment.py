@@ -8,6 +8,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from projects.MAE.data.transforms import IMAGENET_MEAN
 
 MAX_MAGNITUDE = 10
+IMAGENET_COLOUR = tuple(round(255 * value) for value in IMAGENET_MEAN)
 
 
 class RandAugment:
@@ -21,17 +22,10 @@ class RandAugment:
     """
 
     def __init__(
-        self,
-        num_layers=2,
-        magnitude=9,
-        magnitude_std=0.5,
-        probability=0.5,
-        fill=tuple(round(255 * value) for value in IMAGENET_MEAN),
+        self, num_layers=2, magnitude=9, magnitude_std=0.5, probability=0.5, fill=IMAGENET_COLOUR
     ):
-        self.num_layers = num_layers
-        self.magnitude = magnitude
-        self.magnitude_std = magnitude_std
-        self.probability = probability
+        self.num_layers, self.probability = num_layers, probability
+        self.magnitude, self.magnitude_std = magnitude, magnitude_std
         self.fill = tuple(int(value) for value in fill)
 
     def __call__(self, image, rng):
@@ -93,9 +87,7 @@ def rotate(image, level, fill, rng):
 
 
 def _affine(image, coefficients, fill):
-    return image.transform(
-        image.size, Image.AFFINE, coefficients, resample=Image.BICUBIC, fillcolor=fill
-    )
+    return image.transform(image.size, Image.AFFINE, coefficients, Image.BICUBIC, fillcolor=fill)
 
 
 def shear_x(image, level, fill, rng):

@@ -17,9 +17,7 @@ class RandomErasing:
     """
 
     def __init__(self, probability=0.25, area=(0.02, 1 / 3), aspect=(0.3, 1 / 0.3)):
-        self.probability = probability
-        self.area = tuple(area)
-        self.aspect = tuple(aspect)
+        self.probability, self.area, self.aspect = probability, tuple(area), tuple(aspect)
 
     def __call__(self, array, rng):
         """float32 [C, H, W] -> float32 [C, H, W]; the argument is changed in place."""
@@ -28,8 +26,8 @@ class RandomErasing:
         box = self.sample_box(*array.shape[1:], rng)
         if box is not None:
             top, left, h, w = box
-            noise = rng.standard_normal((array.shape[0], h, w), dtype=np.float32)
-            array[:, top : top + h, left : left + w] = noise
+            erased = array[:, top : top + h, left : left + w]
+            erased[...] = rng.standard_normal(erased.shape, dtype=np.float32)
         return array
 
     def sample_box(self, height, width, rng):

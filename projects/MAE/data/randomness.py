@@ -16,22 +16,12 @@ PERMUTATION = 4  # of one epoch: the order of the samples
 
 def _generator(seed, stream, *position):
     # The stream leads the spawn key, so no two purposes ever share a generator.
-    return np.random.Generator(
-        np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(stream, *position)))
-    )
+    sequence = np.random.SeedSequence(seed, spawn_key=(stream, *position))
+    return np.random.Generator(np.random.PCG64(sequence))
 
 
 def sample_generator(seed, epoch, index, stream):
-    """The generator of one sample in one epoch.
-
-    Args:
-        seed: the run's seed, an int >= 0.
-        epoch, index: the pass over the data set and the sample's place in it, ints >= 0.
-        stream: AUGMENTATION, MASKING, DROP_PATH or MIXING.
-
-    Returns:
-        A fresh `numpy.random.Generator`.
-    """
+    """A fresh generator for one purpose of one sample, which is not PERMUTATION, in one epoch."""
     return _generator(seed, stream, epoch, index)
 
 

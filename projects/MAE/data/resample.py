@@ -87,8 +87,7 @@ def _pixels(image, box):
         copy = np.frombuffer(image.crop(box).tobytes("raw", "RGBX"), np.uint8)
         return copy.ctypes.data, 4 * (box[2] - left), copy
     array = _capsule_pointer(capsules[1], b"arrow_array").contents
-    first = array.children[0].contents.buffers[1]
-    stride = 4 * image.width
+    first, stride = array.children[0].contents.buffers[1], 4 * image.width
     return first + top * stride + 4 * left, stride, capsules
 
 

@@ -25,40 +25,31 @@ class TrainingStream:
         num_samples: size of the data set.
         global_batch_size: B, the rows of one optimizer step over all ranks.
         seed: the run's seed.
-        data_parallel_rank, data_parallel_size: this rank takes B / size contiguous rows.
+        data_rank, data_ranks: of the data-parallel ranks this one takes B / ranks contiguous rows.
         start_step, num_steps: what to yield; a resumed run starts at the step it stopped at.
 
     Yields:
-        A list of B / data_parallel_size `SampleKey`s a step.
+        A list of B / data_ranks `SampleKey`s a step.
 
     Raises:
         UserError: B is not a positive multiple of the data-parallel size.
     """
 
     def __init__(
-        self,
-        num_samples,
-        global_batch_size,
-        seed,
-        data_parallel_rank,
-        data_parallel_size,
-        start_step,
-        num_steps,
+        self, num_samples, global_batch_size, seed, data_rank, data_ranks, start_step, num_steps
     ):
-        if global_batch_size <= 0 or global_batch_size % data_parallel_size:
+        if global_batch_size <= 0 or global_batch_size % data_ranks:
             raise UserError(
                 f"global batch size {global_batch_size} cannot be shared evenly by "
-                f"train.dist.data_parallel_size={data_parallel_size} ranks: set "
+                f"train.dist.data_parallel_size={data_ranks} ranks: set "
                 "train.train_micro_batch_size (the rows of one rank) instead of "
-                f"train.global_batch_size, or choose a positive multiple of {data_parallel_size}"
+                f"train.global_batch_size, or choose a positive multiple of {data_ranks}"
             )
-        self.num_samples = num_samples
+        self.num_samples, self.seed = num_samples, seed
         self.global_batch_size = global_batch_size
-        self.seed = seed
-        self.rows = global_batch_size // data_parallel_size
-        self.first_row = data_parallel_rank * self.rows
-        self.start_step = start_step
-        self.num_steps = num_steps
+        self.rows = global_batch_size // data_ranks
+        self.first_row = data_rank * self.rows
+        self.start_step, self.num_steps = start_step, num_steps
         self._permutations = {}
 
     def __len__(self):
@@ -91,8 +82,7 @@ class EvaluationBatches:
 
     Args:
         num_samples: size of the data set.
-        batch_size_per_rank: b.
-        data_parallel_rank, data_parallel_size: r and R.
+        batch_size_per_rank, data_rank, data_ranks: b, r and R.
 
     Yields:
         A list of b `SampleKey`s a batch, with epoch 0 and the batch number as step.
@@ -101,7 +91,7 @@ class EvaluationBatches:
         UserError: b is not positive.
     """
 
-    def __init__(self, num_samples, batch_size_per_rank, data_parallel_rank, data_parallel_size):
+    def __init__(self, num_samples, batch_size_per_rank, data_rank, data_ranks):
         if batch_size_per_rank <= 0:
             raise UserError(
                 f"train.test_micro_batch_size={batch_size_per_rank} must be 1 or more: "
@@ -109,8 +99,8 @@ class EvaluationBatches:
             )
         self.num_samples = num_samples
         self.rows = batch_size_per_rank
-        self.first_row = data_parallel_rank * batch_size_per_rank
-        self.global_batch_size = batch_size_per_rank * data_parallel_size
+        self.first_row = data_rank * batch_size_per_rank
+        self.global_batch_size = batch_size_per_rank * data_ranks
 
     def __len__(self):
         return -(-self.num_samples // self.global_batch_size)

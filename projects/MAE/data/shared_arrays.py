@@ -22,11 +22,6 @@ class SharedArrays(dict):
 
     The arrays move to that memory when they are first pickled, or with `share`; an object that is
     sent to many processes is in memory once. An array that is replaced later travels in the pipe.
-
-    Example::
-
-        batch = SharedArrays.stack(2, [dict(images=first), dict(images=second)])
-        index = SharedArrays(paths=paths).share()
     """
 
     _memory = None  # file descriptor, size in bytes, where each array is
@@ -61,7 +56,7 @@ class SharedArrays(dict):
         fd = os.memfd_create("arrays", os.MFD_CLOEXEC)
         weakref.finalize(self, os.close, fd)
         os.ftruncate(fd, size)
-        self._memory, self._shared = (fd, size, layout), dict(_views(_map(fd, size), layout))
+        self._memory, self._shared = (fd, size, layout), dict(_views(fd, size, layout))
         self.update(self._shared)
 
     def __reduce__(self):
@@ -76,17 +71,14 @@ class SharedArrays(dict):
 def _rebuild(handle, size, layout, others):
     fd = handle.detach()
     try:
-        return SharedArrays([*_views(_map(fd, size), layout), *others.items()])
+        return SharedArrays([*_views(fd, size, layout), *others.items()])
     finally:
         os.close(fd)
 
 
-def _map(fd, size):
-    return mmap.mmap(fd, size, flags=mmap.MAP_SHARED | _MAP_POPULATE)
-
-
-def _views(memory, layout):
+def _views(fd, size, layout):
     # The arrays keep the mapping alive, and the mapping the memory.
+    memory = mmap.mmap(fd, size, flags=mmap.MAP_SHARED | _MAP_POPULATE)
     return [
         (name, np.ndarray(shape, dtype, buffer=memory, offset=offset))
         for name, offset, shape, dtype in layout

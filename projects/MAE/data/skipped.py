@@ -15,15 +15,11 @@ class SkippedImages:
 
     A rank names the first that it meets itself in its own log, with the reason; `report` counts those
     of all ranks.
-
-    Attributes:
-        indices: the set of their places in the data set, on this rank.
     """
 
     def __init__(self, dataset):
-        self.dataset = dataset
-        self.possible = dataset.on_error == "skip"
-        self.indices = set()
+        self.dataset, self.possible = dataset, dataset.on_error == "skip"
+        self.indices = set()  # places in the data set, on this rank
 
     def add(self, skipped):
         """Take down what one batch has skipped, a list of (index, why it can't be read)."""

@@ -16,12 +16,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Compose:
-    """Apply transforms in order, all drawing from one generator."""
+    """Apply transforms in order, all drawing from one generator; without one where none draws."""
 
     def __init__(self, transforms):
         self.transforms = list(transforms)
 
-    def __call__(self, x, rng):
+    def __call__(self, x, rng=None):
         for transform in self.transforms:
             x = transform(x, rng)
         return x
@@ -41,13 +41,10 @@ class RandomResizedCrop:
     """
 
     def __init__(self, size, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)):
-        self.size = size
-        self.scale = tuple(scale)
-        self.ratio = tuple(ratio)
+        self.size, self.scale, self.ratio = size, tuple(scale), tuple(ratio)
 
     def __call__(self, image, rng):
-        box = self.sample_box(*image.size, rng)
-        return resample.resize(image, (self.size, self.size), box)
+        return resample.resize(image, (self.size, self.size), self.sample_box(*image.size, rng))
 
     def sample_box(self, width, height, rng):
         """(left, top, right, bottom) of the crop, in pixels of a width x height image."""
@@ -128,11 +125,7 @@ class CenterCrop:
 
 
 class ToArray:
-    """RGB image of 8 bits -> float32 [3, H, W]: (pixel / 255 - mean) / std.
-
-    Args:
-        mean, std: three floats each, of pixels scaled to [0, 1].
-    """
+    """RGB image of 8 bits -> float32 [3, H, W]: (pixel / 255 - mean) / std, for each colour."""
 
     def __init__(self, mean=IMAGENET_MEAN, std=IMAGENET_STD):
         mean, std = np.array(list(mean)), np.array(list(std))

@@ -43,7 +43,6 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
 
     Args:
         read: a picklable callable.
-        batches: an iterable of lists of keys.
         num_workers: processes that read; 0 reads in this one.
         way_on: what to do when a worker died, for the error; by default in training.
 
@@ -95,9 +94,7 @@ def _told(call, *arguments):
 
 def release_semaphores():
     """End the workers and give back what their pools hold, before an `os._exit` that skips Python's
-    own clean-up.
-
-    Symptom without it: "There appear to be 5 leaked semaphore objects" after an error.
+    own clean-up. Symptom without it: "There appear to be 5 leaked semaphore objects" after an error.
     """
     for worker in multiprocessing.active_children():
         worker.kill()  # it may wait for work for ever, and Python's clean-up for it
@@ -124,9 +121,8 @@ def _hide_lost_connection(kind, error, trace):
 
 
 def _end_with_training_process():
-    """End this worker when the training process is gone, however it went.
-
-    Its parent is the fork server, which in turn waits for the last worker to end.
+    """End this worker when the training process is gone, however it went: its parent is the fork
+    server, which in turn waits for the last worker to end.
     """
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)

@@ -16,24 +16,18 @@ BAR_FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {desc}"
 
 
 class SignsOfLife:
-    """Says every few seconds that something is still going on, from a thread of its own.
+    """Says every few seconds what is still going on, from a thread of its own: on a live bar, or in
+    lines of the log where it is None.
 
     OneFlow lets other threads run every second or two while it compiles.
-
-    Args:
-        what: is going on.
-        bar: a live bar to say it on; None to log lines.
     """
 
-    def __init__(self, what, bar=None):
-        self.what, self.bar = what, bar
+    def __init__(self, what, bar):
+        self.what, self.bar, self.since = what, bar, time.perf_counter()
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self):
-        self.since = time.perf_counter()
-        if self.bar is None:
-            logger.info(self.what)
+        if bar is None:
+            logger.info(what)
         self.thread.start()
 
     def stop(self):
@@ -74,16 +68,8 @@ def watched(batches, total, what):
 def live_bar(total, done=0, leave=True):
     """A bar on standard output, as wide as the terminal."""
     tqdm.monitor_interval = 0  # no thread is needed to look after bars that are updated by hand
-    return tqdm(
-        total=total,
-        initial=done,
-        file=sys.stdout,
-        dynamic_ncols=True,
-        mininterval=REFRESH_SECONDS,
-        miniters=1,
-        bar_format=BAR_FORMAT,
-        leave=leave,
-    )
+    place = dict(file=sys.stdout, dynamic_ncols=True, bar_format=BAR_FORMAT, leave=leave)
+    return tqdm(total=total, initial=done, mininterval=REFRESH_SECONDS, miniters=1, **place)
 
 
 def duration(seconds):

@@ -13,11 +13,7 @@ SHOWN_BY_BAR = {"shown_by_bar": True}  # `extra` of a record that repeats what a
 
 
 class FileHandler(logging.Handler):
-    """Adds lines to a file.
-
-    Args:
-        path, warn: see `AppendedFile`.
-    """
+    """Adds lines to an `AppendedFile`."""
 
     def __init__(self, path, warn):
         super().__init__()

@@ -14,11 +14,8 @@ logger = logging.getLogger("libai." + __name__)
 
 
 class StepClock(HookBase):
-    """Measures training steps. First among the hooks, so that what the others do between steps, as
-    evaluating and saving, does not count.
-
-    Args:
-        window: how many of the latest steps an average is of.
+    """Measures the latest `window` training steps. First among the hooks, so that what the others do
+    between steps, as evaluating and saving, does not count.
     """
 
     def __init__(self, window):
@@ -63,7 +60,6 @@ class Progress(HookBase):
             return  # a run that was over is resumed
         what = "Compiling the training graph" if self.compiles else "Running the first step"
         self.waiting = SignsOfLife(what, self.bar)
-        self.waiting.start()
 
     def after_step(self):
         done = self.trainer.iter + 1
@@ -76,21 +72,14 @@ class Progress(HookBase):
         speed = f"{whole_or_short(self.clock.rate(self.global_batch_size))} images/s"
         left = f"{self._time_left(done)} left"
         if self.bar is not None:
-            texts = [f"loss {loss:.4f}", f"rate {rate:.1e}", speed, left, memory_text()]
-            self.bar.set_description_str(", ".join(texts), refresh=False)
+            said = f"loss {loss:.4f}, rate {rate:.1e}, {speed}, {left}, {memory_text()}"
+            self.bar.set_description_str(said, refresh=False)
             self.bar.update(1)
-        if done % self.period == 0 or done == self.trainer.max_iter:
-            epochs = self.global_batch_size / self.samples_per_epoch
-            texts = [
-                f"iteration {done}/{self.trainer.max_iter}",
-                f"epoch {done * epochs:.1f}/{self.trainer.max_iter * epochs:.1f}",
-                f"loss {loss:.4f}",
-                f"rate {rate:.3e}",
-                speed,
-                left,
-                f"memory {memory_text()}",
-            ]
-            logger.info("  ".join(texts), extra=SHOWN_BY_BAR)
+        last, epochs = self.trainer.max_iter, self.global_batch_size / self.samples_per_epoch
+        if done % self.period == 0 or done == last:
+            place = f"iteration {done}/{last}  epoch {done * epochs:.1f}/{last * epochs:.1f}"
+            said = f"loss {loss:.4f}  rate {rate:.3e}  {speed}  {left}  memory {memory_text()}"
+            logger.info(f"{place}  {said}", extra=SHOWN_BY_BAR)
 
     def after_train(self):
         if self.waiting is not None:

@@ -15,8 +15,7 @@ from projects.MAE.utils.disk import refusals
 class TensorBoard:
     """A new event file in `folder`, which is made where it is missing.
 
-    Args:
-        start_iter: a resumed run takes the place of what one that broke off wrote after it.
+    A resumed run takes the place of what one that broke off wrote after `start_iter`.
     """
 
     def __init__(self, folder, start_iter=0):

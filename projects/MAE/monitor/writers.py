@@ -23,18 +23,11 @@ WANDB_ID_FILE = "wandb_id.txt"
 
 def check_writers(train):
     """Raise a UserError for a writer that is asked for and can't be had, before a run begins."""
-    if train.tensorboard not in (None, True, False):
-        raise UserError(
-            f"train.tensorboard={train.tensorboard} must be True, False, or null for 'where "
-            "tensorboardX is installed'"
-        )
     if train.tensorboard and not _installed("tensorboardX"):
         raise UserError(
             "train.tensorboard=True, but tensorboardX is not installed: pip install tensorboardX, or "
             "set train.tensorboard=False"
         )
-    if train.wandb.mode not in ("online", "offline"):
-        raise UserError(f"train.wandb.mode={train.wandb.mode} must be online or offline")
     if train.wandb.enabled and not _installed("wandb"):
         raise UserError(
             "train.wandb.enabled=True, but wandb is not installed: pip install 'wandb<0.19' (a "
@@ -43,11 +36,7 @@ def check_writers(train):
 
 
 def build_writers(train, start_iter=0, resumes=False):
-    """The writers that the configuration's `train` node asks for.
-
-    Args:
-        start_iter: iterations done before.
-        resumes: whether --resume was given.
+    """The writers that the configuration's `train` node asks for, after `start_iter` iterations.
 
     Raises:
         UserError: the disk refuses a file, or wandb can't begin.
@@ -57,21 +46,14 @@ def build_writers(train, start_iter=0, resumes=False):
         folder = os.path.join(train.output_dir, TENSORBOARD_FOLDER)
         writers.append(TensorBoard(folder, start_iter))
     if train.wandb.enabled:
-        settings = train.wandb
-        writers.append(
-            WeightsAndBiases(
-                train.output_dir, settings.project, settings.name, settings.mode, resumes
-            )
-        )
+        writers.append(WeightsAndBiases(train.output_dir, train.wandb, resumes))
     return writers
 
 
 class JsonLines:
     """metrics.json: an object a line, with `iteration` and the values. A resumed run adds to it.
 
-    Args:
-        start_iter: iterations done before. The line of the next one says `first_step`: its speed
-            contains the compilation.
+    The first line after `start_iter` says `first_step`: its speed contains the compilation.
     """
 
     def __init__(self, path, start_iter):
@@ -95,15 +77,14 @@ class WeightsAndBiases:
 
     Args:
         output_dir: holds config.yaml, which wandb shows, its own files and the id of the run.
-        project, name: what wandb calls them; name None lets wandb choose.
-        mode: "online", or "offline" to keep all on this machine for `wandb sync`.
+        settings: `train.wandb` of the configuration.
         resume: whether to go on with the run that `output_dir` names.
 
     Raises:
         UserError: wandb can't begin the run: it has no login, say, or can't reach its server.
     """
 
-    def __init__(self, output_dir, project, name, mode, resume):
+    def __init__(self, output_dir, settings, resume):
         import wandb
         import wandb.errors
         from omegaconf import OmegaConf
@@ -118,9 +99,9 @@ class WeightsAndBiases:
         try:
             self.run = wandb.init(
                 dir=output_dir,
-                project=project,
-                name=name,
-                mode=mode,
+                project=settings.project,
+                name=settings.name,
+                mode=settings.mode,
                 config=OmegaConf.to_container(config, resolve=True),
                 id=run_id,
                 resume="allow",

@@ -2,7 +2,7 @@
 import math
 from collections import namedtuple
 
-from projects.MAE.report.markup import Markup, element
+from projects.MAE.report.markup import element, join
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 66, 14, 12, 44  # margins around the plot
@@ -15,12 +15,9 @@ Series.__doc__ = """A line: its name, [(x, y), ...] of finite numbers, colour 0 
 
 
 def line_chart(series, x_name, y_name, from_zero=False):
-    """An SVG of the series that have points; None where none has.
+    """An SVG of the `Series` that have points; None where none has.
 
-    Args:
-        series: `Series`.
-        x_name, y_name: of the axes.
-        from_zero: whether the y axis begins at 0, so that heights can be compared.
+    With from_zero the y axis begins at 0, so that heights can be compared.
     """
     series = [line for line in series if line.points]
     if not series:
@@ -33,16 +30,9 @@ def line_chart(series, x_name, y_name, from_zero=False):
     to_x = _scale(*x_range, LEFT, WIDTH - RIGHT)
     to_y = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = [_axes(x_ticks, y_ticks, to_x, to_y, x_range, x_name, y_name)]
-    for line in series:
-        parts.append(_line(line, to_x, to_y, x_name))
-    return element(
-        "svg",
-        *parts,
-        class_="chart",
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_label=f"{y_name} by {x_name}",
-    )
+    parts += [_line(line, to_x, to_y, x_name) for line in series]
+    frame, about = f"0 0 {WIDTH} {HEIGHT}", f"{y_name} by {x_name}"
+    return element("svg", *parts, class_="chart", viewBox=frame, role="img", aria_label=about)
 
 
 def legend(series):
@@ -112,9 +102,8 @@ def _axes(x_ticks, y_ticks, to_x, to_y, x_range, x_name, y_name):
     parts = []
     for value in y_ticks:
         y = to_y(value)
-        parts.append(_stroke(LEFT, y, WIDTH - RIGHT, y, "grid"))
         text = tick_text(value, y_ticks[1] - y_ticks[0])
-        parts.append(_text(LEFT - 8, y + 4, text, "end"))
+        parts += [_stroke(LEFT, y, WIDTH - RIGHT, y, "grid"), _text(LEFT - 8, y + 4, text, "end")]
     for value in x_ticks:
         if not x_range[0] <= value <= x_range[1]:
             continue
@@ -127,10 +116,9 @@ def _axes(x_ticks, y_ticks, to_x, to_y, x_range, x_name, y_name):
     parts.append(_stroke(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "axis"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_name, "middle"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    name = element(
-        "text", y_name, transform=f"translate(13 {middle}) rotate(-90)", text_anchor="middle"
-    )
-    return Markup("".join(parts + [name]))
+    upwards = f"translate(13 {middle}) rotate(-90)"
+    name = element("text", y_name, transform=upwards, text_anchor="middle")
+    return join([*parts, name])
 
 
 def _line(line, to_x, to_y, x_name):

@@ -17,8 +17,7 @@ def next_commands(run):
     folder = run.folder.rstrip("/")
     config, ranks, overrides = _started_with(run)
     machines, ranks = _machines(run, ranks)
-    train = [*machines, *TRAIN]
-    found = []
+    train, found = [*machines, *TRAIN], []
     if run.planned and run.iterations < run.planned:
         found.append(("Go on with the run", [*train, config, *ranks, "--resume", *overrides]))
     shared = [setting for setting in overrides if setting.startswith(SHARED)]
@@ -35,15 +34,14 @@ def next_commands(run):
             where = [f"finetune.path={folder}", f"train.output_dir={folder}/knn"]
             nearest = [*train, probe, *ranks, "--knn", *where, *classifier]
             found.append(("Judge its features by nearest neighbours", nearest))
-        picture = f"{folder}/reconstruction.png"
-        found.append(("Look at reconstructions", _module("visualize", folder, "--out", picture)))
+        pictures = _module("visualize", folder, "--out", f"{folder}/reconstruction.png")
+        found.append(("Look at reconstructions", pictures))
     elif run.kind in ("finetuning", "linear probing"):
         found.append(("Classify images of your own", _module("predict", folder, "IMAGE")))
     where = [f"train.load_weight={folder}", f"train.output_dir={folder}/evaluation"]
     found.append(("Evaluate it", [*train, config, *ranks, "--eval-only", *where, *shared]))
-    out = f"{folder}/features.npz"
-    features = _module("extract_features", folder, "--images", "FOLDER", "--out", out)
-    found.append(("Features of images of your own", features))
+    where = ["--images", "FOLDER", "--out", f"{folder}/features.npz"]
+    found.append(("Features of images of your own", _module("extract_features", folder, *where)))
     found.append(("Compare it with another run", ["python", "-m", "projects.MAE.report", folder, "OTHER"]))
     return [(what, shlex.join(command)) for what, command in found]
 
@@ -86,12 +84,8 @@ def _sibling(config, suffix):
     if not config.endswith("_pretraining.py"):
         return None
     sibling = f"{config[: -len('pretraining.py')]}{suffix}.py"
-    return sibling if os.path.isfile(_in_repository(sibling)) else None
-
-
-def _in_repository(path):
-    root = os.path.abspath(os.path.join(os.path.dirname(__file__), "../../.."))
-    return os.path.join(root, path)
+    repository = os.path.abspath(os.path.join(os.path.dirname(__file__), "../../.."))
+    return sibling if os.path.isfile(os.path.join(repository, sibling)) else None
 
 
 def _module(name, folder, *arguments):

@@ -2,7 +2,7 @@
 import json
 import os
 import sys
-from collections import namedtuple
+from typing import NamedTuple
 
 from projects.MAE.evaluation.result_file import EVALUATION, KNN
 
@@ -11,13 +11,13 @@ KINDS = {EVALUATION: "evaluation", KNN: "k-NN"}
 NUMBERS = ("iteration", "images", "train_images", "val_images", "k", "temperature")
 TEXTS = ("weights", "data")
 
-Evaluation = namedtuple("Evaluation", "kind metrics about")
-Evaluation.__doc__ = """An evaluation of weights.
 
-kind: "evaluation" or "k-NN".
-metrics: {name: finite number}.
-about: those of NUMBERS and TEXTS that are known; files of earlier versions of this code lack some.
-"""
+class Evaluation(NamedTuple):
+    """An evaluation of weights."""
+
+    kind: str  # "evaluation" or "k-NN"
+    metrics: dict  # {name: finite number}
+    about: dict  # NUMBERS and TEXTS that are known; files of earlier versions of this code lack some
 
 
 def find_evaluations(folder):
@@ -44,16 +44,23 @@ def _read(path):
     """The `Evaluation` in a file, None where it holds none."""
     try:
         with open(path, errors="replace") as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(content, dict):
+            content = json_object(file.read()) or {}
+    except OSError:
         return None
     numbers = {key: value for key, value in content.items() if is_finite(value)}
     metrics = {key: value for key, value in numbers.items() if key not in (*NUMBERS, *TEXTS)}
     about = {key: numbers[key] for key in NUMBERS if key in numbers}
     about.update({key: content[key] for key in TEXTS if isinstance(content.get(key), str)})
     return Evaluation(KINDS[os.path.basename(path)], metrics, about) if metrics else None
+
+
+def json_object(text):
+    """The dict that a JSON text is, None for any other."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def is_finite(value):

@@ -13,11 +13,8 @@ def element(tag, /, *content, **attributes):
         content: `Markup`, text, numbers, or None for nothing.
         attributes: `class_` is class, and _ in names is -; None leaves the attribute out.
     """
-    written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
-        for key, value in attributes.items()
-        if value is not None
-    )
+    given = {k.rstrip("_").replace("_", "-"): v for k, v in attributes.items() if v is not None}
+    written = "".join(f' {name}="{escape(str(value))}"' for name, value in given.items())
     return Markup(f"<{tag}{written}>{join(content)}</{tag}>")
 
 
@@ -28,9 +25,8 @@ def void(tag, /, **attributes):
 
 def join(parts):
     """Several pieces of content as one."""
-    return Markup(
-        "".join(p if isinstance(p, Markup) else escape(str(p)) for p in parts if p is not None)
-    )
+    given = (part for part in parts if part is not None)
+    return Markup("".join(p if isinstance(p, Markup) else escape(str(p)) for p in given))
 
 
 def section(title, *content):
@@ -38,20 +34,13 @@ def section(title, *content):
     return element("section", element("h2", title), *content)
 
 
-def table(head, rows, **attributes):
+def table(head, rows):
     """A table of a row of names and rows of content; numbers stand on the right."""
 
-    def cell(tag, value):
+    def cell(value):
         number = isinstance(value, (int, float)) or str(value)[:1].isdigit()
-        return element(tag, value, class_="number" if number else None)
+        return element("td", value, class_="number" if number else None)
 
-    return element(
-        "div",
-        element(
-            "table",
-            element("thead", element("tr", *(element("th", name) for name in head))) if head else None,
-            element("tbody", *(element("tr", *(cell("td", v) for v in row)) for row in rows)),
-            **attributes,
-        ),
-        class_="scroll",
-    )
+    names = element("thead", element("tr", *(element("th", name) for name in head))) if head else None
+    body = element("tbody", *(element("tr", *map(cell, row)) for row in rows))
+    return element("div", element("table", names, body), class_="scroll")

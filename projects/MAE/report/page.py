@@ -15,11 +15,7 @@ UNINTERESTING = ("train.output_dir", "train.resume", "train.start_iter")
 
 
 def report(runs):
-    """The HTML of a report about one or several runs, which needs nothing beside it.
-
-    Args:
-        runs: `Run`s.
-    """
+    """The HTML of a report about one or several `Run`s, which needs nothing beside it."""
     names = _names(runs)
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs compared"
     with open(os.path.join(os.path.dirname(__file__), "page.css")) as file:
@@ -56,8 +52,7 @@ def _introduction(runs):
     if len(runs) > 1:
         return None
     run = runs[0]
-    started = run.environment.get("started")
-    ranks, device = run.environment.get("ranks"), run.environment.get("device")
+    started, ranks, device = map(run.environment.get, ("started", "ranks", "device"))
     said = [f"{run.kind} in {run.folder}"]
     if started:
         said.append(f"started {started}")
@@ -150,14 +145,10 @@ def _weights(runs, names):
     for run, name in zip(runs, names):
         for found in run.checkpoints:
             card = found["card"]
-            metrics = [
-                f"{metric_name(k)} {metric_text(k, v)}"
-                for k, v in card.items()
-                if k in run.evaluations and is_finite(v)
-            ]
+            known = {k: v for k, v in card.items() if k in run.evaluations and is_finite(v)}
+            metrics = [f"{metric_name(k)} {metric_text(k, v)}" for k, v in known.items()]
             row = [f"{run.folder.rstrip('/')}/{found['name']}", card.get("iteration", "–")]
-            row += [f"{found['bytes'] / 1e6:,.1f} MB", ", ".join(metrics) or "–"]
-            rows.append(row)
+            rows.append([*row, f"{found['bytes'] / 1e6:,.1f} MB", ", ".join(metrics) or "–"])
     if not rows:
         return section("Weights", element("p", "No checkpoint was saved yet."))
     return section("Weights", table(["checkpoint", "after iteration", "size", "evaluation"], rows))
@@ -219,5 +210,5 @@ def _versions(runs, names):
     rows = list(dict.fromkeys(name for versions in found for name in versions))
     if not rows:
         return None
-    body = [[row, *(Markup(element("span", v.get(row, "–"))) for v in found)] for row in rows]
+    body = [[row, *(element("span", v.get(row, "–")) for v in found)] for row in rows]
     return section("Versions", table(["", *names] if len(runs) > 1 else None, body))

@@ -1,5 +1,4 @@
 """Reads what a run left in its output folder. Every part may be missing, and lines may be damaged."""
-import json
 import os
 import re
 from collections import defaultdict
@@ -10,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.errors import UserError
-from projects.MAE.report.evaluations import find_evaluations, is_finite
+from projects.MAE.report.evaluations import find_evaluations, is_finite, json_object
 from projects.MAE.runtime.versions import FILE as ENVIRONMENT
 
 TRAINING = ("total_loss", "lr", "samples_per_second")
@@ -85,11 +84,6 @@ class Run:
         """{name of a metric: [(iteration, value), ...]} of the evaluations."""
         return {name: points for name, points in self.curves.items() if name not in TRAINING}
 
-    @property
-    def global_batch_size(self):
-        """Samples of an iteration, None where that is not known."""
-        return self._count("batch", "total", "train.global_batch_size")
-
     def _count(self, group, name, setting):
         """A number above 0 of environment.json; config.yaml's where an earlier version kept it there."""
         told = self.environment.get(group)
@@ -98,7 +92,8 @@ class Run:
 
     def epochs(self, iteration):
         """Epochs that an iteration ends after, None where the size of the data is not known."""
-        images, batch = self.environment.get("training_images"), self.global_batch_size
+        batch = self._count("batch", "total", "train.global_batch_size")
+        images = self.environment.get("training_images")
         if batch is None or not (isinstance(images, int) and is_finite(images) and images > 0):
             return None
         epochs = float(iteration) * batch / images
@@ -130,11 +125,11 @@ def read_run(folder):
 def _read_metrics(path):
     curves, restarts, damaged, last = defaultdict(dict), [], 0, 0
     for line in _lines(path):
-        values = _parse_line(line)
-        if values is None:
+        values = json_object(line) or {}
+        iteration = values.pop("iteration", None)
+        if not isinstance(iteration, int) or not is_finite(iteration):
             damaged += 1
             continue
-        iteration = values.pop("iteration")
         if "total_loss" in values:
             if iteration <= last:
                 restarts.append(iteration)
@@ -159,26 +154,12 @@ def _lines(path):
         return [line for line in file if line.strip()]
 
 
-def _parse_line(line):
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(values, dict):
-        return None
-    iteration = values.get("iteration")
-    if not isinstance(iteration, int) or not is_finite(iteration):
-        return None
-    return values
-
-
 def _read_json(path):
     try:
         with open(path, errors="replace") as file:
-            content = json.load(file)
-    except (FileNotFoundError, ValueError, RecursionError):
+            return json_object(file.read()) or {}
+    except FileNotFoundError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _read_config(path):
@@ -203,9 +184,8 @@ def _find_checkpoints(folder):
     found = []
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
-        if os.path.islink(path) or not os.path.isdir(os.path.join(path, "model")):
-            continue
-        if not name.startswith("."):  # one that is being written
+        holds_model = os.path.isdir(os.path.join(path, "model")) and not os.path.islink(path)
+        if holds_model and not name.startswith("."):  # one that is being written
             found.append({"name": name, "bytes": _size(path), "card": _card(path)})
     return found
 
@@ -218,11 +198,8 @@ def _card(path):
 
 
 def _size(folder):
-    return sum(
-        os.path.getsize(os.path.join(parent, name))
-        for parent, _, names in os.walk(folder)
-        for name in names
-    )
+    paths = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    return sum(map(os.path.getsize, paths))
 
 
 def _find_pictures(folder):

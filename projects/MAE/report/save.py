@@ -44,8 +44,8 @@ def report_of_run(folder):
 
 
 def renew_reports(folder):
-    """Make the reports again that an evaluation in this folder belongs to, where there are such: that
-    of the run in this folder, and that of the run this is a folder of."""
+    """Make the reports again that an evaluation in this folder belongs to, where there are such: of
+    the run in this folder, and of the run this is a folder of."""
     for place in (folder, os.path.dirname(os.path.abspath(folder))):
         # Only a run's own: in another folder the name may be that of a comparison.
         if holds_run(place) and os.path.isfile(os.path.join(place, NAME)):

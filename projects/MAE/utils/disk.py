@@ -49,15 +49,12 @@ def sync(path):
 @contextlib.contextmanager
 def replaced(path, beside=None):
     """Replace a file whole (atomic write): the old one, or none, is there until the new one is on
-    the disk, whatever ends the process or the machine.
+    the disk, whatever ends the process or the machine. Yields the path where to make the new one.
 
     Args:
         beside: a name in the same folder that no other process uses at the time: the next one
             writes over what a killed one leaves there. By default a new name: any number of
             processes may replace one file, and the last one does.
-
-    Yields:
-        The path where the new file is to be made.
 
     Raises:
         OSError: the disk refuses it. After any exception the old file is there, nothing beside it.

@@ -22,6 +22,22 @@ PAUSE_SECONDS = 0.1  # between two looks at a lock that somebody has
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
+def try_lock(handle, path, so):
+    """Lock an open file: whether no other process has it. None where the file system has no locks,
+    which the log says, with what follows: `so`.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        logger.warning(f"{path} can't be locked on this file system ({error.strerror}): {so}")
+        return None
+    return True
+
+
 def is_in_place(handle, path):
     """Whether an open file still has its name; a lock may turn out to be that of a removed one."""
     try:
@@ -66,8 +82,7 @@ class FolderLock:
             return
         if is_in_place(self.handle, self.path):
             os.remove(self.path)  # first: whoever gets the lock of a removed file tries again
-        os.close(self.handle)
-        self.handle = None
+        self._close()
 
     def _try(self):
         """Take the lock if it is free; whether the run may go on."""
@@ -76,23 +91,13 @@ class FolderLock:
         if is_new:  # whoever may use the folder may use the file, whatever this user's umask
             with contextlib.suppress(PermissionError):  # somebody else was faster
                 os.fchmod(self.handle, 0o666)
-        try:
-            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._close()
-            return False
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                raise
-            if is_new:  # else it may be that of a run that could lock it
+        locked = try_lock(self.handle, self.path, "nothing keeps a second run out of this folder")
+        if not locked:
+            if locked is None and is_new:  # else it may be that of a run that could lock it
                 with contextlib.suppress(FileNotFoundError):  # another run may be as far
                     os.remove(self.path)
             self._close()
-            logger.warning(
-                f"{self.path} can't be locked on this file system ({error.strerror}): nothing keeps a "
-                "second run out of this folder"
-            )
-            return True
+            return locked is None
         # A run that ended may have removed it between the two calls above.
         if not is_in_place(self.handle, self.path):
             self._close()

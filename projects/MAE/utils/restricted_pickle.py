@@ -38,12 +38,7 @@ class Name:
 
 
 class Built:
-    """An object that takes its state after it was made.
-
-    Attributes:
-        value: what stands for the object in the result.
-        take: called with the state.
-    """
+    """An object, in the result `value`, that takes its state after it was made, as `take(state)`."""
 
     def __init__(self, value, take):
         self.value, self.take = value, take
@@ -73,11 +68,8 @@ def read_pickle(data, source, known, persistent=None):
 
 
 def check_extent(value, most):
-    """Raise a ValueError where containers are nested too deep, in themselves, or hold too much.
-
-    Args:
-        value: of dicts, lists, tuples, namespaces and others.
-        most: values that may be found by walking through it.
+    """Raise a ValueError where dicts, lists, tuples and namespaces are nested too deep, as in
+    themselves, or where walking through them finds more than `most` values.
     """
     done = {}  # id of a container: (values in it, levels)
 
@@ -101,10 +93,8 @@ def check_extent(value, most):
 
 
 def plain_key(key):
-    """A dictionary's key; a ValueError for others than text, numbers and None.
-
-    Hashing a tuple of tuples of ... can take for ever.
-    """
+    """A dictionary's key; a ValueError for others than text, numbers and None: hashing a tuple of
+    tuples of ... can take for ever."""
     if key is not None and not isinstance(key, (str, bytes, int, float)):
         raise ValueError(f"a dictionary has a {type(key).__name__} for a key")
     return key
@@ -131,8 +121,6 @@ class _Machine:
 
     def step(self, code, argument):
         stack = self.stack
-        if code in ("PROTO", "FRAME"):
-            return
         if code in VALUES:
             stack.append(argument)
         elif code in EMPTY:
@@ -173,7 +161,7 @@ class _Machine:
                 built.take(state)
         elif code == "BINPERSID" and self.persistent:
             stack.append(self.persistent(*self.pop(1)))
-        else:
+        elif code not in ("PROTO", "FRAME"):
             raise UserError(f"refused: it uses the pickle instruction {code}", path=self.source)
 
     def pop(self, count):

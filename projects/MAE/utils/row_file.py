@@ -5,9 +5,7 @@ checksum over that and the group. A kill leaves half a group at the end, a power
 disk got no data: what is there counts up to the first group whose checksum is wrong.
 """
 import contextlib
-import fcntl
 import hashlib
-import logging
 import math
 import os
 import time
@@ -17,9 +15,7 @@ import numpy as np
 
 from projects.MAE.errors import UserError
 from projects.MAE.utils.disk import sync
-from projects.MAE.utils.folder_lock import WITHOUT_LOCKS, is_in_place
-
-logger = logging.getLogger("libai." + __name__)
+from projects.MAE.utils.folder_lock import is_in_place, try_lock
 
 SYNC_SECONDS = 5  # what a power cut costs at most, beside what a kill costs
 HEAD_BYTES, SUM_BYTES = 32, 4
@@ -63,18 +59,10 @@ class RowFile:
 
     def _lock(self):
         """Whether no other process has the file."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        handle = self._file.fileno()
+        if try_lock(handle, self.path, "nothing keeps a second process from writing it") is False:
             return False
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                raise
-            logger.warning(
-                f"{self.path} can't be locked on this file system ({error.strerror}): nothing "
-                "keeps a second process from writing it"
-            )
-        return is_in_place(self._file.fileno(), self.path)  # or another was done with it just now
+        return is_in_place(handle, self.path)  # or another was done with it just now
 
     def _begin(self, anew):
         """Write the head where there is none, and go to the end of the rows that are there."""

@@ -85,7 +85,7 @@ def test_classes_are_sorted_names(tmp_path):
     for name in ("b", "a", "c", ".hidden"):
         (tmp_path / "train" / name / "deep").mkdir(parents=True)
         Image.new("RGB", (2, 2)).save(tmp_path / "train" / name / "deep" / "x.PNG")
-    assert ImageFolder(tmp_path).class_to_idx == {"a": 0, "b": 1, "c": 2}
+    assert ImageFolder(tmp_path).classes == ["a", "b", "c"]
 
 
 def test_digits(tmp_path):
