@@ -1,9 +1,8 @@
 """What the commands share: options of one name and meaning, errors of one line, exit statuses.
 
 A command is a module with `run(argv)`, which does the work and raises a `UserError` for a mistake of
-the user, and `main(argv=None)`, which returns `run_command(run, argv)`; as a program it ends with
-`leave(main())`. Nothing here loads OneFlow,
-so that --help and mistakes on the command line are quick.
+the user, and `main = partial(run_command, run)`; as a program it ends with `leave(main())`. Nothing
+here loads OneFlow, so that --help and mistakes on the command line are quick.
 """
 import argparse
 import os
@@ -14,25 +13,20 @@ from projects.MAE.errors import CLOSED_PIPE, INTERRUPTED, UserError, printable, 
 from projects.MAE.runtime.single_process import restart_with_mkl
 
 
-def positive(text):
-    """The type of an option whose value is a whole number above 0."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+def _whole_number(least, name):
+    def convert(text):
+        number = int(text)
+        if number < least:
+            raise ValueError(text)
+        return number
+
+    convert.__name__ = name  # argparse names the type in its errors
+    return convert
 
 
-positive.__name__ = "whole number above 0"  # argparse names the type in its errors
-
-
-def _not_negative(text):
-    number = int(text)
-    if number < 0:
-        raise ValueError(text)
-    return number
-
-
-_not_negative.__name__ = "whole number of at least 0"
+# Types of options.
+positive = _whole_number(1, "whole number above 0")
+_not_negative = _whole_number(0, "whole number of at least 0")
 
 
 def _yes_or_no(text):
@@ -94,8 +88,6 @@ SHARED = {
         help="whether the weights were trained on normalised pixels, where they don't say so",
     ),
 }
-
-
 # What a command's options are called where a setting of a run is checked by the same rule.
 OPTIONS = {"device": "--device", "model.mask_ratio": "--mask-ratio"}
 
@@ -121,20 +113,17 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
-    def add_shared(self, option, **changes):
-        """Add an option of `SHARED`, with other arguments of `add_argument` where given."""
-        self.add_argument(option, **{**SHARED[option], **changes})
+    def add_shared(self, *options, **changes):
+        """Add options of `SHARED`, with other arguments of `add_argument` where given."""
+        for option in options:
+            self.add_argument(option, **{**SHARED[option], **changes})
 
     def error(self, message):
         raise UserError(f"{message}; see --help")
 
 
 def run_command(run, argv=None):
-    """Run a command.
-
-    Args:
-        run: called with the list of arguments.
-        argv: the arguments; by default those of this process.
+    """Run a command with these arguments, by default those of this process.
 
     Returns:
         The exit status: 0; 1 after one line on stderr for a `UserError`; 130 after Ctrl-C; 141
@@ -156,10 +145,7 @@ def run_command(run, argv=None):
 
 
 def show(line):
-    """Print a line on standard output, whatever is named in it; see `printable`.
-
-    A character that standard output's encoding lacks is escaped, too.
-    """
+    """Print a line, whatever is named in it: `printable`, and in standard output's encoding."""
     encoding = sys.stdout.encoding or "utf-8"
     print(printable(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
@@ -186,11 +172,7 @@ def end_now(status):
 
 
 def prepare_command(num_workers=0):
-    """What a command does first: `restart_with_mkl`, then start the server of worker processes.
-
-    Args:
-        num_workers: processes that will read images.
-    """
+    """What a command does first: `restart_with_mkl`, then start the server of worker processes."""
     restart_with_mkl()
     if num_workers:
         # Python's tracker of semaphores cleans up after a process that was killed, and says so.

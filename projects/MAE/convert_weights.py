@@ -5,6 +5,7 @@
 SRC is any of them: a LiBai checkpoint or the output folder of a run, a .pth or safetensors file, a
 folder of transformers. What it is and holds is read from it. Values are moved, never changed.
 """
+import functools
 import os
 
 from projects.MAE.command_line import CommandParser, leave, run_command, show
@@ -46,30 +47,19 @@ def parse_arguments(argv):
         help="of the file; by default as DST ends, else pth for mae and safetensors for timm",
     )
     parser.add_shared("--force", help="replace DST")
-    parser.add_shared("--num-heads")
-    parser.add_shared("--decoder-num-heads")
-    parser.add_shared("--norm-pix-loss")
+    parser.add_shared("--num-heads", "--decoder-num-heads", "--norm-pix-loss")
     return parser.parse_args(argv)
 
 
 def convert(args):
-    """Do what the command line says; returns the lines to print.
-
-    Raises:
-        UserError: SRC can't be read or is no whole model, DST exists, or something that DST needs
-            is not known.
-    """
+    """Do what the command line says; returns the lines to print."""
     file_format = choose_format(args)
     check_target(args.target, args.force)
     if file_format == "pth":
         check_can_write_pth()
-    source = read_source(
-        args.source,
-        heads_needed=args.to in ("transformers", "libai"),
-        num_heads=args.num_heads,
-        decoder_num_heads=args.decoder_num_heads,
-        norm_pix_loss=args.norm_pix_loss,
-    )
+    heads = dict(num_heads=args.num_heads, decoder_num_heads=args.decoder_num_heads)
+    needed = args.to in ("transformers", "libai")
+    source = read_source(args.source, needed, norm_pix_loss=args.norm_pix_loss, **heads)
     state, sizes, facts = source.state, source.sizes, dict(source.facts)
     if sizes.parts == "probe":
         raise UserError(
@@ -143,10 +133,7 @@ def run(argv):
         show(line)
 
 
-def main(argv=None):
-    """Exit status 0, or 1 after one line that says what is wrong."""
-    return run_command(run, argv)
-
+main = functools.partial(run_command, run)
 
 if __name__ == "__main__":
     leave(main())

@@ -6,6 +6,7 @@ The data set is the 1,797 scans of the UCI "Optical Recognition of Handwritten D
 8 x 8 pixels of 17 grey levels, which scikit-learn carries with it. It is written in the ImageNet
 layout, DIR/train/CLASS/NNNN.png and DIR/val/CLASS/NNNN.png, with a fixed, stratified split.
 """
+import functools
 import os
 import shutil
 import sys
@@ -30,11 +31,7 @@ def write_digits(folder):
         folder: where train/ and val/ will be.
 
     Returns:
-        {"train": int, "val": int}, the number of images written, or {} where the folder was there,
-        and not empty.
-
-    Raises:
-        UserError: there is a file of that name, or the disk refuses.
+        {"train": int, "val": int}, the number of images written; {} where the folder is not empty.
     """
     try:
         if os.path.lexists(folder) and os.listdir(folder):
@@ -51,16 +48,16 @@ def _write(folder):
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    indices = np.arange(len(digits.target))
+    labels = digits.target
     train, val = train_test_split(
-        indices, test_size=VALIDATION_SHARE, stratify=digits.target, random_state=0
+        np.arange(len(labels)), test_size=VALIDATION_SHARE, stratify=labels, random_state=0
     )
     beside = f"{folder.rstrip('/')}.partial"
     shutil.rmtree(beside, ignore_errors=True)
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     for split, chosen in (("train", train), ("val", val)):
         for index in sorted(chosen):
-            class_folder = os.path.join(beside, split, str(digits.target[index]))
+            class_folder = os.path.join(beside, split, str(labels[index]))
             os.makedirs(class_folder, exist_ok=True)
             Image.fromarray(pixels[index]).save(os.path.join(class_folder, f"{index:04d}.png"))
     os.rename(beside, folder)
@@ -77,16 +74,12 @@ def run(argv):
     folder = parse_arguments(argv).folder
     written = write_digits(folder)
     if written:
-        train, val = written["train"], written["val"]
-        show(f"Wrote {train} training and {val} validation images to {folder}")
+        show("Wrote {train} training and {val} validation images to ".format(**written) + folder)
     else:
         show(f"{folder} is there already")
 
 
-def main(argv=None):
-    """The exit status, see `run_command`."""
-    return run_command(run, argv)
-
+main = functools.partial(run_command, run)
 
 if __name__ == "__main__":
     sys.exit(main())

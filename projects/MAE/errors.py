@@ -33,19 +33,11 @@ class UserError(Exception):
         self.problem, self.key, self.value, self.way_out = problem, key, value, way_out
         self.path, self.local, self.told = path, local, told
 
-    def __reduce__(self):  # of loader workers
-        fields = (self.problem, self.key, self.value, self.way_out, self.path, self.local, self.told)
-        return type(self), fields
-
     def __str__(self):
         return self.text()
 
     def text(self, options=None):
-        """The line.
-
-        Args:
-            options: {key: option} of a command that has options for settings.
-        """
+        """The line. options: {key: option} of a command that has options for settings."""
         option = (options or {}).get(self.key)
         key = f"{option} " if option else f"{self.key}="
         said = [f"{key}{self.value}"] if self.key else []
@@ -59,11 +51,7 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def about(key, value):
-    """Fill in the setting that a `UserError` about a file is about, if it was raised without one.
-
-    Args:
-        key, value: of the setting; the file is it, or lies in it.
-    """
+    """Fill in a setting in `UserError`s without one about the file it names, or a file below it."""
     try:
         yield
     except UserError as error:
@@ -106,11 +94,7 @@ def raised_by(what, error):
 
 
 def report(error, options=None):
-    """Print a `UserError` as one line; where it was found, too, if MAE_TRACEBACK=1 asks for it.
-
-    Args:
-        options: see `UserError.text`.
-    """
+    """Print a `UserError` as one line; where it was found, too, if MAE_TRACEBACK=1 asks for it."""
     if os.environ.get("MAE_TRACEBACK", "0") not in ("", "0"):
         traceback.print_exception(type(error), error, error.__traceback__)
     # What is named may be of any length.

@@ -9,6 +9,7 @@ leaves FILE.partial; the same command goes on from there, and the file is the sa
 """
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
@@ -68,34 +69,22 @@ def parse_arguments(argv):
         metavar="B",
         help="the block whose output to take, from 1 (default: the last, with the final norm)",
     )
-    parser.add_shared("--num-heads")
-    parser.add_shared("--batch-size")
-    parser.add_shared("--num-workers")
-    parser.add_shared("--on-error")
-    parser.add_shared("--device")
+    parser.add_shared("--num-heads", "--batch-size", "--num-workers", "--on-error", "--device")
     parser.add_shared("--force", help="replace FILE, and start anew whatever a stopped run left")
     parser.add_shared("--json")
     return parser.parse_args(argv)
 
 
 def extract(args, progress):
-    """Write the file.
+    """Write the file that the command line asks for; returns a dict that says what it holds.
 
     Args:
-        args: of the command line.
         progress: called with (images that are done, all images) after each batch.
-
-    Returns:
-        A dict that says what the file holds.
-
-    Raises:
-        UserError: see the parts; nothing that is there is lost.
     """
     images = ImageList(args.images)
     if {"train", "val"} <= set(images.classes):
-        raise UserError(
-            f"--images {images.root}: it holds train/ and val/, which would be classes: name one"
-        )
+        what = "it holds train/ and val/, which would be classes: name one"
+        raise UserError(f"--images {images.root}: {what}")
     encoder = load_encoder(args.weights, args.device, args.batch_size, args.num_heads)
     features, block = encoder.check(args.features, args.block)
     saved, size = encoder.saved, encoder.saved.sizes.img_size
@@ -115,7 +104,9 @@ def extract(args, progress):
         check_room(args.out, rows)
         read = ImageReader(images, encoder.transform, size, skip=args.on_error == "skip")
         advice = f"{way_on(args)} goes on, with a smaller --num-workers if the memory was full"
-        to_come = batches(rows, args.batch_size)
+        every = range(rows.count)
+        starts = every[rows.done :: args.batch_size]
+        to_come = [every[start : start + args.batch_size] for start in starts]
         for batch in read_ahead(read, to_come, args.num_workers, advice):
             encoded = encoder.encode(batch["images"], features, block)
             encoded[~batch["readable"]] = np.nan
@@ -145,11 +136,7 @@ def checksum(model):
 
 
 def open_rows(args, settings, images, shape):
-    """The `RowFile` for the features, with the rows that a stopped run of the same has left.
-
-    Raises:
-        UserError: it holds other rows, another process writes it, or the disk refuses it.
-    """
+    """The `RowFile` for the features, with the rows that a stopped run of the same has left."""
     partial = f"{args.out}.partial"
     of = json.dumps([settings, images.classes])
     try:
@@ -175,12 +162,6 @@ def check_room(out, rows):
         )
 
 
-def batches(rows, size):
-    """The images whose rows are still to come, a range of indices for each batch."""
-    starts = range(rows.done, rows.count, size)
-    return [range(start, min(start + size, rows.count)) for start in starts]
-
-
 @contextlib.contextmanager
 def told(args, rows):
     """Turn what the disk refuses into a UserError."""
@@ -204,11 +185,7 @@ def way_on(args):
 
 
 def pack(out, settings, images, rows):
-    """Write the .npz file.
-
-    Returns:
-        How many rows are NaN: those of images that can't be read.
-    """
+    """Write the .npz file; returns how many rows are NaN, those of images that can't be read."""
     small = dict(
         settings=np.array(json.dumps(settings)),
         classes=np.array(images.classes, np.str_),
@@ -282,10 +259,7 @@ def run(argv):
         show(f"{result['unreadable']:,} images can't be read: their features are NaN")
 
 
-def main(argv=None):
-    """The exit status, see `run_command`."""
-    return run_command(run, argv)
-
+main = functools.partial(run_command, run)
 
 if __name__ == "__main__":
     leave(main())

@@ -20,7 +20,7 @@ FEATURES = ("class", "mean", "all")
 
 
 def load_encoder(weights, device="auto", batch_size=32, num_heads=None):
-    """Build the encoder of weights in any format.
+    """The `Encoder` of weights in any format.
 
     Args:
         weights: an output folder or checkpoint of training, a .pth or safetensors file, a folder of
@@ -28,9 +28,6 @@ def load_encoder(weights, device="auto", batch_size=32, num_heads=None):
         device: "auto", "cpu" or "cuda".
         batch_size: images that are encoded at a time.
         num_heads: attention heads, where neither the weights nor their size tell.
-
-    Returns:
-        An `Encoder`.
 
     Raises:
         UserError: the weights can't be read, or it is not known how many heads they need.
@@ -46,9 +43,8 @@ class Encoder:
     """A trained encoder; call it with images.
 
     Attributes:
-        saved: `utils.saved_model.SavedModel`: sizes, preprocessing, what is known of the weights.
-        depth: blocks; width: numbers of a feature; num_tokens: tokens of an image, one of class
-            and one a patch.
+        saved: `weights.saved_model.SavedModel`: sizes, preprocessing, what is known of the weights.
+        depth: blocks; width: numbers of a feature; num_tokens: the class token and one a patch.
         default_features: what a head on these weights would take: "mean" for a classifier that
             averages patches, else "class".
     """
@@ -107,12 +103,7 @@ class Encoder:
         return (self.num_tokens, self.width) if features == "all" else (self.width,)
 
     def encode(self, images, features, block):
-        """What `__call__` does after preprocessing.
-
-        Args:
-            images: float32 [N, 3, img_size, img_size], normalised.
-            features, block: as `check` returns them.
-        """
+        """Features of float32 [N, 3, img_size, img_size], normalised; the rest as of `check`."""
         import oneflow as flow
 
         from projects.MAE.modeling.global_tensors import as_input

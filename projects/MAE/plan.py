@@ -6,6 +6,7 @@ CONFIG and key=value are those of training. The table has a line for each way to
 as data x tensor x pipeline parallel ranks, for the configured model or, where a recipe chooses its
 size by vit.size and none is given, for Base, Large and Huge. All lines have the same global batch.
 """
+import functools
 import json
 
 from omegaconf import OmegaConf
@@ -151,10 +152,7 @@ def run(argv):
     print(json.dumps(plan(args), indent=1) if args.json else "\n".join(table(plan(args))))
 
 
-def main(argv=None):
-    """The exit status, see `run_command`."""
-    return run_command(run, argv)
-
+main = functools.partial(run_command, run)
 
 if __name__ == "__main__":
     leave(main())

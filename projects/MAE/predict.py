@@ -5,6 +5,7 @@
 Prints the most probable classes of each image with their probabilities. Names of classes are those
 of the folders it was trained on; weights that come without names, as the authors', need --classes.
 """
+import functools
 import json
 
 import numpy as np
@@ -44,27 +45,21 @@ def parse_arguments(argv):
     parser.add_shared("--num-heads")
     parser.add_shared("--batch-size", default=16)
     parser.add_shared("--num-workers", default=0)
-    parser.add_shared("--on-error")
-    parser.add_shared("--device")
-    parser.add_shared("--json")
+    parser.add_shared("--on-error", "--device", "--json")
     return parser.parse_args(argv)
 
 
 def predictions(saved, images, args):
-    """Yield (path, probabilities float64 [classes]) of each image, None where it can't be read.
-
-    Args:
-        saved: `SavedModel` of a classifier.
-        images: `ImageList`.
-    """
+    """Yield (path, probabilities float64 [classes]) of each image of an `ImageList`; None for
+    probabilities where it can't be read. saved: `SavedModel` of a classifier."""
     import oneflow as flow
 
     from projects.MAE.modeling.global_tensors import as_input
 
-    transform, size = saved.preprocessing.transform(), saved.sizes.img_size
-    read = ImageReader(images, transform, size, skip=args.on_error == "skip")
-    starts = range(0, len(images), args.batch_size)
-    batches = [range(start, min(start + args.batch_size, len(images))) for start in starts]
+    transform, side = saved.preprocessing.transform(), saved.sizes.img_size
+    read = ImageReader(images, transform, side, skip=args.on_error == "skip")
+    every, size = range(len(images)), args.batch_size
+    batches = [every[start : start + size] for start in every[::size]]
     way_on = "start again, with a smaller --num-workers if the memory was full"
     for indices, batch in zip(batches, read_ahead(read, batches, args.num_workers, way_on)):
         with flow.no_grad():
@@ -81,23 +76,16 @@ def softmax(scores):
 
 def best(probabilities, k, classes):
     """The k most probable classes of an image: [{"index", "class", "probability"}]."""
-    order = np.argsort(-probabilities, kind="stable")[:k]
+    order = np.argsort(-probabilities, kind="stable")[:k].tolist()
+    names = [classes[i] if i < len(classes) else None for i in order]
     return [
-        {
-            "index": int(i),
-            "class": classes[i] if i < len(classes) else None,
-            "probability": float(probabilities[i]),
-        }
-        for i in order
+        {"index": i, "class": name, "probability": float(probabilities[i])}
+        for i, name in zip(order, names)
     ]
 
 
 def class_names(saved, path):
-    """The names of the classes; [] where nobody tells.
-
-    Raises:
-        UserError: the file can't be read, or has more or fewer names than there are classes.
-    """
+    """The names of the classes, from the file if there is one; [] where nobody tells."""
     if path is None:
         return saved.facts.get("classes", [])
     try:
@@ -117,12 +105,8 @@ def as_lines(path, found):
     """The lines of an image, as a list."""
     if found is None:
         return [path, "  can't be read"]
-    lines = [
-        f"{100 * item['probability']:7.2f} %  "
-        + (f"class {item['index']}" if item["class"] is None else item["class"])
-        for item in found
-    ]
-    return [path, *lines]
+    names = [f"class {x['index']}" if x["class"] is None else x["class"] for x in found]
+    return [path, *(f"{100 * x['probability']:7.2f} %  {name}" for x, name in zip(found, names))]
 
 
 def run(argv):
@@ -147,10 +131,7 @@ def run(argv):
         print("]")
 
 
-def main(argv=None):
-    """The exit status, see `run_command`."""
-    return run_command(run, argv)
-
+main = functools.partial(run_command, run)
 
 if __name__ == "__main__":
     leave(main())

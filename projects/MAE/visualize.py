@@ -7,6 +7,7 @@ predicts, and the prediction with the visible patches in their places. The weigh
 decoder. Without --images it takes the images that the run of the weights is validated on, with the
 masks that they have there. The same seed gives the same picture.
 """
+import functools
 import os
 
 from projects.MAE.command_line import (
@@ -35,8 +36,7 @@ DEFAULT_SEED = 0
 
 def parse_arguments(argv):
     parser = CommandParser("visualize", __doc__, EXAMPLES)
-    parser.add_shared("--weights")
-    parser.add_shared("--images")
+    parser.add_shared("--weights", "--images")
     parser.add_argument(
         "--num-images",
         metavar="N",
@@ -52,12 +52,8 @@ def parse_arguments(argv):
     )
     parser.add_shared("--seed", default=None, help="of the masks (default: the run's, else 0)")
     parser.add_shared("--out", default="reconstructions.png", help="PNG (default: %(default)s)")
-    parser.add_shared("--force")
-    parser.add_shared("--on-error")
-    parser.add_shared("--norm-pix-loss")
-    parser.add_shared("--num-heads")
-    parser.add_shared("--decoder-num-heads")
-    parser.add_shared("--device")
+    parser.add_shared("--force", "--on-error", "--norm-pix-loss")
+    parser.add_shared("--num-heads", "--decoder-num-heads", "--device")
     args = parser.parse_args(argv)
     if args.mask_ratio is not None and not 0 < args.mask_ratio < 1:
         raise UserError(f"--mask-ratio {args.mask_ratio} must be between 0 and 1")
@@ -71,20 +67,16 @@ def run_images(cfg, source):
 
     Args:
         cfg: the run's configuration, or None.
-        source: the weights, for the error.
-
-    Raises:
-        UserError: it is not known where they are, or they are gone.
+        source: the weights, for errors.
     """
     root = setting(cfg, "dataloader.test.0.dataset.root")
     if not root:
         raise UserError(f"{source} does not say which images it was trained with: give --images")
     root = os.path.expanduser(str(root))
-    folders = [os.path.join(root, "val"), os.path.join(root, "train"), root]
-    found = [folder for folder in folders if os.path.isdir(folder)]
-    if not found:
-        raise UserError(f"{root}, where the run of {source} had its images, is gone: give --images")
-    return ImageList(found[:1])
+    for folder in (os.path.join(root, "val"), os.path.join(root, "train"), root):
+        if os.path.isdir(folder):
+            return ImageList([folder])
+    raise UserError(f"{root}, where the run of {source} had its images, is gone: give --images")
 
 
 def setting(cfg, key):
@@ -102,13 +94,9 @@ def load(args):
     """The `SavedModel` that --weights and the options describe."""
     from projects.MAE.weights.saved_model import load_autoencoder
 
-    saved = load_autoencoder(
-        args.weights,
-        mask_ratio=args.mask_ratio,
-        num_heads=args.num_heads,
-        decoder_num_heads=args.decoder_num_heads,
-        norm_pix_loss=args.norm_pix_loss,
-    )
+    told = dict(num_heads=args.num_heads, decoder_num_heads=args.decoder_num_heads)
+    told["norm_pix_loss"] = args.norm_pix_loss
+    saved = load_autoencoder(args.weights, args.mask_ratio, **told)
     if saved.sizes.in_chans != 3:
         raise UserError(f"{saved.source}: its images have {saved.sizes.in_chans} channels, not RGB's 3")
     return saved
@@ -138,15 +126,11 @@ def run(argv):
     saved = load(args)
     preprocessing, model = saved.preprocessing, saved.model
     cfg = run_config(saved.source, saved.sizes.embed_dim)
-    if images is None:
-        images = run_images(cfg, saved.source)
-    seed = args.seed
-    if seed is None:
-        seed = setting(cfg, "train.seed")
-        seed = seed if isinstance(seed, int) and seed >= 0 else DEFAULT_SEED
-    read = ImageReader(
-        images, preprocessing.transform(), saved.sizes.img_size, skip=args.on_error == "skip"
-    )
+    images = images or run_images(cfg, saved.source)
+    seed = setting(cfg, "train.seed") if args.seed is None else args.seed
+    seed = seed if isinstance(seed, int) and seed >= 0 else DEFAULT_SEED
+    transform, side = preprocessing.transform(), saved.sizes.img_size
+    read = ImageReader(images, transform, side, skip=args.on_error == "skip")
     samples = listed_samples(images, read, args.num_images, model.num_patches, seed)
     grid = reconstruction_grid(
         model,
@@ -167,10 +151,7 @@ def run(argv):
         show(line)
 
 
-def main(argv=None):
-    """The exit status, see `run_command`."""
-    return run_command(run, argv)
-
+main = functools.partial(run_command, run)
 
 if __name__ == "__main__":
     leave(main())

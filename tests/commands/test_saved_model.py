@@ -23,7 +23,7 @@ def test_an_autoencoder(golden, tmp_path):
     with flow.no_grad():
         outputs = saved.model(images, noise)
     np.testing.assert_allclose(outputs["losses"].numpy(), vectors["norm_pix/loss"], rtol=1e-5)
-    assert saved.kind == "full" and saved.facts["norm_pix_loss"] is True
+    assert saved.sizes.parts == "full" and saved.facts["norm_pix_loss"] is True
     assert saved.known_from["norm_pix_loss"] == "its model card"
     assert load_autoencoder(tmp_path / "run", mask_ratio=0.5).model.keep == 8
 
@@ -42,7 +42,7 @@ def test_a_classifier_and_its_encoder(golden, tmp_path, kind, pool):
         expected = tiny_vit(vectors, pool).eval().forward_features(images).numpy()
     np.testing.assert_allclose(logits, vectors[f"{prefix}/logits"], rtol=0, atol=1e-5)
     np.testing.assert_array_equal(features, expected)
-    assert saved.known_from["num_heads"] == "--num-heads" and encoder.kind == "classifier"
+    assert saved.known_from["num_heads"] == "--num-heads" and encoder.sizes.parts == "classifier"
 
 
 def test_weights_of_another_kind(golden, tmp_path):

@@ -73,7 +73,7 @@ def difference_of_runs(card, current):
         current: the same of the other run, or a part of it.
 
     Returns:
-        What differs, its value in the other run, and that in the checkpoint's.
+        What differs, its value in `current`, and that in `card`.
     """
     for key, value in current.items():
         # Preprocessing is that of evaluation and of other programs.

@@ -1,5 +1,4 @@
 """Checkpoints: LiBai folders, whole or absent, with a card that says what the model is."""
-import functools
 import json
 import os
 import shutil
@@ -46,8 +45,8 @@ class MAECheckpointer(Checkpointer):
         """
         parts = {key: Part(state) for key, state in self._states().items()}
         target = os.path.join(self.save_dir, name)
-        start = functools.partial(self._start, target, sum(p.nbytes() for p in parts.values()))
-        only_on_rank_0(start)
+        needed = sum(part.nbytes() for part in parts.values())
+        only_on_rank_0(lambda: self._start(target, needed))
         writer = None
         if dist.is_main_process():
             writer = FolderWriter(run_folder.beside(self.save_dir, name, run_folder.PARTIAL))
@@ -61,20 +60,15 @@ class MAECheckpointer(Checkpointer):
         """Raise a UserError on every rank where the disk has no room for one checkpoint."""
         parameters = list(self.model.parameters())
         optimizer = self.checkpointables.get("optimizer") or self.checkpointables["graph"]
-        needed = sum(p.numel() for p in parameters)
-        needed += optimizer_numbers(optimizer, parameters)
-        only_on_rank_0(functools.partial(self._start, self.save_dir, 4 * needed))
+        needed = sum(p.numel() for p in parameters) + optimizer_numbers(optimizer, parameters)
+        only_on_rank_0(lambda: self._start(self.save_dir, 4 * needed))
 
     def tag_last_checkpoint(self, last_filename_basename):
         """Name the newest checkpoint in `last_checkpoint`, in one step."""
         disk.write_text(os.path.join(self.save_dir, run_folder.TAG), last_filename_basename)
 
     def resume(self, name):
-        """Load a checkpoint's model, optimizer and schedule; every rank calls this.
-
-        Raises:
-            UserError: it is of another model, or holds code.
-        """
+        """Load a checkpoint's model, optimizer and schedule; every rank calls this."""
         checkpoint = os.path.join(self.save_dir, name)
         load_weights(self.model, read_weights(checkpoint), f"--resume from {checkpoint}")
         for key, part in self.checkpointables.items():
@@ -93,14 +87,11 @@ class MAECheckpointer(Checkpointer):
         with disk.refusals(self.save_dir):
             free = disk.free_bytes(self.save_dir)
         if free < needed:
-            raise UserError(
-                f"a checkpoint needs {disk.readable_size(needed)}, the disk has "
-                f"{disk.readable_size(free)} free: {self._way_out()}",
-                path=target,
-            )
+            needs, has = disk.readable_size(needed), disk.readable_size(free)
+            what = f"a checkpoint needs {needs}, the disk has {has} free: {self._way_out()}"
+            raise UserError(what, path=target)
 
     def _finish(self, writer, name, iteration, extra):
-        partial = writer.folder
         card = {**self.card, "iteration": iteration, **extra}
         writer.file(CARD, json.dumps(card, indent=1).encode())
         classes = self.card.get("classes", ())
@@ -113,7 +104,7 @@ class MAECheckpointer(Checkpointer):
             run_folder.replace(self.save_dir, name)
         except OSError as error:
             why = disk.reason(error, self.save_dir)
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(writer.folder, ignore_errors=True)
             raise UserError(f"the checkpoint was not saved: {why}: {self._way_out()}") from None
 
     def _way_out(self):
@@ -124,29 +115,23 @@ class MAECheckpointer(Checkpointer):
 
 def optimizer_numbers(optimizer, parameters):
     """Numbers that an optimizer keeps, at least: one a trained parameter, two for Adam's kind."""
-    found = optimizer
     if isinstance(optimizer, flow.nn.Graph):
-        found = optimizer._opts[0]["optim"] if optimizer._opts else None
-    moments = 2 if "Adam" in type(found).__name__ else 1
+        optimizer = optimizer._opts[0]["optim"] if optimizer._opts else None
+    moments = 2 if "Adam" in type(optimizer).__name__ else 1
     return moments * sum(p.numel() for p in parameters if p.requires_grad)
 
 
 def load_weights(model, weights, source):
-    """Assign a whole set of weights to a model.
-
-    Raises:
-        UserError: a tensor is missing, left over or of another shape; names the first.
-    """
+    """Assign a whole set of weights to a model; a UserError names the first tensor that is missing,
+    left over or of another shape."""
     parameters = named_tensors(model)
     for name, parameter in parameters.items():
         if name not in weights:
             raise UserError(f"the tensor {name} is missing; is it another kind of model?", path=source)
         if tuple(parameter.shape) != weights[name].shape:
-            raise UserError(
-                f"{name} has shape {weights[name].shape}, this model needs "
-                f"{tuple(parameter.shape)}; is it a model of another size?",
-                path=source,
-            )
+            shapes = f"{weights[name].shape}, this model needs {tuple(parameter.shape)}"
+            what = f"{name} has shape {shapes}; is it a model of another size?"
+            raise UserError(what, path=source)
     left = sorted(set(weights) - set(parameters))
     if left:
         raise UserError(f"unexpected tensor {left[0]}; is it another kind of model?", path=source)

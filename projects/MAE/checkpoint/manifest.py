@@ -24,11 +24,12 @@ def describe(files, run, classes, iteration):
 
     Args:
         files: {path inside the checkpoint: {"bytes": size, "sha256": hexadecimal}}.
-        run: the `Run`, with its configuration and schedule.
+        run: the `Run`, with its schedule.
         classes: names of the classes, in the order of their labels.
         iteration: optimizer steps done.
     """
     seen, samples_in_epoch = iteration * run.batch.total, run.schedule.samples
+    configuration = OmegaConf.to_container(run.cfg, resolve=True)
     return {
         "format": FORMAT,
         "position": {
@@ -39,18 +40,13 @@ def describe(files, run, classes, iteration):
         },
         "versions": versions(projects.MAE.__version__),
         "classes": list(classes),
-        "configuration": plain_configuration(run.cfg),
+        "configuration": json.loads(json.dumps(configuration, default=_name)),
         "files": files,
     }
 
 
-def plain_configuration(cfg):
-    """A configuration as nested dicts and lists of plain values; classes by their names."""
-    container = OmegaConf.to_container(cfg, resolve=True)
-    return json.loads(json.dumps(container, default=_name))
-
-
 def _name(value):
+    """The name of a class or function; of other objects, that of their class."""
     kind = value if isinstance(value, type) or callable(value) else type(value)
     kind = kind if hasattr(kind, "__qualname__") else type(kind)
     return f"{kind.__module__}.{kind.__qualname__}"
@@ -89,21 +85,19 @@ def _short(error):
 
 
 def check_whole(checkpoint, under=""):
-    """Raise a UserError, naming the file, where a checkpoint is not what was written.
-
-    Every file's size and SHA-256 are compared with the manifest's. Without a manifest every part
-    must be readable, and every tensor have the size that it says.
-
-    Args:
-        under: check this part alone.
+    """Compare the size and SHA-256 of every file of a checkpoint, or of its part `under`, with the
+    manifest's. Without a manifest every part must be readable, every tensor of the size it says.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged; names the file.
         Unreadable: the system does not read a file now; it may be whole.
     """
     manifest = read_manifest(checkpoint)
     if manifest is None:
-        parts = [under] if under else _parts(checkpoint)
+        try:
+            parts = [under] if under else sorted(os.listdir(checkpoint))
+        except OSError as error:
+            raise read_error(checkpoint, error) from None
         if not under and "model" not in parts:
             raise UserError("it holds no model", path=checkpoint)
         for part in parts:
@@ -121,24 +115,12 @@ def check_whole(checkpoint, under=""):
 
 
 def fingerprint(checkpoint):
-    """A short text that tells a checkpoint from others; "nothing" where there is none.
-
-    It is of the manifest, or of the pickle of the model where there is no manifest.
-
-    Raises:
-        Unreadable: the system does not read it now.
-    """
+    """A short text that tells a checkpoint from others, by its manifest or else the pickle of its
+    model; "nothing" where there is none."""
     for path in (MANIFEST, os.path.join("model", "pickled_data")):
         if os.path.exists(os.path.join(checkpoint, path)):
             return sha256_of(os.path.join(checkpoint, path))[:12]
     return "nothing"
-
-
-def _parts(checkpoint):
-    try:
-        return sorted(os.listdir(checkpoint))
-    except OSError as error:
-        raise read_error(checkpoint, error) from None
 
 
 def _check_size(checkpoint, path, expected):
@@ -151,8 +133,6 @@ def _check_size(checkpoint, path, expected):
         raise read_error(full, error) from None
     except ValueError:  # half a character of UTF-16, which JSON can write and no file is named by
         raise UserError(f"its manifest names a file that can't be ({path!r})", path=checkpoint) from None
-    except UnicodeEncodeError:
-        raise UserError(f"its manifest names a file that can't be ({path!r})", path=checkpoint) from None
     if not stat.S_ISREG(found.st_mode):
         raise UserError("no file of a checkpoint", path=full)
     if found.st_size != expected:
@@ -160,12 +140,7 @@ def _check_size(checkpoint, path, expected):
 
 
 def sha256_of(path):
-    """The SHA-256 of a file, hexadecimal.
-
-    Raises:
-        UserError: there is none.
-        Unreadable: the system does not read it now.
-    """
+    """The SHA-256 of a file, hexadecimal; errors are those of `read_error`."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:

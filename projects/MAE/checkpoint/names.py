@@ -11,11 +11,8 @@ PICKLE = "pickled_data"
 
 
 def find_checkpoint(path):
-    """The checkpoint folder that a path means.
-
-    Args:
-        path: a checkpoint (a folder that holds `model`), its `model`, or the output folder of a
-            run, which stands for its newest checkpoint.
+    """The checkpoint folder that a path means: a checkpoint (a folder that holds `model`), its
+    `model`, or the output folder of a run, which stands for its newest checkpoint.
 
     Raises:
         UserError: there is none.
@@ -47,10 +44,9 @@ def newest_checkpoints(folder):
     if named is None or not os.path.isdir(os.path.join(folder, named)):
         return numbered
     others = [name for name in numbered if name != named]
-    if not NUMBERED.fullmatch(named):
-        return [named, *others]
-    earlier = [name for name in others if iteration_of(name) < iteration_of(named)]
-    return [named, *earlier, *(name for name in others if name not in earlier)]
+    if NUMBERED.fullmatch(named):
+        others.sort(key=lambda name: iteration_of(name) > iteration_of(named))
+    return [named, *others]
 
 
 def named_last(folder):
@@ -74,5 +70,5 @@ def _holds_model(path):
 
 def is_checkpoint(path):
     """Whether `find_checkpoint` has one to look for: a folder that LiBai wrote."""
-    marks = ("last_checkpoint", "pickled_data", os.path.join("model", "pickled_data"))
+    marks = ("last_checkpoint", PICKLE, os.path.join("model", PICKLE))
     return any(os.path.isfile(os.path.join(path, mark)) for mark in marks)

@@ -63,9 +63,8 @@ def open_output_folder(folder, resume, card, parts=(), dry_run=False):
 def _check_parts(checkpoint, parts):
     for part in parts:
         if not os.path.isdir(os.path.join(checkpoint, part)):
-            modes = {"graph": ("True", "eager"), "optimizer": ("False", "graph")}
-            value, other = modes.get(part, ("", "another"))
-            hint = f": set graph.enabled={other == 'graph'}" if value else ""
+            other = {"graph": "eager", "optimizer": "graph"}.get(part, "another")
+            hint = f": set graph.enabled={other == 'graph'}" if other != "another" else ""
             raise UserError(
                 f"--resume: {checkpoint} holds no part {part}, it was written in {other} mode{hint}"
             )

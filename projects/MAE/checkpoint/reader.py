@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 
-from projects.MAE.checkpoint.card_types import check_card_types
 from projects.MAE.checkpoint.names import CARD, PICKLE
 from projects.MAE.errors import UserError
 from projects.MAE.utils.disk import read_error
@@ -25,6 +24,19 @@ DTYPES = {
     "kInt64": "i8",
     "kBool": "?",
 }
+# What a model card may hold: a file from a stranger that is read beside weights.
+CARD_TYPES = {
+    "num_heads": (int, "a whole number"),
+    "decoder_num_heads": (int, "a whole number"),
+    "epoch": (int, "a whole number"),
+    "iteration": (int, "a whole number"),
+    "mask_ratio": (float, "a number below 1"),
+    "norm_pix_loss": (bool, "true or false"),
+    "global_pool": (bool, "true or false"),
+    "classes": (list, "a list of names"),
+    "preprocessing": (dict, "an object with resize, crop, mean and std"),
+}
+LARGEST_IMAGE = 16384  # pixels of a side
 
 
 def read_card(checkpoint):
@@ -41,6 +53,34 @@ def read_card(checkpoint):
         raise UserError("damaged, it is no JSON dictionary", path=card)
     check_card_types(content, card)
     return content
+
+
+def check_card_types(card, source):
+    """Raise a UserError, naming `source`, where a card's value is not what its readers expect."""
+    for key, (kind, words) in CARD_TYPES.items():
+        value = card.get(key)
+        if value is None:
+            continue
+        is_names = kind is not list or type(value) is list and all(type(x) is str for x in value)
+        if type(value) is not kind or not is_names:
+            raise UserError(f"damaged, {key} must be {words}", path=source)
+    check_preprocessing(card.get("preprocessing") or {}, source)
+
+
+def check_preprocessing(told, source):
+    """Raise a UserError for fields, {name: value}, that `Preprocessing` can't be made of."""
+    for key, value in told.items():
+        if key in ("resize", "crop"):
+            fits = type(value) is int and 0 < value <= LARGEST_IMAGE
+        else:
+            is_three = isinstance(value, (list, tuple)) and len(value) == 3
+            fits = key in ("mean", "std") and is_three and all(map(_is_finite, value))
+        if not fits or key == "std" and min(value) <= 0:
+            raise UserError(f"damaged, preprocessing can't be with {key}={str(value)[:80]}", path=source)
+
+
+def _is_finite(value):
+    return type(value) in (int, float) and abs(value) < 1e6
 
 
 def read_weights(checkpoint):
@@ -214,10 +254,9 @@ class Tensor:
         shape = tuple(int(n) for n in re.findall(r"dim:\s*(\d{1,19})(?!\d)", meta))
         if len(shape) > MOST_AXES:
             raise UserError(f"{name} has {len(shape)} axes; the checkpoint is damaged", path=self.folder)
-        if size != math.prod(shape) * dtype.itemsize:
-            raise UserError(
-                f"{name} of shape {shape} needs {math.prod(shape) * dtype.itemsize} bytes, "
-                f"the file has {size}; the checkpoint is damaged",
-                path=data,
-            )
+        needed = math.prod(shape) * dtype.itemsize
+        if size != needed:
+            sizes = f"needs {needed} bytes, the file has {size}"
+            what = f"{name} of shape {shape} {sizes}; the checkpoint is damaged"
+            raise UserError(what, path=data)
         return dtype, shape

@@ -1,33 +1,97 @@
-"""The output folder of a run: its checkpoints, put in order before a run starts."""
+"""The checkpoints of an output folder, and what lies beside them: leftovers, damaged ones."""
 import contextlib
 import logging
 import os
+import re
 import shutil
 
-from projects.MAE.checkpoint.leftovers import (
-    BEST,
-    DAMAGED,
-    DELETED,
-    FINAL,
-    FOREIGN,
-    PARTIAL,
-    REPLACED,
-    SET_ASIDE,
-    beside,
-    clear_leftovers,
-    remove,
-    remove_if_possible,
-    set_aside,
-)
 from projects.MAE.checkpoint.manifest import check_whole
 from projects.MAE.checkpoint.names import NUMBERED, iteration_of, named_last, newest_checkpoints
 from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.errors import UserError
-from projects.MAE.utils.disk import Unreadable, rename, refusals, write_text
+from projects.MAE.utils.disk import Unreadable, reason, refusals, rename, write_text
 
 logger = logging.getLogger("libai." + __name__)
 
 TAG = "last_checkpoint"
+BEST = "model_best"
+FINAL = "model_final"
+PARTIAL, REPLACED, DELETED = "partial", "replaced", "deleted"
+DAMAGED, FOREIGN = "damaged", "kept"
+SET_ASIDE = re.compile(r"model_\d{7,}\.damaged\d*")
+# Of the names that a run writes alone: others beside them are the user's.
+LEFTOVER = re.compile(
+    rf"\.(?P<name>{NUMBERED.pattern}|{BEST}|{FINAL})\.(?P<kind>{PARTIAL}|{REPLACED}|{DELETED})"
+)
+
+
+def beside(folder, name, kind):
+    """Where a checkpoint `name` is written, put while it is replaced, or deleted."""
+    return os.path.join(folder, f".{name}.{kind}")
+
+
+def remove(path):
+    """Remove a file, a folder or a link, but nothing that a link leads to: a user may have moved a
+    checkpoint to a larger disk. Where nothing is nothing is done."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.remove(path)
+
+
+def remove_if_possible(path):
+    """`remove` what is in nobody's way: a network disk, say, keeps files that a process reads."""
+    try:
+        remove(path)
+    except OSError as error:
+        why = reason(error, path)
+        logger.warning(f"{path} is left over, it goes at the next save or start: {why}")
+
+
+def clear_leftovers(folder):
+    """Finish what a kill broke off: remove what is half written, bring back what was replaced."""
+    for entry in sorted(os.listdir(folder)):
+        match = LEFTOVER.fullmatch(entry)
+        if not match:
+            continue
+        path, name = os.path.join(folder, entry), match["name"]
+        target = os.path.join(folder, name)
+        if match["kind"] == REPLACED and _damage(target):
+            if os.path.lexists(target):
+                set_aside(folder, name, DAMAGED)
+            rename(path, target)
+            logger.warning(f"Brought back {name}: a save that was to replace it was broken off")
+        else:
+            remove(path)
+
+
+def _damage(checkpoint):
+    """The UserError that says where a checkpoint is damaged, None where it is whole."""
+    try:
+        check_whole(checkpoint)
+    except Unreadable:
+        raise
+    except UserError as error:
+        return error
+
+
+def _aside_if_damaged(folder, name):
+    """`_damage`; a damaged checkpoint is set aside."""
+    error = _damage(os.path.join(folder, name))
+    if error:
+        aside = set_aside(folder, name, DAMAGED)
+        logger.warning(f"Damaged checkpoint set aside as {aside}: {error}")
+    return error
+
+
+def set_aside(folder, name, why):
+    """Rename a checkpoint to NAME.damaged (where that is why), .damaged2, ...; give the new name."""
+    new, count = f"{name}.{why}", 1
+    while os.path.lexists(os.path.join(folder, new)):
+        count += 1
+        new = f"{name}.{why}{count}"
+    rename(os.path.join(folder, name), os.path.join(folder, new))
+    return new
 
 
 def replace(folder, name):
@@ -80,19 +144,15 @@ def checkpoint_to_resume(folder):
     with refusals(folder), _unreadable_said():
         _check_reach(folder)
         clear_leftovers(folder)
-        _check_best(folder)
+        if os.path.isdir(os.path.join(folder, BEST)):
+            _aside_if_damaged(folder, BEST)  # so that the next best one takes its place
         damaged = []
         for name in newest_checkpoints(folder):
             if not NUMBERED.fullmatch(name):
                 continue  # a name that doesn't tell the iteration, as LiBai's model_final
-            try:
-                check_whole(os.path.join(folder, name))
-            except Unreadable:
-                raise
-            except UserError as error:
-                damaged.append(str(error))
-                aside = set_aside(folder, name, DAMAGED)
-                logger.warning(f"Damaged checkpoint set aside as {aside}: {error}")
+            error = _aside_if_damaged(folder, name)
+            if error:
+                damaged.append(error)
                 continue
             if name != named_last(folder):
                 write_text(os.path.join(folder, TAG), name)
@@ -107,17 +167,21 @@ def checkpoint_to_resume(folder):
                 f"--resume: no checkpoint of train.output_dir={folder} is whole ({why}): start a new "
                 "run in another train.output_dir"
             )
-        _refuse_where_only_others_are(folder)
+        others = _others(folder)
+        if others:  # a new run would replace them
+            raise UserError(
+                f"--resume: train.output_dir={folder} holds {' and '.join(others)}, but no "
+                "checkpoint whose name tells where to go on: name another train.output_dir "
+                f"(finetune.path={os.path.join(folder, others[0])} begins with its weights), or "
+                "move it away"
+            )
         _forget_last(folder)
         return ""
 
 
 def _number_best(folder):
-    """Give `model_best` a second name, as the checkpoint that it also is.
-
-    Returns:
-        The name; None where there is no `model_best`, or none that tells its iteration.
-    """
+    """Give `model_best` a second name, as the checkpoint that it also is, and return it; None where
+    there is no `model_best`, or none that tells its iteration."""
     iteration = read_card(os.path.join(folder, BEST)).get("iteration") or 0
     if iteration < 1:
         return None
@@ -139,17 +203,6 @@ def _link_or_copy(source, target):
         shutil.copy2(source, target)
 
 
-def _refuse_where_only_others_are(folder):
-    """Raise a UserError where a new run would replace checkpoints that can't be resumed."""
-    others = _others(folder)
-    if others:
-        raise UserError(
-            f"--resume: train.output_dir={folder} holds {' and '.join(others)}, but no checkpoint "
-            "whose name tells where to go on: name another train.output_dir (finetune.path="
-            f"{os.path.join(folder, others[0])} begins with its weights), or move it away"
-        )
-
-
 def _others(folder):
     """Names of the checkpoints that don't tell their iteration: no run goes on from them."""
     names = {FINAL, BEST, named_last(folder)} - {None}
@@ -159,8 +212,7 @@ def _others(folder):
 
 
 def _forget_last(folder):
-    """Remove a `last_checkpoint` that names nothing: LiBai would take its number, and stop where it
-    has none."""
+    """Remove a `last_checkpoint` that names nothing: LiBai takes its number, or stops without."""
     tag = os.path.join(folder, TAG)
     if os.path.lexists(tag):
         logger.warning(f"{tag} names no checkpoint that is there: removed")
@@ -194,24 +246,9 @@ def _check_reach(folder):
         except OSError as error:
             if not os.path.islink(path):
                 raise
-            raise UserError(
-                f"{name} is a link to {os.readlink(path)}, which can't be reached "
-                f"({error.strerror})",
-                path=folder,
-                way_out="mount that disk, or remove the link",
-            ) from None
-
-
-def _check_best(folder):
-    """Set a damaged `model_best` aside, so that the next best one takes its place."""
-    if os.path.isdir(os.path.join(folder, BEST)):
-        try:
-            check_whole(os.path.join(folder, BEST))
-        except Unreadable:
-            raise
-        except UserError as error:
-            aside = set_aside(folder, BEST, DAMAGED)
-            logger.warning(f"Damaged checkpoint set aside as {aside}: {error}")
+            what = f"{name} is a link to {os.readlink(path)}, which can't be reached"
+            way_out = "mount that disk, or remove the link"
+            raise UserError(f"{what} ({error.strerror})", path=folder, way_out=way_out) from None
 
 
 def clear_for_new_run(folder, other_run):
@@ -241,14 +278,10 @@ def _refuse_to_overwrite(folder, other_run):
     holds = f"it holds the checkpoints of a run ({newest}{done})"
     if difference:
         name, ours, theirs = difference
-        raise UserError(
-            f"{holds} with {name}={theirs}, not {ours}", path=folder, way_out="name another folder"
-        )
-    raise UserError(
-        holds,
-        path=folder,
-        way_out="go on with it by --resume, or name another folder for a new run",
-    )
+        what, way_out = f"{holds} with {name}={theirs}, not {ours}", "name another folder"
+        raise UserError(what, path=folder, way_out=way_out)
+    way_out = "go on with it by --resume, or name another folder for a new run"
+    raise UserError(holds, path=folder, way_out=way_out)
 
 
 def remove_checkpoints(folder):

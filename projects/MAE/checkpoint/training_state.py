@@ -3,6 +3,8 @@
 Rates, their schedule and all options of the optimizer are those of the configuration, so that a
 run may be resumed with another length or rate.
 """
+import itertools
+
 import numpy as np
 import oneflow as flow
 
@@ -53,11 +55,7 @@ def _on_rank_0(tensor):
 
 
 def step_of(state, folder):
-    """The step that a schedule's state stands at.
-
-    Raises:
-        UserError: it is no schedule's.
-    """
+    """The step that a schedule's state stands at; a UserError where it is no schedule's."""
     step = state.get("last_step") if isinstance(state, dict) else None
     if type(step) is not int or not 0 <= step < 2**62:
         raise UserError("damaged, or no schedule's: it has no number last_step", path=folder)
@@ -65,10 +63,9 @@ def step_of(state, folder):
 
 
 def check_graph(state, folder, shapes):
-    """Raise a UserError unless a part is what a graph keeps of its optimizer.
+    """Raise a UserError unless a part, as `read_part` gives it, is a graph's of its optimizer.
 
     Args:
-        state: as `read_part` gives it.
         shapes: {name: shape} of the weights that are trained.
     """
     if not isinstance(state, dict) or not state:
@@ -93,21 +90,17 @@ def check_graph(state, folder, shapes):
 
 
 def check_optimizer(state, folder, shapes):
-    """Raise a UserError unless a part is the state of an optimizer in eager mode.
+    """Raise a UserError unless a part, as `read_part` gives it, is an optimizer's of eager mode.
 
     Args:
-        state: as `read_part` gives it.
         shapes: the shapes of the weights of each parameter group, in their order.
     """
     if not isinstance(state, dict) or not isinstance(state.get("state"), dict):
         raise UserError("damaged, or no optimizer's: it has no state", path=folder)
     every = [shape for group in shapes for shape in group]
     if _places(state.get("param_groups")) != _places_of(shapes):
-        raise UserError(
-            "its optimizer has other groups of weights: set the weight decay and layer "
-            "decay of optim.params back",
-            path=folder,
-        )
+        way_out = "set the weight decay and layer decay of optim.params back"
+        raise UserError("its optimizer has other groups of weights", path=folder, way_out=way_out)
     check = _Tensors(folder)
     for key, value in state["state"].items():
         if type(key) is int and 0 <= key < len(every) and isinstance(value, dict):
@@ -131,11 +124,9 @@ class _Tensors:
         if dtype != wanted:
             raise UserError(f"{name} is of {dtype}, not of {np.dtype(wanted)}", path=self.folder)
         if shape != tuple(wanted_shape):
-            raise UserError(
-                f"{name} has shape {shape}, this model needs {tuple(wanted_shape)}; is "
-                "it of a model of another size?",
-                path=self.folder,
-            )
+            shapes = f"{shape}, this model needs {tuple(wanted_shape)}"
+            what = f"{name} has shape {shapes}; is it of a model of another size?"
+            raise UserError(what, path=self.folder)
         if tensor.folder in self.seen:
             raise UserError(f"refused: {tensor.folder} stands for several tensors", path=self.folder)
         self.seen.add(tensor.folder)
@@ -149,11 +140,8 @@ def _places(groups):
 
 
 def _places_of(shapes):
-    start, places = 0, []
-    for group in shapes:
-        places.append(list(range(start, start + len(group))))
-        start += len(group)
-    return places
+    every = itertools.count()
+    return [[next(every) for _ in group] for group in shapes]
 
 
 def _is_number(value):

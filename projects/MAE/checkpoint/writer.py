@@ -70,10 +70,7 @@ def _plain(value):
 
 
 class FolderWriter:
-    """Rank 0's side of a save: the files of a new folder.
-
-    Args:
-        folder: made here.
+    """Rank 0's side of a save: the files of a new folder, which is made here.
 
     Attributes:
         files: {path inside the folder: {"bytes": size, "sha256": hexadecimal}}.
@@ -112,8 +109,8 @@ class FolderWriter:
 
     def _write(self, path, data):
         full = os.path.join(self.folder, path)
+        folder = os.path.dirname(full)
         try:
-            folder = os.path.dirname(full)
             if folder not in self.folders:
                 os.makedirs(folder, exist_ok=True)
                 self.folders |= {folder, os.path.dirname(folder)}

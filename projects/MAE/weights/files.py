@@ -5,8 +5,8 @@ import os
 
 import numpy as np
 
-from projects.MAE.checkpoint.card_types import check_card_types, check_preprocessing
 from projects.MAE.checkpoint.names import is_checkpoint
+from projects.MAE.checkpoint.reader import check_card_types, check_preprocessing
 from projects.MAE.errors import UserError
 from projects.MAE.weights.sizes import check_names
 from projects.MAE.weights.torch_file import check_start, read_torch_file
@@ -61,7 +61,9 @@ def read_weight_file_told(path):
     else:
         state, facts = _read_file(path)
         told["its training arguments"] = facts
-        told["its model card"] = read_card_file(card_path(path))
+        card = _read_json(card_path(path))
+        check_card_types(card, card_path(path))
+        told["its model card"] = card
     if is_transformers(state):
         folder = path if os.path.isdir(path) else os.path.dirname(path)
         config = _read_json(os.path.join(folder, "config.json"))
@@ -80,27 +82,17 @@ def read_weight_file_told(path):
 
 def _colours(config, mean, std, path):
     """{"preprocessing": {"mean", "std"}} where a JSON object has both under the given keys."""
-    if not isinstance(config, dict):
+    given = [config.get(key) if isinstance(config, dict) else None for key in (mean, std)]
+    if not all(isinstance(value, list) for value in given):
         return {}
-    if not (isinstance(config.get(mean), list) and isinstance(config.get(std), list)):
-        return {}
-    found = {"mean": tuple(config[mean]), "std": tuple(config[std])}
+    found = dict(zip(("mean", "std"), map(tuple, given)))
     check_preprocessing(found, path)
     return {"preprocessing": found}
 
 
-def read_card_file(path):
-    """A model card, {} where there is none; a UserError where it is damaged."""
-    card = _read_json(path)
-    check_card_types(card, path)
-    return card
-
-
 def card_path(path):
     """Where the model card of a weight file or folder lies."""
-    if os.path.isdir(path):
-        return os.path.join(path, "model_card.json")
-    return f"{path}.json"
+    return os.path.join(path, "model_card.json") if os.path.isdir(path) else f"{path}.json"
 
 
 def check_total(state, path):
@@ -129,10 +121,8 @@ def _is_safetensors(path):
 
 def _folder_file(folder):
     if is_checkpoint(folder):
-        raise UserError(
-            "a LiBai checkpoint, no weights of PyTorch: finetune.weight_style=oneflow",
-            path=folder,
-        )
+        what = "a LiBai checkpoint, no weights of PyTorch: finetune.weight_style=oneflow"
+        raise UserError(what, path=folder)
     for name in FOLDER_FILES:
         if os.path.isfile(os.path.join(folder, name)):
             if not os.path.isfile(os.path.join(folder, "config.json")):
@@ -163,21 +153,15 @@ def _read_file(path):
     saved = read_torch_file(path)
     if not isinstance(saved, dict):
         raise UserError(f"holds a {type(saved).__name__}, not a dictionary of tensors", path=path)
-    state, facts = saved, {}
-    for key in ("model", "state_dict"):
-        if isinstance(saved.get(key), dict):
-            state = saved[key]
-            facts = _training_facts(saved)
-            break
+    key = next((k for k in ("model", "state_dict") if isinstance(saved.get(k), dict)), None)
+    state, facts = (saved[key], _training_facts(saved)) if key else (saved, {})
     for name, value in state.items():
         if not isinstance(name, str):
             raise UserError(f"a tensor has a {type(name).__name__} for a name", path=path)
         if not isinstance(value, np.ndarray):
-            raise UserError(
-                f"{name} is no tensor but a {type(value).__name__}; expected a dictionary "
-                "of tensors, or one under the key model or state_dict",
-                path=path,
-            )
+            wanted = "a dictionary of tensors, or one under the key model or state_dict"
+            what = f"{name} is no tensor but a {type(value).__name__}; expected {wanted}"
+            raise UserError(what, path=path)
     return state, facts
 
 
@@ -190,17 +174,13 @@ def _read_safetensors(path):
     try:
         return load_file(path)
     except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"damaged, truncated or with numbers of a type NumPy lacks ({error})",
-            path=path,
-        ) from None
+        what = f"damaged, truncated or with numbers of a type NumPy lacks ({error})"
+        raise UserError(what, path=path) from None
 
 
 def _training_facts(saved):
     """What the authors' training files say beside the weights."""
-    facts = {}
-    if type(saved.get("epoch")) is int:
-        facts["epoch"] = saved["epoch"]
+    facts = {"epoch": saved["epoch"]} if type(saved.get("epoch")) is int else {}
     if isinstance(saved.get("args"), argparse.Namespace):
         for key, kind in (("norm_pix_loss", bool), ("mask_ratio", float)):
             if isinstance(getattr(saved["args"], key, None), kind):

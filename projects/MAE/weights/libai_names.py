@@ -34,12 +34,14 @@ def _rename(name, parts):
     return f"{block}.{parts.get(part, part)}.{kind}"
 
 
-def _heads_of(name, num_heads, decoder_num_heads):
-    return decoder_num_heads if name.startswith("decoder_") else num_heads
+def _transposed(name, array):
+    return array.T if name.endswith("weight") and array.ndim == 2 else array
 
 
-def _is_linear_weight(name, array):
-    return name.endswith("weight") and array.ndim == 2
+def _regrouped(array, outer, inner):
+    """The rows of a fused query-key-value, in `outer` groups of `inner`, the other way round."""
+    grouped = array.reshape(outer, inner, -1, *array.shape[1:])
+    return np.swapaxes(grouped, 0, 1).reshape(array.shape)
 
 
 def torch_to_libai(state_dict, num_heads, decoder_num_heads=None):
@@ -59,12 +61,9 @@ def torch_to_libai(state_dict, num_heads, decoder_num_heads=None):
     result = {}
     for name, array in state_dict.items():
         if ".attn.qkv." in name:
-            heads = _heads_of(name, num_heads, decoder_num_heads)
-            grouped = array.reshape(3, heads, -1, *array.shape[1:])
-            array = np.swapaxes(grouped, 0, 1).reshape(array.shape)
-        if _is_linear_weight(name, array):
-            array = array.T
-        result[_rename(name, BLOCK_PARTS)] = np.ascontiguousarray(array)
+            heads = decoder_num_heads if name.startswith("decoder_") else num_heads
+            array = _regrouped(array, 3, heads)
+        result[_rename(name, BLOCK_PARTS)] = np.ascontiguousarray(_transposed(name, array))
     return result
 
 
@@ -72,11 +71,9 @@ def libai_to_torch(state_dict, num_heads, decoder_num_heads=None):
     """The inverse of `torch_to_libai`, with the same arguments."""
     result = {}
     for name, array in state_dict.items():
-        if _is_linear_weight(name, array):
-            array = array.T
+        array = _transposed(name, array)
         if ".self_attention.query_key_value." in name:
-            heads = _heads_of(name, num_heads, decoder_num_heads)
-            grouped = array.reshape(heads, 3, -1, *array.shape[1:])
-            array = np.swapaxes(grouped, 0, 1).reshape(array.shape)
+            heads = decoder_num_heads if name.startswith("decoder_") else num_heads
+            array = _regrouped(array, heads, 3)
         result[_rename(name, TORCH_PARTS)] = np.ascontiguousarray(array)
     return result

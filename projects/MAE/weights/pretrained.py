@@ -17,17 +17,10 @@ logger = logging.getLogger("libai." + __name__)
 
 
 def check_source(path, weight_style):
-    """Raise a UserError where `load_pretrained` can't find what to read.
-
-    Args:
-        path, weight_style: of the configuration's node `finetune`.
-    """
+    """Raise a UserError where `load_pretrained` can't find what to read."""
     if not path:
-        raise UserError(
-            "finetune.path is not set",
-            way_out="name a checkpoint of mae_pretraining.py, or set finetune.enable=False to start "
-            "from scratch",
-        )
+        way_out = "name a checkpoint of mae_pretraining.py, or set finetune.enable=False to start"
+        raise UserError("finetune.path is not set", way_out=f"{way_out} from scratch")
     with about("finetune.path", path):
         (find_checkpoint if weight_style == "oneflow" else check_weight_file)(path)
 
@@ -36,9 +29,8 @@ def load_pretrained(model, path, weight_style):
     """Fill a model with weights of the same size; every rank calls this.
 
     A classifier takes an encoder, or another classifier with its head where it has the same
-    classes, pools in the same way and normalises the features as that one did. A masked
-    autoencoder takes an encoder with its decoder.
-    Position embeddings of another image size are interpolated.
+    classes, pools in the same way and normalises the features as that one did. A masked autoencoder
+    takes an encoder with its decoder. Position embeddings of another image size are interpolated.
 
     Args:
         model: VisionTransformer, LinearProbe or MaskedAutoencoderViT.
@@ -116,10 +108,8 @@ def _find_new(model, places, weights, task, source):
     for name in new:
         if not name.startswith(task.may_be_new):
             whole = "an encoder" if task.may_be_new else "a masked autoencoder"
-            raise UserError(
-                f"no tensor {places[name][0]}; these are not the whole weights of {whole}",
-                path=source,
-            )
+            what = f"no tensor {places[name][0]}; these are not the whole weights of {whole}"
+            raise UserError(what, path=source)
     # A head was trained behind some norms: without them, behind others or with other classes, it
     # means nothing.
     head = [name for name in places if name.startswith("head.")]
@@ -139,11 +129,9 @@ def _resized(array, key, shape, source):
         or array.shape[-1] != shape[-1]
         or [side**2 + 1 for side in sides] != tokens
     ):
-        raise UserError(
-            f"{key} has shape {array.shape}, this model needs {shape}; choose the "
-            "model's size with vit.size, model.img_size",
-            path=source,
-        )
+        way_out = "choose the model's size with vit.size, model.img_size"
+        what = f"{key} has shape {array.shape}, this model needs {shape}; {way_out}"
+        raise UserError(what, path=source)
     return resize_pos_embed(array, sides[1])
 
 
@@ -151,11 +139,8 @@ def _check_left(left, task, source):
     """Encoder blocks that find no place mean a deeper model, not an unused part."""
     surplus = [name for name in left if not name.startswith(task.may_be_left)]
     if surplus:
-        raise UserError(
-            f"this model has no tensor {surplus[0]}; choose the model's size with "
-            "vit.size or model.depth",
-            path=source,
-        )
+        way_out = "choose the model's size with vit.size or model.depth"
+        raise UserError(f"this model has no tensor {surplus[0]}; {way_out}", path=source)
 
 
 def log_report(report, path):

@@ -10,14 +10,18 @@ from projects.MAE.modeling.vit import VisionTransformer
 from projects.MAE.weights.libai_names import torch_to_libai
 from projects.MAE.weights.source import preprocessing_of, read_source
 
-SavedModel = collections.namedtuple(
-    "SavedModel", "model kind sizes facts known_from preprocessing source"
-)
+HOLDS = {
+    "encoder": "an encoder",
+    "full": "an autoencoder",
+    "classifier": "a classifier",
+    "probe": "a linear probe",
+}
+FIELDS = "model sizes facts known_from preprocessing source"
+SavedModel = collections.namedtuple("SavedModel", FIELDS)
 SavedModel.__doc__ = """A model in evaluation mode with saved weights, and what is known about them.
 
 model: MaskedAutoencoderViT, VisionTransformer or LinearProbe, on the device of `start_one_process`.
-kind: what the weights hold: "encoder", "full" (with the decoder), "classifier" or "probe".
-sizes: `vit_sizes.Sizes`: img_size, patch_size, embed_dim, depth, num_classes, ...
+sizes: `modeling.sizes.Sizes` of the weights: parts, img_size, patch_size, embed_dim, depth, ...
 facts: those that are known of num_heads, decoder_num_heads, norm_pix_loss, mask_ratio, classes (a
     list of names), epoch, iteration.
 known_from: {fact: who told it}, for the facts and "preprocessing".
@@ -27,15 +31,12 @@ source: the path that was read.
 
 
 def load_autoencoder(path, mask_ratio=None, **options):
-    """The whole masked autoencoder.
+    """A `SavedModel` whose model is a whole MaskedAutoencoderViT.
 
     Args:
-        path: weights in any format, see `weight_source.read_source`.
+        path: weights in any format, see `source.read_source`.
         mask_ratio: of the model; by default what it was trained with, else 0.75.
         options: num_heads, decoder_num_heads, norm_pix_loss where the weights don't tell.
-
-    Returns:
-        A `SavedModel` whose model is a MaskedAutoencoderViT.
 
     Raises:
         UserError: no decoder in the weights; something that they don't tell and options don't give.
@@ -44,7 +45,7 @@ def load_autoencoder(path, mask_ratio=None, **options):
     sizes, facts = source.sizes, source.facts
     if sizes.parts != "full":
         raise UserError(
-            f"{_holds(sizes)} without a decoder, so it can't reconstruct: use weights that "
+            f"{HOLDS[sizes.parts]} without a decoder, so it can't reconstruct: use weights that "
             "hold both, the authors' mae_visualize_vit_*.pth or mae_pretrain_vit_*_full.pth, or the "
             "output of mae_pretraining.py",
             path=path,
@@ -71,63 +72,44 @@ def load_autoencoder(path, mask_ratio=None, **options):
 
 
 def load_classifier(path, **options):
-    """The classifier; arguments and errors as those of `load_autoencoder`.
+    """A `SavedModel` whose model is a VisionTransformer with its head, or a LinearProbe.
 
-    Returns:
-        A `SavedModel` whose model is a VisionTransformer with its head, or a LinearProbe.
+    Arguments and errors are those of `load_autoencoder`.
     """
     source = read_source(path, **options)
     sizes = source.sizes
     if sizes.parts not in ("classifier", "probe"):
         raise UserError(
-            f"{_holds(sizes)} without a classifier: use the output of mae_finetune.py or "
+            f"{HOLDS[sizes.parts]} without a classifier: use the output of mae_finetune.py or "
             "mae_linprobe.py, the authors' mae_finetuned_vit_*.pth, or a ViT of timm or transformers "
             "with its head",
             path=path,
         )
     kind = LinearProbe if sizes.parts == "probe" else VisionTransformer
-    model = kind(
-        **_common_sizes(source), global_pool=sizes.global_pool, num_classes=sizes.num_classes
-    )
-    return _filled(model, source, source.state)
+    head = dict(global_pool=sizes.global_pool, num_classes=sizes.num_classes)
+    return _filled(kind(**_common_sizes(source), **head), source, source.state)
 
 
 def load_encoder_model(path, **options):
-    """The encoder of any weights; arguments and errors as those of `load_autoencoder`.
+    """A `SavedModel` whose model is a VisionTransformer without a head. It has the final norm that
+    the weights have: `norm`, or `fc_norm` (global_pool=True) from a classifier on the mean.
 
-    Returns:
-        A `SavedModel` whose model is a VisionTransformer without a head. It has the final norm that
-        the weights have: `norm`, or `fc_norm` (global_pool=True) from a classifier on the mean.
+    Arguments and errors are those of `load_autoencoder`.
     """
     source = read_source(path, **options)
     sizes = source.sizes
-    model = VisionTransformer(
-        **_common_sizes(source), global_pool=bool(sizes.global_pool), num_classes=0
-    )
+    pool = bool(sizes.global_pool)
+    model = VisionTransformer(**_common_sizes(source), global_pool=pool, num_classes=0)
     encoder = shapes_of(sizes._replace(parts="encoder"))
     return _filled(model, source, {name: source.state[name] for name in encoder})
 
 
-def _holds(sizes):
-    return {
-        "encoder": "an encoder",
-        "full": "an autoencoder",
-        "classifier": "a classifier",
-        "probe": "a linear probe",
-    }[sizes.parts]
-
-
 def _common_sizes(source):
     sizes = source.sizes
-    return dict(
-        img_size=sizes.img_size,
-        patch_size=sizes.patch_size,
-        in_chans=sizes.in_chans,
-        embed_dim=sizes.embed_dim,
-        depth=sizes.depth,
-        num_heads=source.facts["num_heads"],
-        mlp_ratio=sizes.mlp_width / sizes.embed_dim,
-    )
+    keys = ("img_size", "patch_size", "in_chans", "embed_dim", "depth")
+    common = {key: getattr(sizes, key) for key in keys}
+    mlp_ratio = sizes.mlp_width / sizes.embed_dim
+    return dict(common, num_heads=source.facts["num_heads"], mlp_ratio=mlp_ratio)
 
 
 def _filled(model, source, state):
@@ -137,12 +119,6 @@ def _filled(model, source, state):
     for name, tensor in named_tensors(model).items():
         assign(tensor, weights[name])
     preprocessing, origin = preprocessing_of(source)
-    return SavedModel(
-        model.eval(),
-        source.sizes.parts,
-        source.sizes,
-        {key: value for key, value in facts.items() if key != "preprocessing"},
-        {**source.known_from, "preprocessing": origin},
-        preprocessing,
-        source.path,
-    )
+    facts = {key: value for key, value in facts.items() if key != "preprocessing"}
+    told = {**source.known_from, "preprocessing": origin}
+    return SavedModel(model.eval(), source.sizes, facts, told, preprocessing, source.path)

@@ -25,26 +25,19 @@ def check_names(state, source):
     """Raise a UserError unless every tensor is one of the authors' models, timm's plain ViT or a probe."""
     if "cls_token" not in state or "patch_embed.proj.weight" not in state:
         some = ", ".join(list(state)[:3]) or "none"
-        raise UserError(
-            "not the weights of a ViT in a known layout (the authors', timm's, or "
-            f"transformers' ViT or ViTMAE); its tensors are {some}, ...",
-            path=source,
-        )
+        known = "(the authors', timm's, or transformers' ViT or ViTMAE)"
+        what = f"not the weights of a ViT in a known layout {known}; its tensors are {some}, ..."
+        raise UserError(what, path=source)
     if state["cls_token"].ndim != 3:
         raise UserError(f"cls_token has shape {state['cls_token'].shape}", path=source)
     for name in state:
         if not NAME.match(name):
-            raise UserError(
-                f"the tensor {name} has no place in a plain ViT; is it a variant?",
-                path=source,
-            )
+            what = f"the tensor {name} has no place in a plain ViT; is it a variant?"
+            raise UserError(what, path=source)
 
 
 def sizes_of(state, source):
-    """The Sizes of a whole model in the authors' names.
-
-    Args:
-        state: {name: array}.
+    """The Sizes of a whole model, {name: array} in the authors' names.
 
     Raises:
         UserError: a tensor is missing, left over, of an unexpected shape, or not finite.
@@ -73,9 +66,7 @@ def sizes_of(state, source):
         decoder_embed_dim=decoder_dim,
         decoder_depth=_depth(state, "decoder_blocks.") if has_decoder else None,
         decoder_mlp_width=(
-            _width(state, "decoder_blocks.0.mlp.fc1.weight", source)
-            if has_decoder
-            else None
+            _width(state, "decoder_blocks.0.mlp.fc1.weight", source) if has_decoder else None
         ),
     )
     expected = shapes_of(sizes)
@@ -99,11 +90,8 @@ def check_finite(array, name, source):
 
 
 def known_heads(state):
-    """{"num_heads", "decoder_num_heads"} of the models of record, by width and depth.
-
-    Args:
-        state: {name: array}, in the authors' names or in LiBai's.
-    """
+    """{"num_heads", "decoder_num_heads"} of the models of record, by width and depth, for a
+    {name: array} in the authors' names or in LiBai's."""
     found = {}
     for key, token, blocks, table in (
         ("num_heads", "cls_token", "blocks.", KNOWN_HEADS),
@@ -130,15 +118,13 @@ def _need(state, name, source):
 
 
 def _depth(state, prefix):
-    numbers = {n.split(".")[1] for n in state if n.startswith(prefix)}
-    return len(numbers)  # where one is left out, its tensors are missing
+    # Where a number is left out, its tensors are missing.
+    return len({n.split(".")[1] for n in state if n.startswith(prefix)})
 
 
 def _grid(pos_embed, source):
     side = math.isqrt(pos_embed.shape[1] - 1) if pos_embed.ndim == 3 else 0
     if not side or side**2 + 1 != pos_embed.shape[1]:
-        raise UserError(
-            f"pos_embed has shape {pos_embed.shape}, not a class token and a square grid",
-            path=source,
-        )
+        what = f"pos_embed has shape {pos_embed.shape}, not a class token and a square grid"
+        raise UserError(what, path=source)
     return side

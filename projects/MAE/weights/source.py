@@ -6,13 +6,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from projects.MAE.checkpoint.card_types import check_card_types
 from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint
-from projects.MAE.checkpoint.reader import read_card, read_weights
-from projects.MAE.data.preprocessing import (
-    described_preprocessing,
-    standard_preprocessing,
-)
+from projects.MAE.checkpoint.reader import check_card_types, read_card, read_weights
+from projects.MAE.data.preprocessing import described_preprocessing, standard_preprocessing
 from projects.MAE.errors import UserError
 from projects.MAE.weights.files import read_weight_file_told
 from projects.MAE.weights.libai_names import libai_to_torch
@@ -31,23 +27,20 @@ WeightSource.__doc__ = """Weights that were read.
 
 path: what was read: a file or folder, the checkpoint where an output folder was named.
 state: {name: float32 array} in the authors' names.
-sizes: `vit_sizes.Sizes`, read from the tensors.
+sizes: `modeling.sizes.Sizes`, read from the tensors.
 facts: what tensors can't tell, those of FACTS that are known.
 known_from: {fact: who told it}, "its model card" for example.
 """
 
 
 def read_source(path, heads_needed=True, **options):
-    """Read weights of any format.
+    """The `WeightSource` of weights of any format.
 
     Args:
         path: a LiBai checkpoint or the output folder of a run, a .pth or safetensors file, a folder
             of transformers.
         heads_needed: whether an unknown number of heads is an error.
         options: facts that the user gave, None where not; they may only add to what the source says.
-
-    Returns:
-        A `WeightSource`.
 
     Raises:
         UserError: it can't be read or is no whole model; what is told about it contradicts itself;
@@ -76,11 +69,7 @@ def read_source(path, heads_needed=True, **options):
 
 
 def preprocessing_of(source):
-    """The evaluation transform that goes with a `WeightSource`, and how that is known.
-
-    Returns:
-        A `Preprocessing`, and words for its origin.
-    """
+    """The evaluation `Preprocessing` that goes with a `WeightSource`, and words for its origin."""
     size = source.sizes.img_size
     standard, told = standard_preprocessing(size), source.facts.get("preprocessing", {})
     if not told or told.get("crop", size) != size:
@@ -89,15 +78,8 @@ def preprocessing_of(source):
 
 
 def run_config(checkpoint, embed_dim):
-    """The config.yaml of the run that made a checkpoint.
-
-    Args:
-        checkpoint: the folder of a checkpoint.
-        embed_dim: of its model.
-
-    Returns:
-        The configuration, or None where there is none, or it is of another model.
-    """
+    """The config.yaml of the run that made a checkpoint folder; None where there is none, or it is
+    of a model of another width."""
     try:
         with open(_config_of(checkpoint)) as file:
             content = yaml.load(file.read(LONGEST_CONFIG), _PlainLoader)
@@ -149,9 +131,9 @@ def _joined(told, state, options, path):
         facts.update(some)
         known_from.update(dict.fromkeys(some, teller))
     for key, value in options.items():
-        option = "--" + key.replace("_", "-")
         if value is None:
             continue
+        option = "--" + key.replace("_", "-")
         if facts.get(key, value) != value and known_from[key] != "the known sizes of ViT":
             raise UserError(f"{option} says {value}, but {path} says {facts[key]}")
         facts[key], known_from[key] = value, option
@@ -163,19 +145,14 @@ def _check_heads(state, facts, path, needed):
 
     Tensors have the same shapes for any number of heads, so none of them can tell.
     """
-    for key, token in (("num_heads", "cls_token"), ("decoder_num_heads", "mask_token")):
-        if token not in state:
+    for key, token in zip(HEADS, ("cls_token", "mask_token")):
+        if token not in state or not facts.get(key):
             facts.pop(key, None)
+        if token not in state or not needed and key not in facts:
             continue
         width = state[token].shape[-1]
-        if not facts.get(key):
-            facts.pop(key, None)
-            if not needed:
-                continue
-            raise UserError(
-                f"its number of attention heads is not known (width {width}): give "
-                f"--{key.replace('_', '-')}",
-                path=path,
-            )
+        if key not in facts:
+            what = f"its number of attention heads is not known (width {width})"
+            raise UserError(f"{what}: give --{key.replace('_', '-')}", path=path)
         if facts[key] < 1 or width % facts[key]:
             raise UserError(f"{key}={facts[key]} does not divide its width {width}", path=path)

@@ -14,7 +14,7 @@ STORAGES = {
     "DoubleStorage": "f8",
     "FloatStorage": "f4",
     "HalfStorage": "f2",
-    "BFloat16Storage": "bfloat16",
+    "BFloat16Storage": "u2",  # the upper half of a float32
     "LongStorage": "i8",
     "IntStorage": "i4",
     "ShortStorage": "i2",
@@ -22,7 +22,7 @@ STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-DTYPES = ("float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool").split()
+DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
 MOST_AXES = 32  # NumPy's
 MOST_SHARED = 4  # bytes of tensors a byte of the file
 ZIP_START = b"PK\x03\x04"
@@ -31,13 +31,10 @@ OLD_START = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
 
 
 def read_torch_file(path):
-    """The object that torch.save wrote, its tensors as NumPy arrays.
+    """The object that torch.save wrote to a .pth, .pt or .bin file, its tensors as NumPy arrays.
 
     Tensors lie in the file until they are used (they are mapped, not read); bfloat16 becomes
     float32. argparse.Namespace stays one; objects of other classes are refused.
-
-    Args:
-        path: a .pth, .pt or .bin file.
 
     Raises:
         UserError: truncated, compressed, of the format before PyTorch 1.6, no torch file at all, or
@@ -50,10 +47,8 @@ def read_torch_file(path):
     # What zipfile makes of damage: no directory; the disk, or a place before the file's start; a
     # comment or name that is no text; a version of the format of the future; a directory cut short.
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
-        raise UserError(
-            f"damaged or truncated ({error}); copy or download it again",
-            path=path,
-        ) from None
+        what = f"damaged or truncated ({error}); copy or download it again"
+        raise UserError(what, path=path) from None
     pickles = [n for n in members if n.count("/") == 1 and n.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise UserError("a zip archive, but not one of torch.save (no data.pkl in it)", path=path)
@@ -70,11 +65,8 @@ def check_start(path):
     if start.startswith(ZIP_START):
         return
     if start[2:].startswith(OLD_START):
-        raise UserError(
-            "PyTorch's format of before version 1.6; write it anew with PyTorch: "
-            "torch.save(torch.load(OLD, map_location='cpu'), NEW)",
-            path=path,
-        )
+        way_out = "write it anew with PyTorch: torch.save(torch.load(OLD, map_location='cpu'), NEW)"
+        raise UserError(f"PyTorch's format of before version 1.6; {way_out}", path=path)
     raise UserError(f"not a PyTorch file (it begins with {start[:8]!r})", path=path)
 
 
@@ -143,16 +135,12 @@ class _TorchZip:
         if not isinstance(key, str) or not isinstance(count, int):
             raise ValueError("a storage without a key or a length")
         if (kind.name, key) not in self.storages:
-            dtype = STORAGES[kind.name]
-            is_bfloat16 = dtype == "bfloat16"
-            dtype = np.dtype("u2" if is_bfloat16 else dtype)
+            is_bfloat16 = kind.name == "BFloat16Storage"
+            dtype = np.dtype(STORAGES[kind.name])
             data = self.map(f"{self.root}data/{key}")
             if len(data) != count * dtype.itemsize:
-                raise UserError(
-                    f"damaged, {self.root}data/{key} has {len(data)} bytes "
-                    f"instead of {count * dtype.itemsize}",
-                    path=self.path,
-                )
+                sizes = f"{len(data)} bytes instead of {count * dtype.itemsize}"
+                raise UserError(f"damaged, {self.root}data/{key} has {sizes}", path=self.path)
             self.storages[kind.name, key] = _Storage(data.view(dtype), is_bfloat16)
         return self.storages[kind.name, key]
 
@@ -165,11 +153,9 @@ class _TorchZip:
         count, flat = math.prod(size), storage.array
         last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else 0
         if count > len(flat) or (count and last >= len(flat)):
-            raise UserError(
-                f"damaged, a tensor of shape {tuple(size)} does not fit into its "
-                f"storage of {len(flat)} numbers",
-                path=self.path,
-            )
+            storage_size = f"its storage of {len(flat)} numbers"
+            what = f"damaged, a tensor of shape {tuple(size)} does not fit into {storage_size}"
+            raise UserError(what, path=self.path)
         if not count:
             flat, stride, offset = np.zeros(0, flat.dtype), [0] * len(size), 0
         # Those that share a storage are copied when they become float32.
@@ -178,7 +164,7 @@ class _TorchZip:
             raise UserError(f"refused: its tensors share {len(flat)} numbers too often", path=self.path)
         strides = [step * flat.itemsize for step in stride]
         view = np.lib.stride_tricks.as_strided(flat[offset:], size, strides, writeable=False)
-        if storage.is_bfloat16:  # the upper half of a float32
+        if storage.is_bfloat16:
             return np.asarray(view.astype(np.uint32) << 16).view(np.float32)
         return view
 

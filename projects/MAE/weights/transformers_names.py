@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from projects.MAE.checkpoint.card_types import check_card_types
+from projects.MAE.checkpoint.reader import check_card_types
 from projects.MAE.errors import UserError
 
 BLOCK_PARTS = {
@@ -54,11 +54,8 @@ def is_transformers(names):
 
 
 def from_transformers(state, source):
-    """transformers' names to the authors'.
-
-    Args:
-        state: {name: array} of ViTModel, ViTForImageClassification, ViTMAEModel or
-            ViTMAEForPreTraining.
+    """{name: array} of ViTModel, ViTForImageClassification, ViTMAEModel or ViTMAEForPreTraining,
+    with the authors' names.
 
     Raises:
         UserError: a tensor that none of them has, or a query without its key and value.
@@ -94,10 +91,9 @@ def _our_block(match):
 
 
 def to_transformers(state, bare):
-    """The authors' names to transformers'.
+    """The authors' {name: array} with transformers' names.
 
     Args:
-        state: {name: array}.
         bare: for ViTModel or ViTMAEModel, whose encoder is the whole model.
     """
     prefix = "" if bare else "vit."
@@ -109,8 +105,8 @@ def to_transformers(state, bare):
         elif not block:
             result[AROUND[name]] = array
         else:
-            layer = "decoder.decoder_layers." if block[1] else f"{prefix}encoder.layer."
-            layer += block[2]
+            layers = "decoder.decoder_layers" if block[1] else f"{prefix}encoder.layer"
+            layer = f"{layers}.{block[2]}"
             if block[3] == "attn.qkv":
                 for part, values in zip(QKV, np.split(array, 3)):
                     result[f"{layer}.{ATTENTION}{part}.{block[4]}"] = values
@@ -120,10 +116,7 @@ def to_transformers(state, bare):
 
 
 def read_config(config, source):
-    """What the config.json of a ViT or ViTMAE says beyond its tensors.
-
-    Returns:
-        A dict with those of num_heads, decoder_num_heads, norm_pix_loss, classes it knows.
+    """Those of num_heads, decoder_num_heads, norm_pix_loss, classes that a config.json tells.
 
     Raises:
         UserError: another kind of model, or one that computes something else.
@@ -150,7 +143,7 @@ def read_config(config, source):
 
 
 def make_config(sizes, facts):
-    """The content of config.json for a model of `sizes` (vit_sizes.Sizes) and `facts`."""
+    """The content of config.json for a model of `sizes` (modeling.sizes.Sizes) and `facts`."""
     config = {
         "architectures": ["ViTForImageClassification"],
         "model_type": "vit",

@@ -1,4 +1,5 @@
 """Writes weight files and folders: whole or not at all, each with a model card."""
+import contextlib
 import importlib.util
 import json
 import os
@@ -15,16 +16,11 @@ from projects.MAE.weights.files import card_path
 
 
 def check_target(path, force):
-    """Raise a UserError where `path` exists and may not be replaced.
-
-    Args:
-        force: replace a file, or a folder that holds a model; never a run's output folder.
-    """
-    there = [name for name in (path, card_path(path)) if os.path.lexists(name)]
-    if not there:
-        return
-    if not force:
-        raise UserError("exists already; --force replaces it", path=there[0])
+    """Raise a UserError where `path` exists and may not be replaced: with `force` that is a folder
+    that holds no model, and the output folder of a run."""
+    for there in (path, card_path(path)):
+        if os.path.lexists(there) and not force:
+            raise UserError("exists already; --force replaces it", path=there)
     config = os.path.join(path, "config.json")
     if os.path.isdir(path) and not os.path.isfile(config) and not is_checkpoint(path):
         raise UserError("--force does not replace a folder that holds no model", path=path)
@@ -59,25 +55,19 @@ def write_file(path, state, file_format, card):
 
 def write_transformers(path, state, config, card):
     """Write a folder of transformers: config.json, model.safetensors and the card."""
-
-    def fill(folder):
+    with _replaced_folder(path) as folder:
         _write_safetensors(os.path.join(folder, "model.safetensors"), state)
         write_json(os.path.join(folder, "config.json"), config)
         write_json(os.path.join(folder, "model_card.json"), card)
-
-    _write_folder(path, fill)
 
 
 def write_libai(path, state, card):
     """Write a LiBai checkpoint folder with the part `model`, from LiBai's names."""
     flow = import_oneflow()
-
-    def fill(folder):
+    with _replaced_folder(path) as folder:
         tensors = {name: flow.from_numpy(np.array(array)) for name, array in state.items()}
         flow.save(tensors, os.path.join(folder, "model"))
         write_json(os.path.join(folder, CARD), card)
-
-    _write_folder(path, fill)
 
 
 def write_json(path, content):
@@ -89,24 +79,21 @@ def _write_safetensors(path, state):
     save_file({n: np.ascontiguousarray(a) for n, a in state.items()}, path, {"format": "pt"})
 
 
-def _beside(path):
-    """A hidden name in the same folder, from where a rename is one step."""
+@contextlib.contextmanager
+def _replaced_folder(path):
+    """Replace a file or folder by a new folder, yielded to be filled, when that is whole."""
     folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    return os.path.join(folder, f".{name}.partial")
-
-
-def _write_folder(path, fill):
-    beside = _beside(path)
+    beside = os.path.join(folder, f".{name}.partial")  # from where a rename is one step
     shutil.rmtree(beside, ignore_errors=True)  # of a conversion that was killed
     try:
         os.mkdir(beside)
-        fill(beside)
+        yield beside
         if os.path.lexists(path):
-            replaced = f"{beside}.replaced"
-            os.rename(path, replaced)
+            old = f"{beside}.replaced"
+            os.rename(path, old)
             os.rename(beside, path)
-            shutil.rmtree(replaced) if os.path.isdir(replaced) else os.remove(replaced)
+            shutil.rmtree(old) if os.path.isdir(old) else os.remove(old)
         else:
             os.rename(beside, path)
     finally:
