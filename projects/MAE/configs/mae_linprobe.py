@@ -11,12 +11,7 @@ With --knn there is no training: every image of val/ is classified by its neares
 """
 from libai.config import LazyCall
 
-from projects.MAE.data.transforms import (
-    Compose,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
-    ToArray,
-)
+from projects.MAE.data.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ToArray
 from projects.MAE.modeling.linear_probe import LinearProbe
 from projects.MAE.optim.lars import LARS
 from projects.MAE.optim.param_groups import param_groups_weight_decay

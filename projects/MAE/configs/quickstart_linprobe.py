@@ -3,14 +3,12 @@
     bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/quickstart_linprobe.py
     bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/quickstart_linprobe.py --knn
 
-It is mae_linprobe.py with the quickstart's model and images; what differs stands here. The probes
-of an encoder that was never trained, for comparison: finetune.enable=False.
+It is mae_linprobe.py with the quickstart's model and the images of quickstart_finetune.py; what
+differs stands here. The probes of an encoder that was never trained, for comparison:
+finetune.enable=False.
 """
-from libai.config import LazyCall
-
-from projects.MAE.data.transforms import CenterCrop, Compose, RandomResizedCrop, Resize, ToArray
-
-from .mae_linprobe import data, dataloader, finetune, graph, model, optim, train, vit
+from .mae_linprobe import data, graph, model, optim, train, vit
+from .quickstart_finetune import dataloader, finetune
 
 model.img_size = 24
 model.patch_size = 4
@@ -20,23 +18,7 @@ model.num_classes = 10
 # short one it learns nothing: the probes of the class token are as good without it.
 model.global_pool = True
 
-finetune.path = "output/quickstart/pretraining"
-
-dataloader.train.dataset[0].root = "output/digits"
-dataloader.train.dataset[0].transform = LazyCall(Compose)(
-    transforms=[
-        LazyCall(RandomResizedCrop)(size="${model.img_size}", scale=[0.6, 1.0]),
-        LazyCall(ToArray)(),
-    ]
-)
-dataloader.test[0].dataset.transform = LazyCall(Compose)(
-    transforms=[
-        LazyCall(Resize)(size="${model.img_size}"),
-        LazyCall(CenterCrop)(size="${model.img_size}"),
-        LazyCall(ToArray)(),
-    ]
-)
-dataloader.train.num_workers = dataloader.test[0].num_workers = 1
+dataloader.train.dataset[0].drop_path_rate = 0.0
 
 train.output_dir = "output/quickstart/linprobe"
 train.global_batch_size, train.train_micro_batch_size, train.num_accumulation_steps = 64, None, 1

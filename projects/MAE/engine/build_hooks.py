@@ -1,9 +1,15 @@
 """Which hooks a run has, and in what order they act after a step."""
 from libai.utils import distributed as dist
 
-from projects.MAE.engine.hooks import CheckpointHook, EvaluationHook, Metrics, Report, due
+from projects.MAE.engine.hooks import (
+    CheckpointHook,
+    EvaluationHook,
+    Metrics,
+    Report,
+    SkippedImagesReport,
+    due,
+)
 from projects.MAE.engine.reconstruction_hook import ReconstructionHook, picture_dataset
-from projects.MAE.engine.skipped_images_hook import SkippedImagesReport
 from projects.MAE.engine.stopping import CountUpdates, FiniteWeights, StopHook
 from projects.MAE.monitor.progress import Progress, StepClock
 
@@ -25,27 +31,17 @@ def hooks_of(trainer):
 
     evaluations = []
     if evaluation.enabled and trainer.test_loader:
-        evaluations.append(
-            EvaluationHook(
-                evaluates,
-                trainer.evaluate,
-                trainer.checkpointer,
-                evaluation.eval_metric,
-                evaluation.eval_mode,
-                stops=lambda: watch.stop,
-            )
+        metric, mode = evaluation.eval_metric, evaluation.eval_mode
+        hook = EvaluationHook(
+            evaluates, trainer.evaluate, trainer.checkpointer, metric, mode, lambda: watch.stop
         )
+        evaluations.append(hook)
     pictures, wanted = [], train.visualize
     if wanted.period or wanted.after_n_epoch:
-        pictures.append(
-            ReconstructionHook(
-                every(wanted.period, wanted.after_n_epoch),
-                # Those of evaluation, where there is one: no folder is listed twice.
-                trainer.test_loader[0].dataset if evaluations else picture_dataset(run.cfg),
-                wanted.num_images,
-                train.output_dir,
-            )
-        )
+        draws = every(wanted.period, wanted.after_n_epoch)
+        # Those of evaluation, where there is one: no folder is listed twice.
+        dataset = trainer.test_loader[0].dataset if evaluations else picture_dataset(run.cfg)
+        pictures.append(ReconstructionHook(draws, dataset, wanted.num_images, train.output_dir))
     clock = StepClock(train.log_period)
     found = [
         clock,

@@ -9,10 +9,8 @@ from projects.MAE.runtime.micro_batches import split_batch
 class AccumulatingTrainer(EagerTrainer):
     """Eager training in which an iteration is an optimizer step, as it is in graph mode.
 
-    LiBai's counts micro-batches, so schedules and checkpoints would differ between the modes.
-
-    Args:
-        after_loss: see `StepWatch.after_loss`; the others are LiBai's.
+    LiBai's counts micro-batches, so schedules and checkpoints would differ between the modes. For
+    `after_loss` see `StepWatch`.
     """
 
     def __init__(self, *arguments, after_loss):

@@ -27,9 +27,6 @@ def load_for_evaluation(run, model, may_be_random=False):
 
     Returns:
         What to call the weights, and what is known of their model and classes.
-
-    Raises:
-        UserError: no weights, or those of another model.
     """
     cfg = run.cfg
     own = cfg.train.output_dir if run.resumes else cfg.train.load_weight
@@ -88,14 +85,8 @@ def probe_neighbours(run):
 
 
 def keep(cfg, name, results, source, card, dataset):
-    """Write an evaluation's figures into the output folder, once, and into the reports that show it.
+    """Write an evaluation's figures into the output folder and into the reports that show it."""
 
-    Args:
-        name: of the file.
-        results: the figures, plain numbers.
-        source, card: as `load_for_evaluation` gives them.
-        dataset: of the images that were evaluated.
-    """
     def write():
         save_evaluation(cfg.train.output_dir, name, results, source, card, dataset.images.root)
         renew_reports(cfg.train.output_dir)

@@ -22,10 +22,6 @@ def due(iterations, epochs, samples_per_epoch, global_batch_size):
         iterations: every so many iterations, 0 or None for never.
         epochs: every so many epochs; wins over `iterations` where it is set. An epoch ends with
             the iteration that takes its last sample.
-        samples_per_epoch, global_batch_size: how far an iteration goes.
-
-    Returns:
-        A function of the iterations done -> bool.
     """
     if epochs:
         span = epochs * samples_per_epoch
@@ -38,11 +34,8 @@ def due(iterations, epochs, samples_per_epoch, global_batch_size):
 
 
 class Metrics(HookBase):
-    """Give the writers the figures of every `period` iterations and of each evaluation.
+    """Give the writers figures: of every `period` iterations, the first and last, each evaluation.
 
-    The first iteration of a run and the last are written too.
-
-    Names: total_loss, lr, samples_per_second, and the results of an evaluation where there was one.
     The iteration is 1 after the first. Loss and rate are those of the iteration, not smoothed;
     samples_per_second is of the latest iterations, see `StepClock`.
 
@@ -59,13 +52,9 @@ class Metrics(HookBase):
         done = self.trainer.iter + 1
         ends = (self.trainer.start_iter + 1, self.trainer.max_iter)
         if done % self.period == 0 or done in ends:
-            latest = self.trainer.storage.latest()
-            values = dict(
-                total_loss=latest["total_loss"][0],
-                lr=latest["lr"][0],
-                samples_per_second=self.clock.rate(self.global_batch_size),
-            )
-            self._write("train", values)
+            latest, rate = self.trainer.storage.latest(), self.clock.rate(self.global_batch_size)
+            values = {name: latest[name][0] for name in ("total_loss", "lr")}
+            self._write("train", dict(values, samples_per_second=rate))
         results = self.trainer.last_evaluation
         if results is not None and results is not self.evaluated:
             self.evaluated = results
@@ -89,7 +78,7 @@ class CheckpointHook(HookBase):
 
     def __init__(self, checkpointer, due, max_to_keep=None):
         self.checkpointer, self.due, self.max_to_keep = checkpointer, due, max_to_keep
-        self.kept, self.saved = [], None
+        self.kept = []
 
     def before_train(self):
         if self.trainer.start_iter:
@@ -108,7 +97,6 @@ class CheckpointHook(HookBase):
         """Save now, `done` iterations after the start; every rank calls this."""
         name = f"model_{done - 1:07d}"
         self.checkpointer.save(name, iteration=done)
-        self.saved = done
         only_on_rank_0(lambda: self._tag(name, final))
 
     def _tag(self, name, final):
@@ -126,22 +114,18 @@ class EvaluationHook(HookBase):
     """Evaluate when `due` and at the end; save the best as `model_best`.
 
     A run that is asked to stop does not begin an evaluation, and breaks off the one it is in; a
-    file in the output folder lets the resumed run begin with it.
+    file in the output folder lets the resumed run begin with it (`postponed`).
 
     Args:
         evaluate: gives {metric: value}, or None where it was broken off.
         metric: which one decides, larger is better if mode is "max".
         stops: whether the run is to stop after this step, as a function.
-
-    Attributes:
-        postponed: whether an evaluation is left to the resumed run.
     """
 
     def __init__(self, due, evaluate, checkpointer, metric, mode, stops):
         self.due, self.evaluate, self.stops = due, evaluate, stops
         self.checkpointer, self.metric, self.mode = checkpointer, metric, mode
-        self.best = None
-        self.postponed = False
+        self.best, self.postponed = None, False
         self.note = os.path.join(checkpointer.save_dir, "evaluation_postponed")
 
     def before_train(self):
@@ -190,14 +174,31 @@ class EvaluationHook(HookBase):
             self.checkpointer.save("model_best", iteration=done, **results)
 
 
+class SkippedImagesReport(HookBase):
+    """Report which images were skipped (data.on_error=skip): at the end, and new ones when `due`.
+
+    Args:
+        skipped: the train loader's `SkippedImages`.
+    """
+
+    def __init__(self, skipped, due):
+        self.skipped, self.due, self.reported = skipped, due, 0
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        # Not in `after_train`, which also follows an error that one rank alone may have met.
+        final = done == self.trainer.max_iter
+        if final or self.due(done):
+            known = 0 if final else self.reported
+            self.reported = self.skipped.report("others took their place", known)
+
+
 class Report(HookBase):
-    """Write report.html into the output folder when training has ended. Last among the hooks, since
-    it shows what the others left."""
+    """Write report.html when training has ended; last of the hooks, as it shows what they left."""
 
     def __init__(self, output_dir):
         self.output_dir = output_dir
 
     def after_train(self):
-        if self.trainer.iter < self.trainer.max_iter:
-            return  # it broke off
-        report_of_run(self.output_dir)
+        if self.trainer.iter >= self.trainer.max_iter:  # else it broke off
+            report_of_run(self.output_dir)

@@ -29,14 +29,11 @@ class HeadTrainer(AccumulatingTrainer):
 
     So the statistics of `FeatureNorm` and the norms of LARS are those of the global batch, with
     any number of accumulation steps, and what these save is the memory of the encoder's pass.
-
-    Attributes:
-        encode: images to features; the model itself unless something faster was put here.
     """
 
     def __init__(self, model, *arguments, **options):
         super().__init__(model, *arguments, **options)
-        self.encode = model.forward_features
+        self.encode = model.forward_features  # unless something faster is put here
 
     def run_step(self, get_batch):
         start = time.perf_counter()

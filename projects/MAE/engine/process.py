@@ -83,7 +83,7 @@ def may_tell():
 
 
 def tell(error):
-    """Print what ended the run in the way that is its own, on the rank that is to say so.
+    """Print what ended the run, on the rank that is to say so.
 
     Returns:
         The exit status, and whether the error may be this rank's own.

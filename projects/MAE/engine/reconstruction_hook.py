@@ -30,19 +30,13 @@ class ReconstructionHook(HookBase):
         due: of the number of iterations done, whether to draw.
         dataset: see `picture_dataset`.
         count: images to draw.
-        output_dir: of the run.
-
-    Raises:
-        UserError: an image can't be read, or see `pixels_of`.
     """
 
     def __init__(self, due, dataset, count, output_dir):
-        self.due = due
         # Now rather than after hours: an image may be unreadable.
         self.samples = fixed_samples(dataset, count)
-        self.to_pixels = pixels_of(dataset.transform)
-        self.seed = dataset.seed
-        self.output_dir = output_dir
+        self.to_pixels, self.seed = pixels_of(dataset.transform), dataset.seed
+        self.due, self.output_dir = due, output_dir
 
     def after_step(self):
         done = self.trainer.iter + 1
@@ -52,14 +46,10 @@ class ReconstructionHook(HookBase):
         found = reconstruct(model, self.samples.images, self.samples.noise)
         if not dist.is_main_process():
             return
+        title, known_from = f"{self.output_dir}, iteration {done}", "the configuration"
+        labels = self.samples.labels
         grid = reconstruction_grid(
-            model,
-            found,
-            self.samples.labels,
-            self.to_pixels,
-            title=f"{self.output_dir}, iteration {done}",
-            seed=self.seed,
-            known_from="the configuration",
+            model, found, labels, self.to_pixels, title, self.seed, known_from
         )
         folder = os.path.join(self.output_dir, FOLDER)
         path = os.path.join(folder, f"iteration_{done:07d}.png")
@@ -82,11 +72,7 @@ def picture_dataset(cfg):
 
 
 def pixels_of(transform):
-    """What makes pixels of a transform's result: the `to_pixels` of the `ToArray` that it ends with.
-
-    Raises:
-        UserError: it ends with something else.
-    """
+    """What makes pixels of a transform's result: `to_pixels` of the `ToArray` that it ends with."""
     last = getattr(transform, "transforms", [transform])[-1]
     if not isinstance(last, ToArray):
         raise UserError(

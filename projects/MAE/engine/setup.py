@@ -35,10 +35,7 @@ logger = logging.getLogger("libai." + __name__)
 def configure(args, world_size):
     """The `Run` of a command line, as far as it is known without data and output folder.
 
-    Nothing is started.
-
-    Raises:
-        UserError: the first setting that can be known to be wrong.
+    Nothing is started. A UserError names the first setting that can be known to be wrong.
     """
     cfg = load_config(args.config_file, args.opts)
     expand_home(cfg)
@@ -65,15 +62,8 @@ def configure(args, world_size):
     if not only_looks:
         check_mixup(cfg, batch)
     OmegaConf.set_readonly(cfg, True)
-    return Run(
-        cfg,
-        task_of(cfg.model),
-        device,
-        layout,
-        batch,
-        half_precision=cfg.train.amp.enabled and cfg.graph.enabled and device != "cpu",
-        resumes=args.resume,
-    )
+    half_precision = cfg.train.amp.enabled and cfg.graph.enabled and device != "cpu"
+    return Run(cfg, task_of(cfg.model), device, layout, batch, half_precision, args.resume)
 
 
 def prepare(args):
@@ -81,9 +71,6 @@ def prepare(args):
 
     Args:
         args: what `train_net.parse_arguments` gives.
-
-    Raises:
-        UserError: a wrong setting, or machines that differ in what must be the same.
     """
     run = together(lambda: configure(args, dist.get_world_size()))
     _start_device(run)
@@ -160,11 +147,7 @@ def _say(run):
 
 
 def training_of(run):
-    """The trainer of a `Run`: reads the training data, and writes down what follows from it.
-
-    Raises:
-        UserError: the data can't be read, or the disk refuses.
-    """
+    """The trainer of a `Run`: reads the training data, and writes down what follows from it."""
     dataset = whole_dataset(instantiate(run.cfg.dataloader.train.dataset))
     run = dataclasses.replace(run, schedule=schedule_of(run.cfg, run.batch, len(dataset)))
     only_on_rank_0(lambda: describe(run))

@@ -22,9 +22,7 @@ logger = logging.getLogger("libai." + __name__)
 
 def resume_command():
     """The command that goes on with this run, as far as the launcher has told this one."""
-    command = os.environ.get("MAE_COMMAND", "")
-    if not command:
-        return "the same command with --resume"
+    command = os.environ.get("MAE_COMMAND") or "the same command with"
     return command if "--resume" in command.split() else f"{command} --resume"
 
 
@@ -41,7 +39,6 @@ class StepWatch(HookBase):
     Args:
         max_seconds: after which the run stops, from the start of the process; None for never.
         max_bad_batches: how many updates may be skipped because their loss was not finite.
-        output_dir: of the run, for what is said of its checkpoints.
 
     Attributes:
         stop, save: whether the run is to stop, or to save, after this step.
@@ -56,16 +53,12 @@ class StepWatch(HookBase):
         self.bad_batches = 0
 
     def after_loss(self, write_metrics):
-        """Agree on what follows from this step; every rank calls this once a step.
+        """Agree on what follows from this step; returns whether its update may happen.
 
-        Args:
-            write_metrics: calls LiBai's `write_metrics` with the loss.
-
-        Returns:
-            Whether the step's update may happen.
+        Every rank calls this once a step. `write_metrics` calls LiBai's, with the loss.
 
         Raises:
-            FloatingPointError: on all ranks, after more than max_bad_batches such losses.
+            FloatingPointError: on all ranks, after more than max_bad_batches losses not finite.
         """
         bad = not log_loss(write_metrics, self.trainer.storage)
         saves = self.listener.save
@@ -103,9 +96,8 @@ class StepWatch(HookBase):
         self.bad_batches += 1
         iteration = self.trainer.iter + 1
         if self.bad_batches > self.max_bad_batches:
-            raise FloatingPointError(
-                divergence("Loss", iteration, self.output_dir, self.bad_batches)
-            )
+            message = divergence("Loss", iteration, self.output_dir, self.bad_batches)
+            raise FloatingPointError(message)
         if dist.is_main_process():
             self.trainer.storage.put_scalar("total_loss", float("nan"))
             logger.warning(
@@ -121,7 +113,6 @@ class FiniteWeights(HookBase):
 
     Args:
         due: whether a checkpoint or an evaluation follows, as a function of the iterations done.
-        output_dir: of the run.
     """
 
     def __init__(self, due, output_dir):
@@ -154,7 +145,6 @@ class StopHook(HookBase):
     Args:
         watch: the `StepWatch`.
         postponed: whether an evaluation was left out for it, as a function.
-        output_dir: of the run.
     """
 
     def __init__(self, watch, postponed, output_dir):

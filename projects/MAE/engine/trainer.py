@@ -36,10 +36,6 @@ class MAETrainer(DefaultTrainer):
     then evaluation), resume_or_load, build_hooks. It reads a copy of the configuration, and writes
     into it; what is derived here comes from the `Run` alone.
 
-    Args:
-        run: the `Run`, with its schedule.
-        dataset: the training data, one data set.
-
     Attributes:
         last_evaluation: {metric: value} of the latest, None before.
         writers: on rank 0, those of monitor/writers.py.
@@ -49,22 +45,16 @@ class MAETrainer(DefaultTrainer):
 
     def __init__(self, run, dataset):
         self.run, self.dataset = run, dataset
-        self.watch = StepWatch(
-            run.cfg.train.max_seconds, run.cfg.train.max_bad_batches, run.cfg.train.output_dir
-        )
+        train = run.cfg.train
+        self.watch = StepWatch(train.max_seconds, train.max_bad_batches, train.output_dir)
         self.last_evaluation, self.writers = None, []
         super().__init__(configuration_for_libai(run))
         self.global_batch_size = run.batch.total
         if run.in_graph:
             take_one_batch_a_step(self._trainer)
         else:
-            self._trainer = self.eager_trainer(
-                self.model,
-                self.train_loader,
-                self.optimizer,
-                run.batch.steps,
-                after_loss=self.watch.after_loss,
-            )
+            given = self.model, self.train_loader, self.optimizer, run.batch.steps
+            self._trainer = self.eager_trainer(*given, after_loss=self.watch.after_loss)
 
     def build_train_loader(self, cfg, tokenizer=None):
         loader = call(
@@ -99,13 +89,9 @@ class MAETrainer(DefaultTrainer):
         return call(optim, params=groups, lr=self.run.schedule.peak)
 
     def build_lr_scheduler(self, cfg, optimizer):
-        schedule = self.run.schedule
-        return call(
-            self.run.cfg.train.scheduler,
-            optimizer=optimizer,
-            max_iter=schedule.iterations,
-            warmup_iter=schedule.warmup,
-        )
+        node, schedule = self.run.cfg.train.scheduler, self.run.schedule
+        steps = dict(max_iter=schedule.iterations, warmup_iter=schedule.warmup)
+        return call(node, optimizer=optimizer, **steps)
 
     def build_graph(self, cfg, model, optimizer=None, lr_scheduler=None, is_train=True):
         if not is_train:
@@ -127,9 +113,8 @@ class MAETrainer(DefaultTrainer):
         """Replace LiBai's checkpointer by the atomic one, then resume or load pretrained weights."""
         run, cfg = self.run, self.run.cfg
         card = model_card(run, self.dataset)
-        self.checkpointer = MAECheckpointer(
-            self.model, run, card, **self.checkpointer.checkpointables
-        )
+        checkpointables = self.checkpointer.checkpointables
+        self.checkpointer = MAECheckpointer(self.model, run, card, **checkpointables)
         self.start_iter = run.start_iter
         if run.resumes and not run.start_iter:
             logger.warning(f"--resume: no checkpoint in {cfg.train.output_dir}, so this run is a new one")
@@ -149,8 +134,7 @@ class MAETrainer(DefaultTrainer):
             log_report(report, cfg.finetune.path)
 
     def _check_loadable(self, checkpoint, card):
-        """Raise a UserError where this rank can't go on from a checkpoint: in the middle of loading
-        it the others would wait for this one."""
+        """Raise a UserError now: in the middle of loading, the others would wait for this rank."""
         check_same_run(read_card(checkpoint), card, checkpoint)
         planned = self.run.schedule.iterations
         if self.run.start_iter > planned:
@@ -162,11 +146,9 @@ class MAETrainer(DefaultTrainer):
             check_part(os.path.join(checkpoint, part))
 
     def build_hooks(self):
-        run = self.run
+        train, start, resumes = self.run.cfg.train, self.run.start_iter, self.run.resumes
         # Whatever the disk or a login refuses, all ranks get to know.
-        only_on_rank_0(
-            lambda: self.writers.extend(build_writers(run.cfg.train, run.start_iter, run.resumes))
-        )
+        only_on_rank_0(lambda: self.writers.extend(build_writers(train, start, resumes)))
         return hooks_of(self)
 
     def run_step(self):
@@ -189,9 +171,8 @@ class MAETrainer(DefaultTrainer):
     def evaluate(self):
         """Evaluate on the test loader; {metric: value} on every rank, None if asked to stop."""
         model = self.graph_eval if self.run.in_graph else self.model
-        found = measure(
-            model, self.test_loader[0], self.run.cfg.train.evaluation, self.watch.check_stop
-        )
+        settings = self.run.cfg.train.evaluation
+        found = measure(model, self.test_loader[0], settings, self.watch.check_stop)
         self.model.train()
         if found is None:
             return None
@@ -200,14 +181,11 @@ class MAETrainer(DefaultTrainer):
 
 
 def configuration_for_libai(run):
-    """A copy of a run's configuration with what LiBai's DefaultTrainer reads, for it to write into.
-
-    LiBai's own --resume, which reads `last_checkpoint`, is left off.
-    """
+    """A copy of a run's configuration as LiBai's DefaultTrainer reads it, for it to write into."""
     cfg = writable(run.cfg)
     cfg.graph.enabled = run.in_graph
     cfg.train.update(
-        resume=False,
+        resume=False,  # LiBai's own, which reads `last_checkpoint`
         train_iter=run.schedule.iterations,
         global_batch_size=run.batch.total,
         train_micro_batch_size=run.batch.micro,
@@ -234,11 +212,7 @@ def test_loaders(cfg):
 
 
 def check_classes(model, dataset, test_loaders):
-    """Raise a UserError where the data's classes and the head, or the validation data, disagree.
-
-    Args:
-        model: the configuration's node.
-    """
+    """Raise a UserError where the data's classes and the head, or the validation data, disagree."""
     for loader in test_loaders:
         check_same_classes(dataset, loader.dataset)
     wanted, found = model.num_classes, dataset.num_classes

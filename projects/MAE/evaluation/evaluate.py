@@ -16,13 +16,7 @@ logger = logging.getLogger("libai." + __name__)
 
 
 def topk_correct(scores, labels, topk):
-    """How many of the labels are among the k best scores, for each k.
-
-    Args:
-        scores: [N, classes].
-        labels: int [N].
-        topk: the values of k; one beyond the number of classes counts them all.
-    """
+    """How many of the labels [N] are among the k best scores [N, classes], for each k of topk."""
     order = np.argsort(-scores, axis=1, kind="stable")
     hits = order == labels[:, None]
     return [int(hits[:, :k].any(axis=1).sum()) for k in topk]
@@ -32,12 +26,9 @@ def measure(model, loader, settings, stops=None):
     """Evaluate a module or graph, in evaluation mode, and log it; rank 0 shows how far it is.
 
     Args:
-        loader: a `TestLoader`.
+        loader: see `build_image_test_loader`.
         settings: the configuration's node `train.evaluation`.
-        stops: asked before each batch whether to give up, and return None.
-
-    Returns:
-        {metric: value} and the number of images, as `evaluate`.
+        stops, and what is returned: as of `evaluate`.
     """
     module = model.model if isinstance(model, flow.nn.Graph) else model
     module.eval()
@@ -53,7 +44,7 @@ def measure(model, loader, settings, stops=None):
     return found
 
 
-def evaluate(model, loader, topk=(1, 5), max_batches=None, stops=None):
+def evaluate(model, loader, topk, max_batches, stops):
     """Evaluate a classifier or an autoencoder.
 
     Args:
@@ -66,9 +57,6 @@ def evaluate(model, loader, topk=(1, 5), max_batches=None, stops=None):
     Returns:
         {"Acc@1": percent, ...} of a classifier or {"reconstruction_loss": ...} of an autoencoder, and
         of how many images; None after giving up.
-
-    Raises:
-        UserError: there is no valid image.
     """
     total, correct, loss = 0, np.zeros(len(topk), np.int64), 0.0
     with flow.no_grad():

@@ -62,8 +62,7 @@ def draw_grid(rows, column_labels, caption, per_band=8):
             if column == 0:
                 draw.text((left - MARGIN, top + height / 2), label, INK, font, anchor="rm")
     for i, line in enumerate(lines):
-        y = MARGIN + bands * band_height + LINE * i
-        draw.text((MARGIN, y), line, INK, font)
+        draw.text((MARGIN, MARGIN + bands * band_height + LINE * i), line, INK, font)
     told = "\n".join([*caption, f"Images: {', '.join(column_labels)}."])
     # A name on the disk may hold bytes that are no text.
     canvas.info["Description"] = told.encode("utf-8", "backslashreplace").decode()
@@ -73,9 +72,7 @@ def draw_grid(rows, column_labels, caption, per_band=8):
 def drawable(text, font):
     """What to draw for each character of a text: itself, or "\\xe9", "\\u4e2d" where the font lacks it."""
     missing = _glyph(NO_CHARACTER, font)
-    return [
-        c if _glyph(c, font) != missing else c.encode("unicode_escape").decode() for c in text
-    ]
+    return [c if _glyph(c, font) != missing else c.encode("unicode_escape").decode() for c in text]
 
 
 def _glyph(character, font):
@@ -99,11 +96,7 @@ def wrapped(text, font, width):
 
 
 def shortened(pieces, font, width):
-    """A text without as much of its middle as makes it at most `width` pixels wide.
-
-    Args:
-        pieces: of the text; each stays or goes as a whole. Two stay, however wide they are.
-    """
+    """Pieces of a text without as many of the middle as makes it `width` pixels wide; two stay."""
     short, keep = "".join(pieces), len(pieces)
     while font.getlength(short) > width and keep > 2:
         keep -= 1
@@ -113,11 +106,7 @@ def shortened(pieces, font, width):
 
 
 def save_png(image, path):
-    """Write a `PIL.Image` and its description as PNG; the file is there whole or not at all.
-
-    Raises:
-        OSError: it can't be written.
-    """
+    """Write a `PIL.Image` and its description as PNG, whole or not at all; OSError if not."""
     text = PngInfo()
     text.add_itxt("Description", image.info["Description"])
     content = io.BytesIO()  # Pillow itself keeps to itself why a disk refuses it

@@ -26,18 +26,14 @@ logger = logging.getLogger("libai." + __name__)
 
 
 class Bank:
-    """A rank's share of the training images' features: every R-th row, R being the ranks.
+    """A rank's share of the features of `total` training images: every R-th row, R being the ranks.
 
-    Args:
-        total: training images.
-        rank, ranks: of this process, in the whole world: ranks that share a model's weights share
-            the bank, too.
+    Ranks are those of the whole world: those that share a model's weights share the bank, too.
     """
 
     def __init__(self, total, rank, ranks):
         self.indices = np.arange(rank, total, ranks)
-        self.features = None
-        self.filled = 0
+        self.features, self.filled = None, 0
 
     def add(self, features, first):
         """Keep this rank's rows of `features` [n, D], which are the images first to first + n - 1."""
@@ -64,16 +60,13 @@ class Bank:
             part = slice(start, min(start + step, self.filled))
             similarities = queries @ self.features[part].T
             indices = np.broadcast_to(self.indices[part], similarities.shape)
-            found = best(
-                np.concatenate([found[0], similarities], axis=1),
-                np.concatenate([found[1], indices], axis=1),
-                k,
-            )
+            found = best([found[0], similarities], [found[1], indices], k)
         return found
 
 
 def best(similarities, indices, k):
-    """The k largest of each row and their indices, in no order; [Q, n] twice -> [Q, k] twice."""
+    """The k largest of each row and their indices, in no order; lists of [Q, n] -> [Q, k] twice."""
+    similarities, indices = (np.concatenate(parts, axis=1) for parts in (similarities, indices))
     chosen = np.argpartition(-similarities, k - 1, axis=1)[:, :k]
     return np.take_along_axis(similarities, chosen, 1), np.take_along_axis(indices, chosen, 1)
 
@@ -84,14 +77,7 @@ def unit(features):
 
 
 def vote(similarities, labels, num_classes, temperature):
-    """What the neighbours say of each class.
-
-    Args:
-        similarities, labels: float and int [Q, k] of the neighbours; -inf has no say.
-
-    Returns:
-        float64 [Q, num_classes].
-    """
+    """What neighbours, float and int [Q, k], say of each class, float64 [Q, C]; -inf has no say."""
     scores = np.zeros((len(labels), num_classes))
     weights = np.exp(similarities.astype(np.float64) / temperature)
     np.add.at(scores, (np.arange(len(labels))[:, None], labels), weights)
@@ -115,10 +101,7 @@ def all_gather(array):
 def features_of(model, loader, max_batches, what):
     """Yield (features [n, D] of length 1, labels [n]) of every batch, without its padding.
 
-    Every rank gets all rows, in the order of the data set. Rank 0 shows how far that is.
-
-    Args:
-        what: is done with them, to be shown.
+    Every rank gets all rows, in the order of the data set. Rank 0 shows how far `what` is.
     """
     batches = itertools.islice(loader, max_batches)
     if dist.is_main_process():
@@ -140,18 +123,12 @@ def knn_accuracy(model, train_loader, val_loader, k, temperature, max_batches=No
 
     Returns:
         {"Acc@1", "Acc@5": percent, "train_images", "val_images": how many there were}.
-
-    Raises:
-        UserError: no image of one of the loaders can be read.
     """
     bank = Bank(len(train_loader.dataset), dist.get_rank(), dist.get_world_size())
-    labels, correct, total = [], np.zeros(len(TOPK), np.int64), 0
+    labels, correct, count, total = [], np.zeros(len(TOPK), np.int64), 0, 0
     with flow.no_grad():
-        count = 0
-        training = features_of(
-            model, train_loader, max_batches, "k-NN: features of the training images"
-        )
-        for features, own in training:
+        what = "k-NN: features of the training images"
+        for features, own in features_of(model, train_loader, max_batches, what):
             bank.add(features, count)
             labels.append(own)
             count += len(own)
@@ -159,14 +136,9 @@ def knn_accuracy(model, train_loader, val_loader, k, temperature, max_batches=No
         if not count:
             raise UserError("none of the training images can be read: see the log for the first")
         k = min(k, count)
-        validation = features_of(
-            model, val_loader, max_batches, "k-NN: neighbours of the validation images"
-        )
-        for queries, wanted in validation:
-            similarities, indices = map(all_gather, bank.nearest(queries, k))
-            similarities, indices = best(
-                np.concatenate(similarities, axis=1), np.concatenate(indices, axis=1), k
-            )
+        what = "k-NN: neighbours of the validation images"
+        for queries, wanted in features_of(model, val_loader, max_batches, what):
+            similarities, indices = best(*map(all_gather, bank.nearest(queries, k)), k)
             scores = vote(similarities, labels[indices], val_loader.dataset.num_classes, temperature)
             correct += hits(scores, wanted)
             total += len(wanted)
@@ -179,11 +151,7 @@ def knn_accuracy(model, train_loader, val_loader, k, temperature, max_batches=No
 
 
 def build_loaders(cfg):
-    """Loaders of train/ and val/, both with the transform of the evaluation.
-
-    Raises:
-        UserError: other classes in val/, or fewer training images than neighbours.
-    """
+    """Loaders of train/ and val/, both with the transform of the evaluation."""
     train, test = cfg.dataloader.train, cfg.dataloader.test[0]
     size = cfg.train.test_micro_batch_size
     val_loader = call(test, test_batch_size=size)
@@ -218,9 +186,8 @@ def run_knn(cfg, model, loaders, source):
     knn = cfg.train.knn
     logger.info(f"k-NN with k={knn.k}, temperature {knn.temperature}, on the features of {source}")
     model.eval()
-    results = knn_accuracy(
-        model, *loaders, knn.k, knn.temperature, cfg.train.evaluation.eval_iter
-    )
+    max_batches = cfg.train.evaluation.eval_iter
+    results = knn_accuracy(model, *loaders, knn.k, knn.temperature, max_batches)
     results.update(k=knn.k, temperature=knn.temperature)
     logger.info(
         f"k-NN: Acc@1 {results['Acc@1']:.4f}, Acc@5 {results['Acc@5']:.4f} on "

@@ -27,16 +27,15 @@ losses: float32 [N], the loss on the masked patches of each image, of the kind t
 
 
 def reconstruct(model, images, noise):
-    """Mask images and reconstruct them. Every rank has to call it, and gets everything.
+    """Mask images and make a `Reconstruction`. Every rank has to call it, and gets everything.
+
+    What a model with `norm_pix_loss` predicts is un-normalised with the mean and the variance of
+    each patch of the original.
 
     Args:
         model: a `MaskedAutoencoderViT`; it is left in the mode it is in.
         images: float32 array [N, C, H, W], normalised, the same on every rank.
         noise: float32 array [N, L] in [0, 1), which decides the mask.
-
-    Returns:
-        A `Reconstruction`. What a model with `norm_pix_loss` predicts is un-normalised with the mean
-        and the variance of each patch of the original.
     """
     pred, mask, losses = _evaluate(model, images, noise)
     patches = to_patches(images, model.patch_size)
@@ -48,11 +47,7 @@ def reconstruct(model, images, noise):
 
 
 def unnormalise(pred, patches):
-    """The inverse of the normalisation of targets, for what was predicted in their place.
-
-    Args:
-        pred, patches: [N, L, P], the prediction and the patches of the original.
-    """
+    """The inverse of the normalisation of targets, for what is predicted of patches [N, L, P]."""
     variance = patches.var(axis=-1, ddof=1, keepdims=True)
     return pred * np.sqrt(variance + 1e-6) + patches.mean(axis=-1, keepdims=True)
 
@@ -74,19 +69,15 @@ def to_images(patches, shape):
 
 
 def reconstruction_grid(model, found, labels, to_pixels, title, seed, known_from):
-    """Draw original, masked, reconstruction and pasted reconstruction of some images.
+    """Draw original, masked, reconstructed and pasted images of a `Reconstruction`: a `PIL.Image`.
 
     Args:
-        model: the `MaskedAutoencoderViT` that made it.
-        found: a `Reconstruction`.
+        model, found: the `MaskedAutoencoderViT` and the `Reconstruction` that it made.
         labels: a text for each image.
         to_pixels: float32 [N, 3, H, W] -> uint8 [N, H, W, 3], `ToArray.to_pixels`.
         title: the first line of the caption.
         seed: of the masking noise.
         known_from: what says whether the targets of training were normalised.
-
-    Returns:
-        A `PIL.Image`.
     """
     rows = {
         "original": to_pixels(found.original),
@@ -114,9 +105,8 @@ def reconstruction_grid(model, found, labels, to_pixels, title, seed, known_from
 
 def _evaluate(model, images, noise):
     """What the model predicts, its mask and the loss of each image, as arrays."""
-    was_training = model.training
+    was_training, parts = model.training, []
     model.eval()
-    parts = []
     step = ROWS * dist.get_data_parallel_size()
     with flow.no_grad():
         for start in range(0, len(images), step):

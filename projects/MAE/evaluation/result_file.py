@@ -18,9 +18,6 @@ def save_evaluation(folder, name, results, weights, card, data):
         card: the weights' model card, {} without one. Its iteration tells a later reader which
             model it was, even where the checkpoint has been replaced by a newer one of its name.
         data: the folder of the images.
-
-    Raises:
-        UserError: the disk refuses the file.
     """
     content = {**results, "weights": weights, "data": data}
     if "iteration" in card:

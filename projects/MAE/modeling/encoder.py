@@ -1,28 +1,25 @@
 """The ViT encoder of both models (Dosovitskiy et al., arXiv 2010.11929): patches, tokens, blocks."""
 import oneflow as flow
+from libai.utils import distributed as dist
 from oneflow import nn
 
 from projects.MAE.modeling.global_tensors import parameter, repeat_token
 from projects.MAE.modeling.layer_kinds import layer_kinds
+from projects.MAE.modeling.layers import TransformerLayer
 from projects.MAE.modeling.patches import PatchEmbed, patchify
 from projects.MAE.modeling.sizes import check_sizes
-from projects.MAE.modeling.stages import set_stages
 
 
 class ViTEncoder(nn.Module):
     """From images to tokens, before a final norm.
 
     Args:
-        img_size: pixels along a side of the square input.
-        patch_size: pixels along a side of a patch.
+        img_size, patch_size: pixels along a side of the square input, and of a patch.
         in_chans: channels of the input.
         embed_dim, depth, num_heads: width D, blocks and attention heads.
         mlp_ratio: hidden width of a block's MLP over D.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
         trains_pos_embed: whether the position embeddings are trained.
-
-    Raises:
-        UserError: sizes that don't divide.
     """
 
     def __init__(
@@ -98,5 +95,16 @@ class ViTEncoder(nn.Module):
 
     @staticmethod
     def set_pipeline_stage_id(model):
-        """Tell the graph which pipeline stage each module runs in. LiBai's graphs call this."""
-        set_stages(model)
+        """Give each transformer block of a graph's model the pipeline stage of its `layer_idx`.
+
+        Parts outside the blocks run where their parameters are placed. LiBai's graphs call this.
+        """
+        dist_util = dist.get_dist_util()
+        if dist_util.pipeline_parallel_size == 1:
+            return  # a graph copies the inputs of whatever has a stage
+        for block in model.modules():
+            module = block.to(nn.Module)
+            if isinstance(module, TransformerLayer):
+                stage = dist_util.get_layer_stage_id(module.layer_idx)
+                placement = dist.get_layer_placement(module.layer_idx)
+                block.to(nn.graph.GraphModule).set_stage(stage, placement)

@@ -70,9 +70,6 @@ def standardize_rows(x, eps, correction=0):
         x: global float tensor [..., D].
         correction: 0 for the biased variance (layer normalisation), 1 for the unbiased one
             (the paper's per-patch normalisation of targets).
-
-    Returns:
-        A tensor of x's shape.
     """
     width = x.shape[-1]
     if x.placement.type == "cuda":

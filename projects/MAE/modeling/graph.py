@@ -36,30 +36,23 @@ class TrainGraph(nn.Graph):
         skip_bad_batches=False,
     ):
         super().__init__()
-        self.model, self.fp16 = model, fp16
+        self.model, self.fp16, self.skip_bad_batches = model, fp16, skip_bad_batches
         self.add_optimizer(optimizer, lr_sch=lr_scheduler)
         if fp16:
             self.config.enable_amp(True)
-            self.set_grad_scaler(
-                flow.amp.GradScaler(
-                    init_scale=2.0**16, growth_factor=2.0, backoff_factor=0.5, growth_interval=2000
-                )
-            )
-        elif skip_bad_batches:
-            # A scaler is what makes OneFlow look at the gradients; this one leaves them as they are:
+        if fp16 or skip_bad_batches:
+            # A scaler makes OneFlow look at the gradients. Without fp16 it leaves them as they are:
             # it is never raised, and OneFlow does not lower a scale below 1.
-            self.set_grad_scaler(
-                flow.amp.GradScaler(
-                    init_scale=1.0, growth_factor=2.0, backoff_factor=0.5, growth_interval=2**31 - 1
-                )
+            scale, interval = (2.0**16, 2000) if fp16 else (1.0, 2**31 - 1)
+            scaler = flow.amp.GradScaler(
+                init_scale=scale, growth_factor=2.0, backoff_factor=0.5, growth_interval=interval
             )
-        self.skip_bad_batches = skip_bad_batches
+            self.set_grad_scaler(scaler)
         self.unrolled_steps = 1
-        if graphs_accumulate_on(next(model.parameters()).placement.type):
-            if grad_acc_steps > 1:
-                self.config.set_gradient_accumulation_steps(grad_acc_steps)
-        else:
+        if not graphs_accumulate_on(next(model.parameters()).placement.type):
             self.unrolled_steps = grad_acc_steps
+        elif grad_acc_steps > 1:
+            self.config.set_gradient_accumulation_steps(grad_acc_steps)
         if activation_checkpoint:
             for block in self.model.modules():
                 if isinstance(block.to(nn.Module), TransformerLayer):
@@ -89,12 +82,7 @@ def evaluator_of(model, use_graph, fp16=False):
 
 
 class EvalGraph(nn.Graph):
-    """The forward pass in evaluation mode.
-
-    Args:
-        model: the module.
-        fp16: automatic mixed precision (CUDA only).
-    """
+    """The forward pass in evaluation mode; `fp16` is automatic mixed precision (CUDA only)."""
 
     def __init__(self, model, fp16=False):
         super().__init__()

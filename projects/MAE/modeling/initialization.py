@@ -57,8 +57,6 @@ def initialize(model, seed, head_std=None, fixed=None):
     zero, class and mask tokens normal(0.02).
 
     Args:
-        model: MaskedAutoencoderViT or VisionTransformer.
-        seed: non-negative integer.
         head_std: standard deviation of the truncated normal for `head.weight`.
         fixed: {parameter name: float32 array} of values that are computed, not drawn.
     """

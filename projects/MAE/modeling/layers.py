@@ -52,11 +52,7 @@ class Linear(nn.Module):
         self.bias = parameter((out_features,), tensor_sbp=bias, layer_idx=layer_idx)
 
     def forward(self, x, residual=None):
-        """x W + b + residual.
-
-        [N, ..., in_features] and [N, ..., out_features] or None -> [N, ..., out_features], all
-        split by samples.
-        """
+        """x W + b + residual: x [N, ..., in_features], the others [N, ..., out_features]."""
         return self.finish(flow.matmul(self.split(x), self.weight), residual)
 
     def split(self, x):
@@ -83,13 +79,10 @@ def drop_path_scale(noise, drop_prob):
     """Stochastic depth (Huang et al., arXiv 1603.09382) with its randomness as an input.
 
     Args:
-        noise: float32 [N, 1] in [0, 1), one draw a sample; a sample is dropped where
-            noise < drop_prob.
-        drop_prob: probability of dropping a sample's branch.
+        noise: float32 [N, 1] in [0, 1); a sample is dropped where it is below drop_prob.
 
     Returns:
-        [N, 1], by what a branch is multiplied: 0 for the dropped samples, 1 / (1 - drop_prob) for
-        the others.
+        [N, 1], by what a branch is multiplied: 0 for the dropped samples, else 1 / (1 - drop_prob).
     """
     return (noise >= drop_prob).to(noise.dtype) * (1.0 / (1.0 - drop_prob))
 
@@ -109,9 +102,7 @@ class SelfAttention(libai_layers.MultiheadAttention):
 
     def __init__(self, hidden_size, num_heads, *, layer_idx):
         super().__init__(hidden_size, num_heads, init_method=no_init, layer_idx=layer_idx)
-        self.query_key_value = self.Linear(
-            hidden_size, 3 * hidden_size, "col", layer_idx=layer_idx
-        )
+        self.query_key_value = self.Linear(hidden_size, 3 * hidden_size, "col", layer_idx=layer_idx)
         self.dense = self.Linear(hidden_size, hidden_size, "row", layer_idx=layer_idx)
 
     def forward(self, x, residual=None):
@@ -162,10 +153,9 @@ class TransformerLayer(libai_layers.TransformerLayer):
         self.mlp = self.MLP(hidden_size, self.ffn_hidden_size, layer_idx=layer_idx)
 
     def forward(self, hidden_states, drop_path_noise=None, ids=None, pool=False):
-        """A block, which may leave out what nobody asks for after it.
+        """[N, L, D] through a block, which may leave out what nobody asks for after it.
 
         Args:
-            hidden_states: [N, L, D].
             drop_path_noise: float32 [N, 2], draws for the two branches, or None.
             ids: the tokens that are wanted, int64 [N, M] or a slice; None for all.
             pool: whether the mean over all tokens but the first is wanted.

@@ -16,7 +16,6 @@ class FeatureNorm(nn.Module):
     PyTorch.
 
     Args:
-        features: D.
         eps, momentum: as in PyTorch's BatchNorm1d; momentum is the share of the new batch.
         layer_idx: of the transformer block whose ranks hold the statistics.
     """
@@ -85,13 +84,5 @@ class LinearProbe(VisionTransformer):
         return {"prediction_scores": logits}
 
     def forward(self, images, labels=None):
-        """Classify images.
-
-        Args:
-            images: float32 [N, C, H, W], normalised.
-            labels: int64 [N]; needed in training.
-
-        Returns:
-            In training {"losses": scalar}; in evaluation {"prediction_scores": [N, classes]}.
-        """
+        """Images float32 [N, C, H, W], labels int64 [N] -> as `VisionTransformer.forward`."""
         return self.classify(self.forward_features(images), labels)

@@ -12,10 +12,10 @@ def reconstruction_target(patches, norm_pix_loss):
     return standardize_rows(patches, eps=1e-6, correction=1) if norm_pix_loss else patches
 
 
-def mse(pred, target):
-    """Mean squared error of patches [N, M, P], a scalar, in float32."""
+def squared_error(pred, target):
+    """The squared errors of patches [N, M, P], in float32."""
     difference = in_float32(in_float32(pred) - target)
-    return (difference * difference).mean()
+    return difference * difference
 
 
 def masked_mse(pred, target, mask):
@@ -28,22 +28,17 @@ def masked_mse(pred, target, mask):
     Returns:
         The mean over all masked patches, a scalar, and the mean of each sample, [N].
     """
-    difference = in_float32(in_float32(pred) - target)
-    error = (difference * difference).mean(dim=-1) * mask  # [N, L]
+    error = squared_error(pred, target).mean(dim=-1) * mask  # [N, L]
     per_sample = error.sum(dim=1) / mask.sum(dim=1)
     return error.sum() / mask.sum(), per_sample
 
 
 def cross_entropy(logits, targets):
-    """Cross entropy in float32.
+    """Cross entropy in float32, the mean over the samples, a scalar.
 
     Args:
         logits: [N, classes].
-        targets: int64 [N] class indices, or float32 [N, classes] probabilities (mixup, label
-            smoothing).
-
-    Returns:
-        The mean over the samples, a scalar.
+        targets: int64 [N] classes, or float32 [N, classes] probabilities (mixup, label smoothing).
     """
     logits = logits.float()
     if targets.ndim == 1:

@@ -5,7 +5,7 @@ from oneflow import nn
 from projects.MAE.modeling.encoder import ViTEncoder
 from projects.MAE.modeling.global_tensors import in_float32, parameter, repeat_token
 from projects.MAE.modeling.initialization import initialize
-from projects.MAE.modeling.losses import masked_mse, mse, reconstruction_target
+from projects.MAE.modeling.losses import masked_mse, reconstruction_target, squared_error
 from projects.MAE.modeling.patches import unpatchify
 from projects.MAE.modeling.pos_embed import sincos_pos_embed_2d
 from projects.MAE.modeling.sizes import check_sizes, kept_patches
@@ -24,8 +24,7 @@ class MaskedAutoencoderViT(ViTEncoder):
     """Masked autoencoder with a ViT backbone (He et al., arXiv 2111.06377).
 
     Args:
-        img_size: pixels along a side of the square input.
-        patch_size: pixels along a side of a patch.
+        img_size, patch_size: pixels along a side of the square input, and of a patch.
         in_chans: channels of the input.
         embed_dim, depth, num_heads: encoder width, blocks and attention heads.
         decoder_embed_dim, decoder_depth, decoder_num_heads: the same of the decoder.
@@ -35,10 +34,8 @@ class MaskedAutoencoderViT(ViTEncoder):
         norm_pix_loss: normalise each target patch by its own mean and variance.
         mask_ratio: share of patches the encoder does not see.
 
-    The weights are drawn from the seed of `flow.manual_seed`.
-
-    Raises:
-        UserError: sizes that don't divide, or a mask_ratio that leaves nothing to see or predict.
+    The weights are drawn from the seed of `flow.manual_seed`. A UserError tells of sizes that don't
+    divide, or a mask_ratio that leaves nothing to see or predict.
 
     Example::
 
@@ -62,16 +59,8 @@ class MaskedAutoencoderViT(ViTEncoder):
         norm_pix_loss=False,
         mask_ratio=0.75,
     ):
-        super().__init__(
-            img_size,
-            patch_size,
-            in_chans,
-            embed_dim,
-            depth,
-            num_heads,
-            mlp_ratio,
-            trains_pos_embed=False,
-        )
+        sizes = img_size, patch_size, in_chans, embed_dim, depth, num_heads, mlp_ratio
+        super().__init__(*sizes, trains_pos_embed=False)
         check_sizes(img_size, patch_size, decoder_embed_dim, decoder_num_heads, prefix="decoder_")
         self.decoder_num_heads = decoder_num_heads
         self.norm_pix_loss = norm_pix_loss
@@ -91,17 +80,13 @@ class MaskedAutoencoderViT(ViTEncoder):
             for i in range(decoder_depth)
         )
         self.decoder_norm = norm_layer(decoder_embed_dim, eps=1e-6, layer_idx=last)
-        self.decoder_pred = self.layers.Linear(
-            decoder_embed_dim, patch_size**2 * in_chans, layer_idx=last
-        )
-        initialize(
-            self,
-            seed=flow.initial_seed(),
-            fixed={
-                "pos_embed": sincos_pos_embed_2d(embed_dim, self.grid_size),
-                "decoder_pos_embed": sincos_pos_embed_2d(decoder_embed_dim, self.grid_size),
-            },
-        )
+        pixels = patch_size**2 * in_chans
+        self.decoder_pred = self.layers.Linear(decoder_embed_dim, pixels, layer_idx=last)
+        fixed = {
+            "pos_embed": sincos_pos_embed_2d(embed_dim, self.grid_size),
+            "decoder_pos_embed": sincos_pos_embed_2d(decoder_embed_dim, self.grid_size),
+        }
+        initialize(self, seed=flow.initial_seed(), fixed=fixed)
 
     def unpatchify(self, patches):
         """[N, L, patch_size**2 * C] -> [N, C, H, W], the inverse of `patchify`."""
@@ -125,15 +110,12 @@ class MaskedAutoencoderViT(ViTEncoder):
         return self.norm(self.forward_blocks(x)), mask, ids_restore
 
     def forward_decoder(self, latent, ids_restore, ids=None):
-        """Predict patches.
+        """Predict patches, [N, M, patch_size**2 * C].
 
         Args:
             latent: [N, 1 + keep, D].
             ids_restore: int64 [N, L], the place of each patch among those kept and removed.
-            ids: int64 [N, M], the patches that are wanted, or None for all.
-
-        Returns:
-            pred [N, M, patch_size**2 * C], or [N, L, patch_size**2 * C].
+            ids: int64 [N, M], the patches that are wanted, or None for all L.
         """
         placement = self.decoder_pos_embed.placement
         x = self.decoder_embed(latent.to_global(placement=placement))
@@ -149,15 +131,11 @@ class MaskedAutoencoderViT(ViTEncoder):
         return self.decoder_pred(self.decoder_norm(x))
 
     def forward_loss(self, patches, pred, mask):
-        """The mean squared error on the removed patches (paper, section 3).
+        """The mean squared error on the removed patches: over all of them, and of each sample [N].
 
         Args:
-            patches: float32 [N, L, patch_size**2 * C] of the images.
-            pred: of the same shape.
+            patches, pred: float32 [N, L, patch_size**2 * C].
             mask: float32 [N, L], 1 where a patch was removed.
-
-        Returns:
-            The mean over all of them, a scalar, and the mean of each sample, float32 [N].
         """
         target = self.target(patches).to_global(placement=pred.placement)
         return masked_mse(pred, target, mask.to_global(placement=pred.placement))
@@ -165,7 +143,7 @@ class MaskedAutoencoderViT(ViTEncoder):
     def forward_loss_of(self, ids, patches, pred):
         """`forward_loss` of the removed patches ids [N, M] alone, pred [N, M, patch_size**2 * C]."""
         target = self.target(flow._C.batch_gather(patches, ids))
-        return mse(pred, target.to_global(placement=pred.placement))
+        return squared_error(pred, target.to_global(placement=pred.placement)).mean()
 
     def forward(self, images, noise):
         """Reconstruct the masked patches of a batch.

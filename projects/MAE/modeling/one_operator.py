@@ -41,6 +41,7 @@ def attention(qkv, head_size):
     return _differentiable(_attention_function(head_size), qkv)
 
 
+@functools.lru_cache(maxsize=None)
 def _linear_function(names, gelu):
     """The Function of a linear layer with the inputs of these names."""
 
@@ -61,15 +62,6 @@ def _linear_function(names, gelu):
     return Linear
 
 
-_NAMES = [
-    ("x", "weight"),
-    ("x", "weight", "bias"),
-    ("x", "weight", "residual"),
-    ("x", "weight", "bias", "residual"),
-]
-_LINEAR = {(n, gelu): _linear_function(n, gelu) for n in _NAMES for gelu in (False, True)}
-
-
 def linear(x, weight, bias=None, residual=None, gelu=False):
     """f(x) weight + bias + residual, with f GELU or nothing, and no tensor in between.
 
@@ -85,7 +77,7 @@ def linear(x, weight, bias=None, residual=None, gelu=False):
     """
     given = {"x": x, "weight": weight, "bias": bias, "residual": residual}
     given = {name: tensor for name, tensor in given.items() if tensor is not None}
-    return _differentiable(_LINEAR[tuple(given), gelu], *given.values())
+    return _differentiable(_linear_function(tuple(given), gelu), *given.values())
 
 
 @functools.lru_cache(maxsize=None)
@@ -133,10 +125,7 @@ def attention_branch(x, norm, first, second, head_size, scale=None):
 
 
 def mlp_branch(x, norm, first, second, scale=None):
-    """x + scale dense(gelu(dense(norm(x)))).
-
-    Shapes as in `attention_branch`, with weights [D, hidden] and [hidden, D].
-    """
+    """x + scale dense(gelu(dense(norm(x)))); arguments as of `attention_branch`, inner = hidden."""
     attributes = (("epsilon", float(norm.eps)),)
     return _branch("mae_mlp_branch", ("hidden",), attributes, x, norm, first, second, scale)
 

@@ -33,7 +33,7 @@ class PatchEmbed(nn.Module):
     Projecting patches instead of convolving an image lets the encoder embed visible ones only.
     """
 
-    def __init__(self, patch_size, in_chans, embed_dim, *, layer_idx=0):
+    def __init__(self, patch_size, in_chans, embed_dim, *, layer_idx):
         super().__init__()
         self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, stride=patch_size).to_global(
             sbp=broadcast_sbp(), placement=dist.get_layer_placement(layer_idx)

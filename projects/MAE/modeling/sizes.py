@@ -62,11 +62,7 @@ def _block_shapes(name, width, mlp_width):
 
 
 def kept_patches(num_patches, mask_ratio):
-    """int(L * (1 - mask_ratio)), the number of patches the encoder sees.
-
-    Raises:
-        UserError: nothing would be kept, or nothing masked.
-    """
+    """int(L * (1 - mask_ratio)), the patches that are seen; a UserError for none or all."""
     keep = int(num_patches * (1 - mask_ratio))
     if not (0 < mask_ratio < 1 and 0 < keep < num_patches):
         raise UserError(

@@ -1,5 +1,5 @@
 """What a model is trained for: the one place that knows how pretraining, finetuning and probing differ."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from projects.MAE.modeling.linear_probe import LinearProbe
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
@@ -12,25 +12,15 @@ CLASSIFIER_END = ("norm.", "fc_norm.", "feature_norm.", "head.")
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of training.
+    """A kind of training."""
 
-    Attributes:
-        name: in logs and reports.
-        has_labels: its data has classes, and its model `num_classes` of them.
-        best: "max" where the larger figure of an evaluation is the better one, else "min".
-        draws: whether there are reconstructions to look at.
-        graph_trains: whether a graph can do its optimizer steps; else they are taken in eager mode.
-        may_be_new: beginnings of the names of tensors that weights to start from need not give.
-        may_be_left: the same of tensors in them that its model has no place for.
-    """
-
-    name: str
-    has_labels: bool
-    best: str
-    draws: bool
-    graph_trains: bool
-    may_be_new: tuple
-    may_be_left: tuple
+    name: str  # in logs and reports
+    has_labels: bool  # its data has classes, and its model `num_classes` of them
+    best: str  # "max" where the larger figure of an evaluation is the better one, else "min"
+    draws: bool  # whether there are reconstructions to look at
+    graph_trains: bool  # whether a graph can do its optimizer steps; else they are eager
+    may_be_new: tuple  # beginnings of the names of tensors that weights to start from need not give
+    may_be_left: tuple  # the same of tensors in them that its model has no place for
 
     def metrics(self, topk):
         """Names of the figures of an evaluation."""
@@ -56,15 +46,7 @@ FINETUNING = Task(
     may_be_left=("decoder_", "mask_token", "pooler.", *CLASSIFIER_END),
 )
 # The statistics of its features follow each step, and LARS is another one in OneFlow's graphs.
-PROBING = Task(
-    "linear probing",
-    has_labels=True,
-    best="max",
-    draws=False,
-    graph_trains=False,
-    may_be_new=CLASSIFIER_END,
-    may_be_left=FINETUNING.may_be_left,
-)
+PROBING = replace(FINETUNING, name="linear probing", graph_trains=False)
 
 
 def task_of(model):
@@ -81,8 +63,7 @@ def task_of_module(model):
 
 
 def _task_of(target, has_labels):
-    kinds = [(MaskedAutoencoderViT, PRETRAINING), (LinearProbe, PROBING)]
-    for kind, task in kinds:
+    for kind, task in ((MaskedAutoencoderViT, PRETRAINING), (LinearProbe, PROBING)):
         if isinstance(target, type) and issubclass(target, kind):
             return task
     return FINETUNING if has_labels else PRETRAINING

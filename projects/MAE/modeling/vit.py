@@ -12,8 +12,7 @@ class VisionTransformer(ViTEncoder):
     """Vision Transformer classifier in the form the paper finetunes.
 
     Args:
-        img_size: pixels along a side of the square input.
-        patch_size: pixels along a side of a patch.
+        img_size, patch_size: pixels along a side of the square input, and of a patch.
         in_chans: channels of the input.
         embed_dim, depth, num_heads: width, blocks and attention heads.
         mlp_ratio: hidden width of a block's MLP over the block's width.
@@ -25,9 +24,6 @@ class VisionTransformer(ViTEncoder):
             takes class indices and probabilities.
 
     The weights are drawn from the seed of `flow.manual_seed`.
-
-    Raises:
-        UserError: sizes that don't divide.
     """
 
     head_std = 2e-5  # of the head's initial weights
@@ -55,18 +51,11 @@ class VisionTransformer(ViTEncoder):
         setattr(self, "fc_norm" if global_pool else "norm", final_norm)
         if num_classes:
             self.head = self.layers.Linear(embed_dim, num_classes, layer_idx=depth - 1)
-        initialize(
-            self,
-            seed=flow.initial_seed(),
-            head_std=self.head_std,
-            fixed={"pos_embed": sincos_pos_embed_2d(embed_dim, self.grid_size)},
-        )
+        fixed = {"pos_embed": sincos_pos_embed_2d(embed_dim, self.grid_size)}
+        initialize(self, seed=flow.initial_seed(), head_std=self.head_std, fixed=fixed)
 
     def forward_tokens(self, images, drop_path_noise=None, blocks=None, **wanted):
-        """float32 [N, C, H, W] -> [N, 1 + L, D], class token first, before the final norm.
-
-        Arguments as those of `forward_blocks`.
-        """
+        """float32 [N, C, H, W] -> [N, 1 + L, D] before the final norm; see `forward_blocks`."""
         x = self.embed(self.patchify(images))
         return self.forward_blocks(x, drop_path_noise, blocks, **wanted)
 

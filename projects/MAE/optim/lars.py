@@ -16,21 +16,11 @@ class LARS(Optimizer):
 
     OneFlow's graphs have a LARS of their own, but it multiplies the rate into v, which is another
     step as soon as the rate changes; so this one is for eager mode.
-
-    Args:
-        params: parameters, or groups of them.
-        lr: the rate.
-        weight_decay, momentum, trust_coefficient: as above.
     """
 
     def __init__(self, params, lr=0.0, weight_decay=0.0, momentum=0.9, trust_coefficient=0.001):
-        options = dict(
-            lr=lr,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            trust_coefficient=trust_coefficient,
-        )
-        super().__init__(params, options)
+        options = dict(lr=lr, weight_decay=weight_decay, momentum=momentum)
+        super().__init__(params, dict(options, trust_coefficient=trust_coefficient))
         for group in self.param_groups:
             for parameter in group.parameters:
                 self._state[parameter] = {"momentum_buf": flow.zeros_like(parameter)}

@@ -2,6 +2,7 @@
 
 
 def _groups(model, weight_decay, decays, lr_scale):
+    """A list of {"params", "lr_scale", "weight_decay"}; frozen parameters are left out."""
     groups = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -15,11 +16,7 @@ def _groups(model, weight_decay, decays, lr_scale):
 
 
 def param_groups_weight_decay(model, weight_decay=0.05):
-    """Groups for pretraining: biases and 1-D weights don't decay, tokens do.
-
-    Returns:
-        A list of {"params", "lr_scale", "weight_decay"}; frozen parameters are left out.
-    """
+    """Groups for pretraining: biases and 1-D weights don't decay, tokens do."""
     return _groups(model, weight_decay, lambda name, p: p.ndim > 1, lambda name: 1.0)
 
 
@@ -37,9 +34,6 @@ def param_groups_lrd(model, weight_decay=0.05, layer_decay=0.75):
 
     A parameter of layer i gets lr_scale = layer_decay ** (depth + 1 - i). 1-D parameters, the
     class token and the position embedding don't decay.
-
-    Returns:
-        A list of {"params", "lr_scale", "weight_decay"}.
     """
     return _groups(
         model,

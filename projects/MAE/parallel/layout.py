@@ -3,8 +3,6 @@ import math
 import os
 from dataclasses import dataclass
 
-from omegaconf import OmegaConf
-
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.sizes import kept_patches
 from projects.MAE.parallel.stage_balance import balance, block_costs
@@ -12,50 +10,34 @@ from projects.MAE.parallel.stage_balance import balance, block_costs
 
 @dataclass(frozen=True)
 class Layout:
-    """How many ranks share what: data x tensor x pipeline parallel ranks, and the blocks' stages.
-
-    Attributes:
-        data, tensor, pipeline: the parallel sizes; their product is the number of ranks.
-        stages: the pipeline stage of each transformer block, encoder first.
-    """
+    """Data x tensor x pipeline parallel ranks, and the blocks' stages."""
 
     data: int
     tensor: int
     pipeline: int
-    stages: tuple
+    stages: tuple  # the pipeline stage of each transformer block, encoder first
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of an optimizer step.
+    """The samples of an optimizer step."""
 
-    Attributes:
-        micro: samples that a data-parallel rank computes at a time.
-        steps: micro-batches whose gradients are added up (accumulation steps).
-        total: the global batch, micro * steps * data-parallel ranks.
-    """
-
-    micro: int
-    steps: int
-    total: int
+    micro: int  # samples that a data-parallel rank computes at a time
+    steps: int  # micro-batches whose gradients are added up (accumulation steps)
+    total: int  # the global batch, micro * steps * data-parallel ranks
 
 
 def layout_of(cfg, world_size):
     """The `Layout` that `train.dist` asks for, with what it leaves out filled in.
 
     That is the data-parallel size, and with several pipeline stages the stage of every block.
-
-    Raises:
-        UserError: the sizes don't fit the number of ranks, the heads or the layers.
     """
     node, blocks = cfg.train.dist, layers(cfg.model)
     tensor, pipeline = node.tensor_parallel_size, node.pipeline_parallel_size
     problem = misfit(cfg.model, world_size, tensor, pipeline)
     if problem:
-        near = ", ".join(
-            f"tensor {t} x pipeline {p}"
-            for t, p in nearest_layouts(cfg.model, world_size, tensor, pipeline)
-        )
+        fitting = nearest_layouts(cfg.model, world_size, tensor, pipeline)
+        near = ", ".join(f"tensor {t} x pipeline {p}" for t, p in fitting)
         raise UserError(f"{problem}; nearest that fit {world_size} ranks: {near}")
     data = world_size // (tensor * pipeline)
     if node.data_parallel_size not in (None, data):
@@ -87,30 +69,23 @@ def tokens(model):
 
 def misfit(model, world_size, tensor, pipeline):
     """Why a layout does not fit, naming key and value, or None if it does."""
+    given = f"train.dist.tensor_parallel_size={tensor}"
+    stages = f"pipeline_parallel_size={pipeline}"
     if world_size % (tensor * pipeline):
-        return (
-            f"train.dist.tensor_parallel_size={tensor} times pipeline_parallel_size={pipeline} "
-            f"does not divide the {world_size} ranks"
-        )
+        return f"{given} times {stages} does not divide the {world_size} ranks"
     if pipeline > layers(model):
-        return (
-            f"train.dist.pipeline_parallel_size={pipeline} is more than the {layers(model)} "
-            "transformer blocks"
-        )
+        return f"train.dist.{stages} is more than the {layers(model)} transformer blocks"
     for prefix in ("", "decoder_"):
         heads = f"{prefix}num_heads"
         if heads not in model:
             continue
         if model[heads] % tensor:
-            return (
-                f"train.dist.tensor_parallel_size={tensor} does not divide "
-                f"model.{heads}={model[heads]}"
-            )
+            return f"{given} does not divide model.{heads}={model[heads]}"
         hidden = int(model[f"{prefix}embed_dim"] * model.mlp_ratio)
         if hidden % tensor:
             return (
-                f"train.dist.tensor_parallel_size={tensor} does not divide the {hidden} hidden "
-                f"units of model.{prefix}embed_dim times model.mlp_ratio={model.mlp_ratio}"
+                f"{given} does not divide the {hidden} hidden units of model.{prefix}embed_dim "
+                f"times model.mlp_ratio={model.mlp_ratio}"
             )
     return None
 
@@ -131,38 +106,32 @@ def fitting_sizes(model, world_size):
 
 
 def fitting_layouts(cfg, world_size, global_batch_size):
-    """Every `Layout` of so many ranks that the model and the global batch allow.
-
-    The configured one comes with its own stages.
-    """
+    """Every `Layout` that model, ranks and batch allow; the configured one with its own stages."""
     configured, found = layout_of(cfg, world_size), []
     for tensor, pipeline in fitting_sizes(cfg.model, world_size):
         data = world_size // (tensor * pipeline)
-        layout = Layout(data, tensor, pipeline, tuple(balanced_stages(cfg.model, pipeline)))
+        if (tensor, pipeline) == (configured.tensor, configured.pipeline):
+            stages = configured.stages
+        else:
+            stages = tuple(balanced_stages(cfg.model, pipeline))
         if global_batch_size % data == 0:
-            is_configured = (tensor, pipeline) == (configured.tensor, configured.pipeline)
-            found.append(configured if is_configured else layout)
+            found.append(Layout(data, tensor, pipeline, stages))
     return found
 
 
-def nearest_layouts(model, world_size, tensor, pipeline, count=3):
-    """Up to `count` pairs (tensor, pipeline) that fit, the most similar first."""
+def nearest_layouts(model, world_size, tensor, pipeline):
+    """Up to three pairs (tensor, pipeline) that fit, the most similar first."""
 
     def distance(pair):
         return abs(math.log(pair[0] / tensor)) + abs(math.log(pair[1] / pipeline))
 
-    return sorted(fitting_sizes(model, world_size), key=distance)[:count]
+    return sorted(fitting_sizes(model, world_size), key=distance)[:3]
 
 
 def check_stages(stages, num_layers, pipeline):
     """Raise a UserError unless every stage, in order, has blocks that follow one another."""
-    is_list = OmegaConf.is_list(stages) or isinstance(stages, list)
-    numbers = list(stages) if is_list and all(isinstance(stage, int) for stage in stages) else []
-    if (
-        len(numbers) == num_layers
-        and numbers == sorted(numbers)
-        and set(numbers) == set(range(pipeline))
-    ):
+    rises = list(stages) == sorted(stages)
+    if rises and len(stages) == num_layers and set(stages) == set(range(pipeline)):
         return
     if pipeline == 1:
         raise UserError(
@@ -177,20 +146,12 @@ def check_stages(stages, num_layers, pipeline):
 
 
 def check_zero(cfg, device):
-    """Raise a UserError for ZeRO where OneFlow would abort, or in a stage there is not.
-
-    OneFlow 0.9 ends the process on a CPU (`register.cpp:75`).
-    """
-    zero = cfg.train.zero_optimization
-    if not zero.enabled:
-        return
-    if device == "cpu":
+    """Raise a UserError for ZeRO on a CPU, where OneFlow 0.9 aborts (`register.cpp:75`)."""
+    if cfg.train.zero_optimization.enabled and device == "cpu":
         raise UserError(
             "train.zero_optimization.enabled=True needs GPUs, OneFlow has no ZeRO on a CPU: leave "
             "it out, or share the weights with train.dist.tensor_parallel_size"
         )
-    if zero.stage not in (1, 2):
-        raise UserError(f"train.zero_optimization.stage={zero.stage} must be 1 or 2")
 
 
 def check_rdma(enabled, devices="/sys/class/infiniband"):
@@ -203,35 +164,23 @@ def check_rdma(enabled, devices="/sys/class/infiniband"):
 
 
 def batch_of(train, ranks):
-    """The `Batch` of a run; the one of the three batch settings that is null follows from the others.
-
-    Args:
-        train: the configuration's node.
-        ranks: data-parallel ranks.
-
-    Raises:
-        UserError: they contradict each other, or too few are given.
-    """
-    micro, steps, total = (
-        train.train_micro_batch_size,
-        train.num_accumulation_steps,
-        train.global_batch_size,
-    )
+    """The `Batch` of data-parallel ranks; a setting that is null follows from the others."""
+    micro, total = train.train_micro_batch_size, train.global_batch_size
+    steps = train.num_accumulation_steps
     if micro is None and total is None:
         raise UserError("train.train_micro_batch_size or train.global_batch_size must be set")
-    if total is None:
+    if micro is None or total is None:
         steps = steps or 1
+    if total is None:
         total = micro * ranks * steps
     elif micro is None:
-        steps = steps or 1
-        micro = total // (ranks * steps)
         unit = ranks * steps
-        if total % unit:
-            near = [n for n in (total // unit * unit, (total // unit + 1) * unit) if n]
+        micro, rest = divmod(total, unit)
+        if rest:
+            near = [str(n) for n in (micro * unit, (micro + 1) * unit) if n]
             raise UserError(
                 f"train.global_batch_size={total} cannot be shared by {ranks} data-parallel ranks "
-                f"times train.num_accumulation_steps={steps}: choose "
-                + " or ".join(map(str, near))
+                f"times train.num_accumulation_steps={steps}: choose {' or '.join(near)}"
             )
     elif steps is None:
         steps = total // (micro * ranks)

@@ -7,12 +7,8 @@ def block_costs(model, encoder_tokens, decoder_tokens):
     Embeddings and heads stay with their neighbours and are a few percent: they are not counted.
 
     Args:
-        model: a model's configuration: depth, embed_dim, mlp_ratio, and of an autoencoder
-            decoder_depth, decoder_embed_dim.
+        model: a model's configuration.
         encoder_tokens, decoder_tokens: tokens a block of each kind sees.
-
-    Returns:
-        A list of as many numbers as there are blocks.
     """
 
     def cost(tokens, width):

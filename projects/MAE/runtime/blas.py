@@ -15,11 +15,7 @@ PREFIX = "scipy_"  # of the names in the package's library
 def openblas_library():
     """The path of OpenBLAS where it is to be used, else None.
 
-    MAE_BLAS in the environment chooses, "mkl" or "openblas". Without it OpenBLAS is used on AMD's
-    processors, and where MKL is not preloaded.
-
-    Raises:
-        UserError: another choice, or what is chosen is not there.
+    Without MAE_BLAS it is used on AMD's processors, and where MKL is not preloaded.
     """
     choice = chosen()
     if choice == "mkl" or (not choice and mkl_is_preloaded() and not _prefers_openblas()):
@@ -42,11 +38,7 @@ def mkl_is_preloaded():
 
 
 def chosen():
-    """What MAE_BLAS says: "mkl", "openblas" or "".
-
-    Raises:
-        UserError: something else, or MKL where it is not preloaded.
-    """
+    """What MAE_BLAS says: "mkl", "openblas" or ""; a UserError where that can't be."""
     choice = os.environ.get("MAE_BLAS", "")
     if choice not in ("", *CHOICES):
         raise UserError(f"MAE_BLAS={choice} must be {' or '.join(CHOICES)}, or not be set")

@@ -13,7 +13,6 @@ from oneflow.framework import config_util, session_context
 
 from projects.MAE.errors import UserError
 
-
 ANY_LAYER = 10_000  # stages of a model of any depth, all the only one
 
 
@@ -28,23 +27,19 @@ def set_up_ranks(device, data=1, tensor=1, pipeline=1, stages=(0,) * ANY_LAYER):
         device: "cuda" or "cpu".
         data, tensor, pipeline: the parallel sizes.
         stages: the pipeline stage of each layer.
-
-    Returns:
-        The node `train.dist` as LiBai has completed it.
     """
-    node = OmegaConf.create(
-        dict(
-            device_type=device,
-            data_parallel_size=data,
-            tensor_parallel_size=tensor,
-            pipeline_parallel_size=pipeline,
-            pipeline_num_layers=len(stages),
-            custom_pipeline_stage_id=list(stages) if pipeline > 1 else None,
-        )
+    settings = dict(
+        device_type=device,
+        data_parallel_size=data,
+        tensor_parallel_size=tensor,
+        pipeline_parallel_size=pipeline,
+        pipeline_num_layers=len(stages),
+        custom_pipeline_stage_id=list(stages) if pipeline > 1 else None,
     )
+    node = OmegaConf.create(settings)
     if hasattr(dist, "set_device_type"):  # LiBai's main branch
         dist.setup_dist_util(node)
-        return node
+        return
     _place_on(device)
     node.pipeline_num_layers = pipeline  # one layer, so a stage, each
     dist.setup_dist_util(node)
@@ -53,7 +48,6 @@ def set_up_ranks(device, data=1, tensor=1, pipeline=1, stages=(0,) * ANY_LAYER):
     ranks_of_stage = util._layer_ranks
     util._layer_stage_ids = list(stages)
     util._layer_ranks = [ranks_of_stage[stage] for stage in stages]
-    return node
 
 
 def _place_on(device):
@@ -149,10 +143,7 @@ def log_loss(write_metrics, storage):
 
     Args:
         write_metrics: calls LiBai's `write_metrics`.
-        storage: the trainer's `EventStorage`, which has the loss on rank 0.
-
-    Returns:
-        Whether the loss is finite on rank 0, which alone knows it; True on the others.
+        storage: the trainer's `EventStorage`, which has the loss on rank 0; the others say True.
     """
     try:
         write_metrics()
@@ -168,10 +159,9 @@ def hide_user_errors():
     Needed with every LiBai so far.
     """
 
-    reported = (UserError, FloatingPointError)
-
     def keep(record):
-        return not (record.exc_info and isinstance(record.exc_info[1], reported))
+        error = record.exc_info and record.exc_info[1]
+        return not isinstance(error, (UserError, FloatingPointError))
 
     logging.getLogger("libai.engine.trainer").addFilter(keep)
 
@@ -187,14 +177,7 @@ def ttol(tensor, pure_local=False, ranks=None):
     return tensor.to_global(sbp=sbp, placement=placement).to_local()
 
 
-def mend_ttol():
-    """LiBai 0.1.1's `ttol(ranks=...)` names "cuda" and fails without a GPU.
-
-    Its training loop logs losses with it; that of LiBai's main branch does it in another way.
-    Removable with 0.1.1.
-    """
-    if 'flow.placement("cuda", ranks)' in inspect.getsource(dist.ttol):
-        dist.ttol = ttol
-
-
-mend_ttol()
+# LiBai 0.1.1's `ttol(ranks=...)` names "cuda" and fails without a GPU. Its training loop logs
+# losses with it; that of LiBai's main branch does it in another way. Removable with 0.1.1.
+if 'flow.placement("cuda", ranks)' in inspect.getsource(dist.ttol):
+    dist.ttol = ttol

@@ -15,9 +15,6 @@ def cpu_environment(threads):
     The BLAS inside OneFlow is ten times slower than MKL on most CPUs. OneFlow calls BLAS through
     the dynamic linker, so a library that is preloaded takes its place. What is preloaded already
     stays, as do numbers of threads that are set already.
-
-    Args:
-        threads: how many the process gets.
     """
     variables = {name: os.environ.get(name) or str(threads) for name in THREADS}
     libraries = sorted(glob.glob(os.path.join(sys.prefix, "lib", "libmkl_rt.so.*")))

@@ -47,9 +47,6 @@ def instantiate(node):
     Symptom: LiBai's main branch raises an InstantiationException for whatever a constructor raises,
     so that a mistake in the data ends in a traceback. Removable when a LiBai that lets exceptions
     through, as 0.1.1 does, is the only one.
-
-    Args:
-        node: a LazyCall or a list of them.
     """
     try:
         return config.instantiate(node)
@@ -63,11 +60,9 @@ def instantiate(node):
 
 
 def call(node, **given):
-    """`instantiate` of a LazyCall, with arguments that are objects, which no configuration can hold.
+    """`instantiate` of a LazyCall with further arguments, which win over its own.
 
-    Args:
-        node: a LazyCall.
-        given: arguments by name; they win over those of the node.
+    They are objects, which no configuration can hold.
     """
     ours = {name: value for name, value in node.items() if name not in ("_target_", *given)}
     ours = {k: instantiate(v) if OmegaConf.is_config(v) else v for k, v in ours.items()}

@@ -4,14 +4,14 @@ from libai.utils import distributed as dist
 
 
 def split_batch(batch, steps):
-    """Split the rows that each rank holds into micro-batches.
+    """Split the rows that each rank holds into micro-batches; no row moves to another rank.
 
     Args:
         batch: {name: global tensor [N, ...]}, split by samples over R data-parallel ranks.
         steps: how many micro-batches; divides N / R.
 
     Returns:
-        `steps` dicts of global tensors [N / steps, ...]; no row moves to another rank.
+        `steps` dicts of global tensors [N / steps, ...].
     """
     if steps == 1:
         return [batch]
@@ -27,10 +27,7 @@ def split_batch(batch, steps):
 
 
 def join_batch(parts):
-    """The inverse of `split_batch` for one field: global tensors [M, ...] -> [M * len(parts), ...].
-
-    No row moves to another rank.
-    """
+    """The inverse of `split_batch` for a field: global tensors [M, ...] -> [M * parts, ...]."""
     if len(parts) == 1:
         return parts[0]
     ranks = dist.get_data_parallel_size()

@@ -11,14 +11,11 @@ import os
 import sys
 
 from projects.MAE.errors import UserError
-from projects.MAE.runtime.blas import (
-    PREFIX,
-    check_without_kernels,
-    mkl_is_preloaded,
-    openblas_library,
-)
+from projects.MAE.runtime import blas
 
 NAME = "libmae_native.so"  # in the `lib` folder of the environment; tools/setup.sh builds it
+_library = None  # once it is loaded
+_openblas = None  # the path of the one in use
 
 
 @functools.lru_cache(maxsize=None)
@@ -29,25 +26,19 @@ def load():
 
     Returns:
         The instruction set in use ("avx512", "avx2", "sse2"), or None without the library.
-
-    Raises:
-        UserError: MAE_NATIVE demands a library that is not there or can't be loaded, or MAE_BLAS
-            chooses one that can't be used.
     """
     wish = os.environ.get("MAE_NATIVE", "")
-    if wish == "0":
-        check_without_kernels()
+    path = wish if wish not in ("", "0", "1") else os.path.join(sys.prefix, "lib", NAME)
+    is_there = os.path.exists(path)
+    if wish not in ("", "0") and not is_there:
+        raise UserError(
+            f"MAE_NATIVE={wish}: there is no {path}; run tools/setup.sh where there is a C++17 "
+            "compiler, or set MAE_NATIVE=0 to go without"
+        )
+    if wish == "0" or not is_there:
+        blas.check_without_kernels()
         return None
-    path = wish if wish not in ("", "1") else os.path.join(sys.prefix, "lib", NAME)
-    if not os.path.exists(path):
-        if wish:
-            raise UserError(
-                f"MAE_NATIVE={wish}: there is no {path}; run tools/setup.sh where there is a C++17 "
-                "compiler, or set MAE_NATIVE=0 to go without"
-            )
-        check_without_kernels()
-        return None
-    openblas = openblas_library()
+    openblas = blas.openblas_library()
     _expose_oneflow()
     try:
         library = ctypes.CDLL(path)
@@ -70,7 +61,6 @@ def load():
     return library.mae_native_instruction_set().decode()
 
 
-_library = None
 # oneflow::one::PyTensor_New(std::shared_ptr<oneflow::one::Tensor> const&)
 NEW_TENSOR = "_ZN7oneflow3one12PyTensor_NewERKSt10shared_ptrINS0_6TensorEE"
 
@@ -93,10 +83,7 @@ def call(operator, inputs, outputs, **attributes):
         attributes: whole numbers (int) and real ones (float).
 
     Returns:
-        A list of tensors. They are not connected to the inputs for a backward pass.
-
-    Raises:
-        RuntimeError: OneFlow refuses the call.
+        A list of tensors, not connected to the inputs for a backward pass.
     """
     tensors = (ctypes.py_object * len(inputs))(*inputs.values())
     reals = {name: value for name, value in attributes.items() if isinstance(value, float)}
@@ -120,10 +107,7 @@ def matrix_products():
     """What multiplies matrices after `load`, in words."""
     if _openblas is not None:
         return "OpenBLAS"
-    return "MKL" if mkl_is_preloaded() else "the BLAS inside OneFlow"
-
-
-_openblas = None
+    return "MKL" if blas.mkl_is_preloaded() else "the BLAS inside OneFlow"
 
 
 def _use_openblas(library, path):
@@ -132,13 +116,13 @@ def _use_openblas(library, path):
     threads = os.environ.get("OPENBLAS_NUM_THREADS")
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     library.mae_use_openblas.restype = ctypes.c_char_p
-    error = library.mae_use_openblas(path.encode(), PREFIX.encode())
+    error = library.mae_use_openblas(path.encode(), blas.PREFIX.encode())
     if threads is None:
         del os.environ["OPENBLAS_NUM_THREADS"]
     else:
         os.environ["OPENBLAS_NUM_THREADS"] = threads
     if error:
-        way_out = "MAE_BLAS=mkl" if mkl_is_preloaded() else "MAE_NATIVE=0"
+        way_out = "MAE_BLAS=mkl" if blas.mkl_is_preloaded() else "MAE_NATIVE=0"
         raise UserError(f"OpenBLAS can't be used ({error.decode()}): set {way_out} to go without")
     _openblas = path
 

@@ -15,13 +15,7 @@ GRACE_SECONDS = 1
 
 
 def check_agreement(name, value, way_out):
-    """Raise the same UserError on every rank unless all of them call this with the same value.
-
-    Args:
-        name: of what was found, for the message.
-        value: a short text.
-        way_out: what to do about a difference, for the message.
-    """
+    """Raise a UserError on every rank unless all call this with the same value, a short text."""
     values = all_values(value)
     other = next((rank for rank, found in enumerate(values) if found != values[0]), None)
     if other is not None:
@@ -42,32 +36,17 @@ def leave_late():
         time.sleep(GRACE_SECONDS)
 
 
-def told_by_rank_0(value):
-    """What rank 0 calls this with, on every rank that calls it.
-
-    Args:
-        value: anything that JSON can write; looked at on rank 0 alone.
-    """
-    is_first = flow.env.get_rank() == 0
-    encoded = json.dumps(value).encode() if is_first else None
-    return json.loads(flow._oneflow_internal.cpu_broadcast(encoded, 0))
-
-
 def only_on_rank_0(function):
-    """Call a function on rank 0 and give its result to all ranks; where it raises a UserError, all
-    ranks raise that.
-
-    Args:
-        function: takes nothing and returns what JSON can write.
-    """
-    outcome = None
+    """Call a function on rank 0; all get its result, as JSON has it, or raise its UserError."""
+    encoded = None
     if flow.env.get_rank() == 0:
         try:
             outcome = ["result", function()]
         except UserError as error:
             fields = (error.problem, error.key, error.value, error.way_out, error.path)
             outcome = ["error", [field and str(field) for field in fields]]
-    what, value = told_by_rank_0(outcome)
+        encoded = json.dumps(outcome).encode()
+    what, value = json.loads(flow._oneflow_internal.cpu_broadcast(encoded, 0))
     if what == "error":
         raise UserError(*value, told=True)
     return value
@@ -125,8 +104,7 @@ def _all_rows(data):
 def any_rank(*flags):
     """For each flag, whether any rank has set it; every rank calls this with as many flags.
 
-    It is no operator of a graph, and is done within a millisecond or so. A rank that has asked
-    waits for the others.
+    It is no operator of a graph, and done within a millisecond or so. A rank waits for the others.
     """
     if flow.env.get_world_size() == 1:
         return list(flags)

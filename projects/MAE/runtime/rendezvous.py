@@ -21,11 +21,7 @@ def meet():
     On several machines every rank reaches rank 0 first, which tells each whether all have come.
     Then every rank but that one waits until OneFlow listens there. Reads NODE of the user's
     environment and RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT of the launcher.
-
-    Raises:
-        UserError: a machine does not come within NODE_TIMEOUT seconds, two of them have one
-            address or one number, or they were started for different numbers of ranks. One rank
-            of each machine is asked to say so.
+    One rank of each machine says what is wrong.
     """
     rank, world_size = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE"))
     if world_size < 2:
@@ -45,11 +41,7 @@ def meet():
 
 
 def timeout_seconds():
-    """NODE_TIMEOUT of the environment, in seconds.
-
-    Raises:
-        UserError: it is no positive number.
-    """
+    """NODE_TIMEOUT of the environment, in seconds; a UserError if it is no positive number."""
     text = os.environ.get("NODE_TIMEOUT", str(TIMEOUT))
     try:
         seconds = float(text)
@@ -203,10 +195,7 @@ def _visit(hello, address, deadline):
 
 
 def _wait_for_oneflow(address):
-    """Return once OneFlow's rank 0 listens, or after a minute.
-
-    A rank of OneFlow that starts before that tries again only ten seconds later.
-    """
+    """Return once OneFlow's rank 0 listens, or after a minute: ranks too early wait 10 seconds."""
     for _ in range(600):
         try:
             socket.create_connection(address, timeout=1).close()

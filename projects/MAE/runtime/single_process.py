@@ -25,9 +25,6 @@ def start_one_process(device="auto", seed=0):
 
     Returns:
         "cpu" or "cuda", where modules will be placed.
-
-    Raises:
-        UserError: there is no usable GPU, or this process is one of several ranks.
     """
     if device != "cuda":
         restart_with_mkl()
@@ -38,9 +35,9 @@ def start_one_process(device="auto", seed=0):
     end_at_interrupt()
     from libai.utils import distributed as dist
 
-    from projects.MAE.runtime.device import choose_device
     from projects.MAE.runtime import native
     from projects.MAE.runtime.compat import set_up_ranks
+    from projects.MAE.runtime.device import choose_device
 
     if dist.get_world_size() > 1:
         raise UserError("this process is one of several ranks: start it without a launcher")
@@ -56,8 +53,7 @@ def restart_with_mkl():
     """Start a command of this project anew, in the same process, with MKL preloaded.
 
     Only a library that is there when the process starts can take the place of OneFlow's own BLAS:
-    see `cpu_environment`. tools/train.sh does the same for training.
-    Does nothing in another program, with MKL in place already, or where it is not installed.
+    see `cpu_environment`. tools/train.sh does the same for training. Other programs are left alone.
     """
     if not _is_command() or mkl_is_preloaded():
         return

@@ -55,11 +55,7 @@ def hide_known_noise():
 
 
 def copy_without(noise, source, target):
-    """Copy bytes from one file descriptor to another until the end, leaving out whole lines.
-
-    Args:
-        noise: compiled pattern of bytes that a line without its end must match in full.
-    """
+    """Copy bytes from one file descriptor to another, but for lines that match `noise` in full."""
     pending, inside_line = b"", False
     while True:
         # The rest of a line that was not waited for belongs to it, and the start of the next waits.
@@ -87,11 +83,7 @@ def _write(target, data):
 
 
 def known_noise(has_driver=None):
-    """The pattern of a line, without its end, that is left out.
-
-    Args:
-        has_driver: whether there is a GPU driver; None to look.
-    """
+    """The pattern of a line, without its end, that is left out; None looks for a driver."""
     if has_driver is None:
         has_driver = shutil.which("nvidia-smi") is not None
     return re.compile(b"|".join([NO_INFINIBAND] + ([] if has_driver else [NO_DRIVER])))

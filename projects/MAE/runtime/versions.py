@@ -17,22 +17,14 @@ PACKAGES = ("oneflow", "flowvision", "numpy", "pillow", "mkl", "scipy-openblas32
 
 def save_environment(output_dir, **facts):
     """Write environment.json; `facts` are what the run knows of itself, plain values."""
-    content = dict(
-        started=time.strftime("%Y-%m-%d %H:%M:%S"),
-        arguments=sys.argv[1:],
-        **facts,
-        versions=versions(),
-    )
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    content = dict(started=started, arguments=sys.argv[1:], **facts, versions=versions())
     write_text(os.path.join(output_dir, FILE), json.dumps(content, indent=1))
 
 
 @functools.lru_cache(maxsize=None)
 def versions(project=None):
-    """{name: version} of Python, the system, the packages that matter and this code.
-
-    Args:
-        project: this project's own.
-    """
+    """{name: version} of Python, the system, the packages that matter and this code (`project`)."""
     found = {"project": project} if project else {}
     found.update(python=platform.python_version(), system=platform.platform())
     found["libai"] = libai_version()
@@ -68,12 +60,8 @@ def libai_version():
 def _git_revision(folder):
     """The commit of the repository that a folder lies in, None outside one."""
     try:
-        result = subprocess.run(
-            ["git", "-C", folder, "rev-parse", "--short=12", "HEAD"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        command = ["git", "-C", folder, "rev-parse", "--short=12", "HEAD"]
+        result = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
         return None  # no git
     return result.stdout.strip() or None

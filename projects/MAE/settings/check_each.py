@@ -67,7 +67,7 @@ def _check_place(cfg, name):
 
 
 def settings(node, place="", owner="", order=None):
-    """Every setting below a node, from the top down.
+    """Every setting below a node, from the top down; a UserError for one without a value.
 
     Args:
         node: DictConfig or ListConfig.
@@ -77,9 +77,6 @@ def settings(node, place="", owner="", order=None):
     Yields:
         (key, name, value): the dotted key; the name under which the table has it, which counts
         from the call that a setting is an argument of; the value, references resolved.
-
-    Raises:
-        UserError: a value that refers to a key that doesn't exist, or has none.
     """
     parts = range(len(node)) if isinstance(node, ListConfig) else list(node)
     for part in sorted(parts, key=order) if order else parts:

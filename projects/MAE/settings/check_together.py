@@ -20,7 +20,6 @@ def check_settings(cfg, eval_only, may_be_random=False, resumes=False):
     Args:
         eval_only: nothing is trained.
         may_be_random: nor need there be weights.
-        resumes: whether --resume was given.
     """
     check_each(cfg)
     _check_model(cfg.model)
@@ -36,23 +35,18 @@ def check_settings(cfg, eval_only, may_be_random=False, resumes=False):
 def check_paths(cfg, train, test):
     """Raise a UserError where a folder of images that the run needs is not there.
 
-    Args:
-        train: whether the training images are needed.
-        test: whether those to evaluate on are, even where train.evaluation.enabled is False.
+    Those of training are needed with `train`, those of evaluation with `test` or its setting.
     """
     if test and not cfg.dataloader.get("test"):
         raise UserError(
             "--eval-only and --knn need dataloader.test, a list of one loader: see projects/MAE/configs"
         )
-    loaders = [("dataloader.train", cfg.dataloader.train)] if train else []
-    if (test or cfg.train.evaluation.enabled) and "test" in cfg.dataloader:
-        loaders += [(f"dataloader.test.{i}", x) for i, x in enumerate(cfg.dataloader.test)]
-    for key, loader in loaders:
-        for key, dataset in _datasets(key, loader):
-            name = name_of_call(dataset)
-            if "root" in dataset and name in ("PretrainingDataset", "ClassificationDataset"):
-                labelled = name == "ClassificationDataset"
-                find_split(dataset.root, dataset.get("train", True), f"{key}.root", labelled)
+    test = test or cfg.train.evaluation.enabled
+    for key, dataset in _datasets(cfg, train, test):
+        name = name_of_call(dataset)
+        if "root" in dataset and name in ("PretrainingDataset", "ClassificationDataset"):
+            labelled = name == "ClassificationDataset"
+            find_split(dataset.root, dataset.get("train", True), f"{key}.root", labelled)
 
 
 def check_mixup(cfg, batch):
@@ -67,15 +61,10 @@ def check_mixup(cfg, batch):
 
 
 def _check_model(model):
-    check_sizes(model.img_size, model.patch_size, model.embed_dim, model.num_heads)
+    size, patch = model.img_size, model.patch_size
+    check_sizes(size, patch, model.embed_dim, model.num_heads)
     if "decoder_embed_dim" in model:
-        check_sizes(
-            model.img_size,
-            model.patch_size,
-            model.decoder_embed_dim,
-            model.decoder_num_heads,
-            prefix="decoder_",
-        )
+        check_sizes(size, patch, model.decoder_embed_dim, model.decoder_num_heads, "decoder_")
     for key in ("embed_dim", "decoder_embed_dim"):
         if key in model and "mlp_ratio" in model and int(model[key] * model.mlp_ratio) < 1:
             raise UserError(
@@ -83,30 +72,35 @@ def _check_model(model):
                 f"{model[key]}: choose a larger one (the paper's is 4)"
             )
     if "mask_ratio" in model:
-        kept_patches((model.img_size // model.patch_size) ** 2, model.mask_ratio)
+        kept_patches((size // patch) ** 2, model.mask_ratio)
 
 
-def _datasets(key, loader):
-    """(key, node) of each data set of a loader's node."""
-    found = loader.get("dataset")
-    if is_call(found):
-        return [(f"{key}.dataset", found)]
-    return [(f"{key}.dataset.{i}", node) for i, node in enumerate(found or []) if is_call(node)]
+def _datasets(cfg, train=True, test=True):
+    """Yield (key, node) of each data set of the training and the test loaders."""
+    loaders = {"dataloader.train": cfg.dataloader.train} if train else {}
+    if test:
+        tests = enumerate(cfg.dataloader.get("test", []))
+        loaders.update((f"dataloader.test.{i}", loader) for i, loader in tests)
+    for key, loader in loaders.items():
+        found = loader.get("dataset")
+        if is_call(found):
+            yield f"{key}.dataset", found
+        else:
+            nodes = enumerate(found or [])
+            yield from ((f"{key}.dataset.{i}", node) for i, node in nodes if is_call(node))
 
 
 def _check_data(cfg):
     """What data sets and augmentation say of the model has to be the model's."""
-    model, places = cfg.model, _datasets("dataloader.train", cfg.dataloader.train)
-    for i, loader in enumerate(cfg.dataloader.get("test", [])):
-        places += _datasets(f"dataloader.test.{i}", loader)
-    mixup = cfg.dataloader.train.get("mixup")
+    model, mixup = cfg.model, cfg.dataloader.train.get("mixup")
     if is_call(mixup):
         _check_same(mixup, "dataloader.train.mixup", "num_classes", model)
-    for key, dataset in places:
-        if name_of_call(dataset) == "PretrainingDataset":
+    for key, dataset in _datasets(cfg):
+        name = name_of_call(dataset)
+        if name == "PretrainingDataset":
             _check_same(dataset, key, "img_size", model)
             _check_same(dataset, key, "patch_size", model)
-        if name_of_call(dataset) == "ClassificationDataset" and dataset.get("drop_path_rate"):
+        if name == "ClassificationDataset" and dataset.get("drop_path_rate"):
             _check_same(dataset, key, "depth", model)
         _check_image_size(dataset, key, model)
 
@@ -128,16 +122,13 @@ def _check_image_size(dataset, key, model):
     if not all(name for _, _, name in steps):
         return  # a class of the user's own may do anything to the size
     sized = [(i, t) for i, t, name in steps if "Crop" in name]
-    if sized:
-        place, last = sized[-1]
-        _check_same_size(last.size, f"{key}.transform.transforms.{place}.size", model.img_size)
-
-
-def _check_same_size(size, key, img_size):
-    if size != img_size:
+    if not sized:
+        return
+    place, last = sized[-1]
+    if last.size != model.img_size:
         raise UserError(
-            f"{key}={size}, but model.img_size={img_size}: set only model.img_size, and leave the "
-            "other at ${model.img_size}"
+            f"{key}.transform.transforms.{place}.size={last.size}, but model.img_size="
+            f"{model.img_size}: set only model.img_size, and leave the other at ${{model.img_size}}"
         )
 
 
@@ -160,29 +151,24 @@ def _check_schedule(train, optim, eval_only):
 
 
 def _check_modes(cfg):
-    train = cfg.train
-    if cfg.graph.enabled:
-        return
-    if train.activation_checkpoint.enabled:
-        raise UserError(
-            "train.activation_checkpoint.enabled=True needs graph.enabled=True: eager mode has no "
-            "recomputation"
-        )
-    if train.zero_optimization.enabled:
-        raise UserError(
-            "train.zero_optimization.enabled=True needs graph.enabled=True: eager mode has no ZeRO"
-        )
+    for key, what in (("activation_checkpoint", "recomputation"), ("zero_optimization", "ZeRO")):
+        if cfg.train[key].enabled and not cfg.graph.enabled:
+            raise UserError(
+                f"train.{key}.enabled=True needs graph.enabled=True: eager mode has no {what}"
+            )
 
 
 def _check_metric(cfg):
     evaluation, task = cfg.train.evaluation, task_of(cfg.model)
+    if not evaluation.enabled:
+        return
     metrics = task.metrics(evaluation.topk)
-    if evaluation.enabled and evaluation.eval_metric not in metrics:
+    if evaluation.eval_metric not in metrics:
         raise UserError(
             f"train.evaluation.eval_metric={evaluation.eval_metric} is not measured: choose "
             + " or ".join(metrics)
         )
-    if evaluation.enabled and evaluation.eval_mode != task.best:
+    if evaluation.eval_mode != task.best:
         raise UserError(
             f"train.evaluation.eval_mode={evaluation.eval_mode} would keep the model with the worst "
             f"{evaluation.eval_metric} as model_best: set train.evaluation.eval_mode={task.best}"

@@ -27,19 +27,11 @@ FORMER_MODULES = {
 
 
 def load_config(path, overrides=()):
-    """Load a LazyConfig file and apply `key=value` overrides.
+    """Load a LazyConfig file with overrides: its groups of settings are checked, values not yet.
 
     Args:
-        path: the configuration file.
         overrides: strings `dotted.key=value`; values as Hydra reads them (numbers, null, lists),
             everything else is a string.
-
-    Returns:
-        The configuration, with all groups of settings; values are not yet checked.
-
-    Raises:
-        UserError: no such file, or one that can't be read or fails; an override without '=', or one of
-            a key that doesn't exist.
     """
     cfg = _load_file(path)
     for override in overrides:

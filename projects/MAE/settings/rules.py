@@ -18,9 +18,7 @@ Rule.__doc__ = """`fits(value)` tells whether a value is right; `must_be` says s
 
 
 def whole(least):
-    return Rule(
-        lambda v: _is_whole(v) and v >= least, f"a whole number of at least {least}"
-    )
+    return Rule(lambda v: _is_whole(v) and v >= least, f"a whole number of at least {least}")
 
 
 def number(least=None, most=None, above=None, below=None):
@@ -33,10 +31,8 @@ def number(least=None, most=None, above=None, below=None):
     ]
     bounds = [(f"{words} {bound}", fits) for bound, words, fits in bounds if bound is not None]
     words = " and ".join(text for text, _ in bounds)
-    return Rule(
-        lambda v: _is_number(v) and all(fits(v) for _, fits in bounds),
-        f"a number {words}".rstrip(),
-    )
+    must_be = f"a number {words}".rstrip()
+    return Rule(lambda v: _is_number(v) and all(fits(v) for _, fits in bounds), must_be)
 
 
 def choice(*values):
@@ -90,13 +86,18 @@ CALLS = Rule(
 CALLS_OR_NONE = Rule(
     lambda v: _is_list(v) and all(map(is_call, v)), "a list of calls, [] for no evaluation"
 )
+COUNT = whole(1)
+NOT_NEGATIVE = number(least=0)
 SHARE = number(least=0, most=1)  # probabilities, too
+BELOW_1 = number(least=0, below=1)
 PERIOD = null_or(whole(0), "for never")
-EPOCHS = null_or(number(least=0), "to count iterations")
+EPOCHS = null_or(NOT_NEGATIVE, "to count iterations")
+BATCH = null_or(COUNT, "for what the other batch sizes leave")
 SEED = Rule(
     lambda v: _is_whole(v) and 0 <= v < 2**63, "a whole number of at least 0 and below 2^63"
 )
 ON_ERROR = choice("raise", "skip")
+SECONDS = Rule(number(above=0).fits, "a positive number of seconds")
 
 RULES = {
     "model": CALL,
@@ -112,19 +113,17 @@ RULES = {
     "train.device": choice("auto", "cuda", "cpu"),
     "train.seed": SEED,
     "train.load_weight": PATH_OR_NONE,
-    "train.train_micro_batch_size": null_or(whole(1), "for what the other batch sizes leave"),
-    "train.num_accumulation_steps": null_or(whole(1), "for what the other batch sizes leave"),
-    "train.global_batch_size": null_or(whole(1), "for what the other batch sizes leave"),
-    "train.test_micro_batch_size": whole(1),
-    "train.train_epoch": number(least=0),
+    "train.train_micro_batch_size": BATCH,
+    "train.num_accumulation_steps": BATCH,
+    "train.global_batch_size": BATCH,
+    "train.test_micro_batch_size": COUNT,
+    "train.train_epoch": NOT_NEGATIVE,
     "train.train_iter": whole(0),
-    "train.warmup_epoch": number(least=0),
+    "train.warmup_epoch": NOT_NEGATIVE,
     "train.warmup_ratio": null_or(SHARE, "for train.warmup_epoch"),
-    "train.base_lr": null_or(number(least=0), "where optim.lr is set"),
-    "train.log_period": whole(1),
-    "train.max_seconds": null_or(
-        Rule(number(above=0).fits, "a positive number of seconds"), "for no limit"
-    ),
+    "train.base_lr": null_or(NOT_NEGATIVE, "where optim.lr is set"),
+    "train.log_period": COUNT,
+    "train.max_seconds": null_or(SECONDS, "for no limit"),
     "train.max_bad_batches": whole(0),
     "train.tensorboard": null_or(FLAG, "for 'where tensorboardX is installed'"),
     "train.wandb.enabled": FLAG,
@@ -138,47 +137,40 @@ RULES = {
     "train.zero_optimization.stage": Rule(lambda v: v in (1, 2), "1 or 2"),
     "train.checkpointer.period": PERIOD,
     "train.checkpointer.save_model_after_n_epoch": EPOCHS,
-    "train.checkpointer.max_to_keep": null_or(whole(1), "for all"),
+    "train.checkpointer.max_to_keep": null_or(COUNT, "for all"),
     "train.evaluation.enabled": FLAG,
     "train.evaluation.eval_period": PERIOD,
     "train.evaluation.eval_after_n_epoch": EPOCHS,
     "train.evaluation.eval_metric": ANYTHING,  # what the model has, see check_together.py
     "train.evaluation.eval_mode": choice("max", "min"),
-    "train.evaluation.topk": listed(whole(1)),
-    "train.evaluation.eval_iter": null_or(whole(1), "for all batches"),
+    "train.evaluation.topk": listed(COUNT),
+    "train.evaluation.eval_iter": null_or(COUNT, "for all batches"),
     "train.visualize.period": PERIOD,
     "train.visualize.after_n_epoch": EPOCHS,
-    "train.visualize.num_images": whole(1),
-    "train.knn.k": whole(1),
+    "train.visualize.num_images": COUNT,
+    "train.knn.k": COUNT,
     "train.knn.temperature": number(above=0),
-    "train.dist.data_parallel_size": null_or(whole(1), "for all ranks that are left"),
-    "train.dist.tensor_parallel_size": whole(1),
-    "train.dist.pipeline_parallel_size": whole(1),
+    "train.dist.data_parallel_size": null_or(COUNT, "for all ranks that are left"),
+    "train.dist.tensor_parallel_size": COUNT,
+    "train.dist.pipeline_parallel_size": COUNT,
     "train.dist.custom_pipeline_stage_id": null_or(listed(whole(0)), "to balance by cost"),
     "train.scheduler": CALL,
     "vit.size": ANYTHING,  # one of the sizes in vit, see check_together.py
-    "vit.*.patch_size": whole(1),
-    "vit.*.embed_dim": whole(1),
-    "vit.*.depth": whole(1),
-    "vit.*.num_heads": whole(1),
-    "vit.*.finetune.base_lr": number(least=0),
-    "vit.*.finetune.epochs": number(least=0),
+    "vit.*.patch_size": COUNT,
+    "vit.*.embed_dim": COUNT,
+    "vit.*.depth": COUNT,
+    "vit.*.num_heads": COUNT,
+    "vit.*.finetune.base_lr": NOT_NEGATIVE,
+    "vit.*.finetune.epochs": NOT_NEGATIVE,
     "vit.*.finetune.layer_decay": number(above=0, most=1),
-    "vit.*.finetune.drop_path": number(least=0, below=1),
-    "vit.*.linprobe.epochs": number(least=0),
+    "vit.*.finetune.drop_path": BELOW_1,
+    "vit.*.linprobe.epochs": NOT_NEGATIVE,
 }
 # A configuration may leave these out where it has the node above them.
 OPTIONAL = ("data.", "finetune.", "vit.", "dataloader.test")
 
-_SIZES = {
-    "img_size": whole(1),
-    "patch_size": whole(1),
-    "in_chans": whole(1),
-    "embed_dim": whole(1),
-    "depth": whole(1),
-    "num_heads": whole(1),
-    "mlp_ratio": number(above=0),
-}
+_COUNTS = ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads")
+_SIZES = {**dict.fromkeys(_COUNTS, COUNT), "mlp_ratio": number(above=0)}
 _DATASET = {
     "root": PATH_OR_NONE,
     "train": FLAG,
@@ -188,44 +180,34 @@ _DATASET = {
 }
 _OPTIMIZER = {
     "params": CALL,
-    "lr": null_or(number(least=0), "for train.base_lr * global batch / 256"),
-    "weight_decay": number(least=0),
+    "lr": null_or(NOT_NEGATIVE, "for train.base_lr * global batch / 256"),
+    "weight_decay": NOT_NEGATIVE,
 }
-_CLASSIFIER = {**_SIZES, "global_pool": FLAG, "num_classes": whole(1)}
+_CLASSIFIER = {**_SIZES, "global_pool": FLAG, "num_classes": COUNT}
 # Arguments of what the project's configurations call, by its name.
 ARGUMENTS = {
     "MaskedAutoencoderViT": {
         **_SIZES,
-        "decoder_embed_dim": whole(1),
-        "decoder_depth": whole(1),
-        "decoder_num_heads": whole(1),
+        "decoder_embed_dim": COUNT,
+        "decoder_depth": COUNT,
+        "decoder_num_heads": COUNT,
         "norm_pix_loss": FLAG,
         "mask_ratio": number(),
     },
-    "VisionTransformer": {
-        **_CLASSIFIER,
-        "drop_path_rate": number(least=0, below=1),
-    },
+    "VisionTransformer": {**_CLASSIFIER, "drop_path_rate": BELOW_1},
     "LinearProbe": _CLASSIFIER,
     "AdamW": {
         **_OPTIMIZER,
-        "betas": listed(number(least=0, below=1), 2),
-        "eps": number(least=0),
+        "betas": listed(BELOW_1, 2),
+        "eps": NOT_NEGATIVE,
         "amsgrad": FLAG,
         "do_bias_correction": FLAG,
         "fused": FLAG,
     },
-    "LARS": {
-        **_OPTIMIZER,
-        "momentum": number(least=0, below=1),
-        "trust_coefficient": number(above=0),
-    },
-    "param_groups_weight_decay": {"weight_decay": number(least=0)},
-    "param_groups_lrd": {
-        "weight_decay": number(least=0),
-        "layer_decay": number(above=0, most=1),
-    },
-    "warmup_cosine_lr": {"min_lr": number(least=0)},
+    "LARS": {**_OPTIMIZER, "momentum": BELOW_1, "trust_coefficient": number(above=0)},
+    "param_groups_weight_decay": {"weight_decay": NOT_NEGATIVE},
+    "param_groups_lrd": {"weight_decay": NOT_NEGATIVE, "layer_decay": number(above=0, most=1)},
+    "warmup_cosine_lr": {"min_lr": NOT_NEGATIVE},
     "build_image_train_loader": {
         "dataset": CALLS,
         "num_workers": whole(0),
@@ -233,26 +215,22 @@ ARGUMENTS = {
         "seed": SEED,
     },
     "build_image_test_loader": {"dataset": CALL, "num_workers": whole(0)},
-    "PretrainingDataset": {**_DATASET, "img_size": whole(1), "patch_size": whole(1)},
-    "ClassificationDataset": {
-        **_DATASET,
-        "depth": whole(0),
-        "drop_path_rate": number(least=0, below=1),
-    },
+    "PretrainingDataset": {**_DATASET, "img_size": COUNT, "patch_size": COUNT},
+    "ClassificationDataset": {**_DATASET, "depth": whole(0), "drop_path_rate": BELOW_1},
     "Compose": {"transforms": CALLS},
     "RandomResizedCrop": {
-        "size": whole(1),
+        "size": COUNT,
         "scale": interval(above=0, most=1),
         "ratio": interval(above=0),
     },
     "RandomHorizontalFlip": {"p": SHARE},
-    "Resize": {"size": whole(1), "crop_ratio": number(above=0, most=1)},
-    "CenterCrop": {"size": whole(1)},
+    "Resize": {"size": COUNT, "crop_ratio": number(above=0, most=1)},
+    "CenterCrop": {"size": COUNT},
     "ToArray": {"mean": listed(number(), 3), "std": listed(number(above=0), 3)},
     "RandAugment": {
         "num_layers": whole(0),
         "magnitude": number(least=0, most=10),
-        "magnitude_std": number(least=0),
+        "magnitude_std": NOT_NEGATIVE,
         "probability": SHARE,
         "fill": listed(number(least=0, most=255), 3),
     },
@@ -262,12 +240,12 @@ ARGUMENTS = {
         "aspect": interval(above=0),
     },
     "Mixup": {
-        "mixup_alpha": number(least=0),
-        "cutmix_alpha": number(least=0),
+        "mixup_alpha": NOT_NEGATIVE,
+        "cutmix_alpha": NOT_NEGATIVE,
         "prob": SHARE,
         "switch_prob": SHARE,
-        "label_smoothing": number(least=0, below=1),
-        "num_classes": whole(1),
+        "label_smoothing": BELOW_1,
+        "num_classes": COUNT,
     },
 }
 RULES.update({f"{name}.{a}": rule for name, found in ARGUMENTS.items() for a, rule in found.items()})

@@ -12,45 +12,27 @@ from projects.MAE.parallel.layout import Batch, Layout
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run trains, and at what rate.
+    """How long a run trains, and at what rate."""
 
-    Attributes:
-        samples: of an epoch, the size of the training data.
-        iterations: optimizer steps of the whole run.
-        warmup: how many of them are warm-up.
-        peak: the learning rate after it.
-    """
-
-    samples: int
-    iterations: int
-    warmup: int
-    peak: float
+    samples: int  # of an epoch, the size of the training data
+    iterations: int  # optimizer steps of the whole run
+    warmup: int  # how many of them are warm-up
+    peak: float  # the learning rate after it
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run, complete before anything is built of it; nobody writes into it.
+    """A run, complete before anything is built of it; nobody writes into it."""
 
-    Attributes:
-        cfg: the configuration as it was asked for, read-only.
-        task: what the model is trained for.
-        device: "cuda" or "cpu".
-        layout, batch: how samples, weights and blocks are shared out over the ranks.
-        half_precision: whether graphs multiply matrices in float16.
-        resumes: whether --resume was given.
-        start_iter: iterations that were done before; its checkpoint is the one after them.
-        schedule: None where nothing is trained.
-    """
-
-    cfg: DictConfig
+    cfg: DictConfig  # as it was asked for, read-only
     task: Task
-    device: str
+    device: str  # "cuda" or "cpu"
     layout: Layout
     batch: Batch
-    half_precision: bool
-    resumes: bool
-    start_iter: int = 0
-    schedule: Optional[Schedule] = None
+    half_precision: bool  # whether graphs multiply matrices in float16
+    resumes: bool  # whether --resume was given
+    start_iter: int = 0  # iterations that were done before; its checkpoint is the one after them
+    schedule: Optional[Schedule] = None  # None where nothing is trained
 
     @property
     def in_graph(self):
@@ -63,9 +45,6 @@ def schedule_of(cfg, batch, samples):
 
     The larger of train.train_epoch and train.train_iter counts. The rate is optim.lr, or
     train.base_lr * global batch / 256 (Goyal et al., arXiv 1706.02677).
-
-    Raises:
-        UserError: no iteration at all.
     """
     train, total = cfg.train, batch.total
     iterations = max(math.ceil(samples * train.train_epoch / total), train.train_iter)

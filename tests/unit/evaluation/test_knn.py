@@ -30,9 +30,7 @@ def test_shares_and_chunks_find_the_nearest(features, ranks, chunk, monkeypatch)
             bank.add(train[first : first + 8], first)
         assert bank.filled == len(bank.features) == len(range(rank, 60, ranks))
         found.append(bank.nearest(queries, 5))
-    similarities, indices = knn.best(
-        *(np.concatenate(parts, axis=1) for parts in zip(*found)), 5
-    )
+    similarities, indices = knn.best(*zip(*found), 5)
     expected = whole(train, queries, 5)
     np.testing.assert_array_equal(np.sort(indices), np.sort(expected))
     np.testing.assert_allclose(

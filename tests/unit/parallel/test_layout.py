@@ -58,9 +58,6 @@ def test_zero_is_refused_on_a_cpu():
     with pytest.raises(UserError, match="zero_optimization.enabled=True.*CPU"):
         check_zero(cfg, "cpu")
     check_zero(cfg, "cuda")
-    cfg.train.zero_optimization.stage = 3
-    with pytest.raises(UserError, match="stage=3 must be 1 or 2"):
-        check_zero(cfg, "cuda")
 
 
 def test_rdma_needs_infiniband(tmp_path):
@@ -71,9 +68,7 @@ def test_rdma_needs_infiniband(tmp_path):
     check_rdma(True, devices=tmp_path)
 
 
-@pytest.mark.parametrize(
-    "stages", [[0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 1, 2], 1, "auto", ["0", 0, 1, 1]]
-)
+@pytest.mark.parametrize("stages", [[0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 1, 2]])
 def test_stages_by_hand_must_rise(stages):
     with pytest.raises(UserError, match="rising from 0 to 1"):
         check_stages(stages, 4, 2)
