@@ -1,4 +1,10 @@
-"""A user's mistakes: one clear line that names the key, the value and the way out, exit status 1."""
+"""A user's mistakes: one clear line that names the key, the value and the way out, exit status 1.
+
+`tests/unit/settings/test_bad_settings.py` tries all kinds of settings in one process; here is what
+needs the whole command, and several ranks.
+"""
+import os
+import re
 import shutil
 
 import pytest
@@ -23,26 +29,9 @@ def assert_one_error(result, *parts):
 @pytest.mark.parametrize(
     "settings, parts",
     [
-        (["model.mask_ratio=1.0"], ["model.mask_ratio=1.0", "between 0 and 1"]),
-        (["model.mask_ratio=0.0"], ["model.mask_ratio=0.0", "between 0 and 1"]),
-        (["model.img_size=30"], ["model.img_size=30", "model.patch_size=4", "28 or 32"]),
-        (["model.depht=3"], ["unknown key model.depht", "did you mean model.depth?"]),
-        (["trian.seed=3"], ["unknown key trian.seed", "train"]),
-        ([f"{ROOT_KEY}=/no/such/folder"], [f"{ROOT_KEY}=/no/such/folder", "does not exist"]),
-        (["train.device=tpu"], ["train.device=tpu", "auto, cuda or cpu"]),
         (["train.global_batch_size=9"], ["train.global_batch_size=9", "2 data-parallel ranks"]),
         (["train.dist.tensor_parallel_size=3"], ["train.dist.tensor_parallel_size=3", "2 ranks"]),
-        (["model.num_heads=5"], ["model.embed_dim=32", "model.num_heads=5"]),
-        (["train.train_iter=0"], ["train.train_epoch", "train.train_iter"]),
-        (["--eval-only"], ["--eval-only", "train.load_weight"]),
-        (["train.load_weight=/x"], ["train.load_weight=/x", "finetune.path"]),
-        (["train.log_period=0"], ["train.log_period=0", "at least 1"]),
-        (["optim.lr=abc"], ["optim.lr=abc", "must be a number"]),
-        (["train.checkpointer.max_to_keep=-1"], ["max_to_keep=-1", "at least 1"]),
-        (["train.evaluation.eval_metric=foo"], ["eval_metric=foo", "reconstruction_loss"]),
         (["optim.lr=1e30", "train.warmup_epoch=0"], ["Loss became infinite or NaN at", "no checkpoint yet"]),
-        (["train.max_seconds=0"], ["train.max_seconds=0", "positive number of seconds"]),
-        (["train.max_bad_batches=-1"], ["train.max_bad_batches=-1", "at least 0"]),
     ],
 )
 def test_wrong_settings(image_folder, tmp_path, settings, parts):
@@ -53,20 +42,6 @@ def test_wrong_settings(image_folder, tmp_path, settings, parts):
     )
     assert_one_error(result, *parts)
     assert not list(tmp_path.glob("model_*"))
-
-
-@pytest.mark.parametrize(
-    "settings, parts",
-    [
-        (["finetune.path=/no/such/run"], ["finetune.path=/no/such/run", "no such file"]),
-        (["finetune.path="], ["finetune.path", "finetune.enable=False"]),
-        (["finetune.enable=False", "model.num_classes=2"], ["model.num_classes=2", "3 class"]),
-    ],
-)
-def test_wrong_finetuning_settings(image_folder, tmp_path, settings, parts):
-    output = f"train.output_dir={tmp_path}"
-    root = f"{ROOT_KEY}={image_folder}"
-    assert_one_error(train("quickstart_finetune.py", *TINY, root, output, *settings), *parts)
 
 
 @pytest.fixture
@@ -94,3 +69,30 @@ def test_empty_class_folder(own_folder, tmp_path):
 def test_unknown_config_file():
     result = train("no_such_config.py")
     assert_one_error(result, "no_such_config.py", "no such file")
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_every_number_of_ranks(image_folder, tmp_path, ranks):
+    settings = [*TINY, *TINY_DECODER, f"{ROOT_KEY}={image_folder}", f"train.output_dir={tmp_path}/out"]
+    result = train("quickstart_pretraining.py", *settings, "model.mask_ratio=2", ranks=ranks)
+    said = [x for x in result.stdout.splitlines() if re.search("(?i)error|traceback|check failed", x)]
+    assert result.returncode == 1 and len(said) == 1, result.stdout
+    assert said[0].startswith("error: model.mask_ratio=2: it leaves 0 of 36 patches visible: ")
+    assert not os.path.exists(f"{tmp_path}/out")
+
+
+def test_a_syntax_error_in_the_configuration_file(tmp_path):
+    file = tmp_path / "wrong.py"
+    file.write_text("model = dict(\n    depth=3\n    width=4\n)\n")
+    result = train(file, ranks=2)
+    lines = error_lines(result)
+    assert result.returncode == 1 and len(lines) == 1, result.stdout
+    assert lines[0].startswith(f"error: --config-file {file}, line 2: SyntaxError: ")
+
+
+def test_a_configuration_that_is_no_python_file(tmp_path):
+    file = tmp_path / "settings.txt"
+    file.write_text("depth: 3\n")
+    result = train(file, ranks=1)
+    assert result.returncode == 1
+    assert error_lines(result) == [f"error: --config-file {file} must be a Python file, NAME.py"]

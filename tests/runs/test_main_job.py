@@ -7,7 +7,8 @@ import pytest
 
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_card
-from tests.support.command import TINY, TINY_DECODER, finetune, must_train, pretrain, train
+from tests.support.command import CONFIGS, ROOT, TINY, TINY_DECODER
+from tests.support.command import finetune, must_train, pretrain, train
 from tests.support.runs import assert_same_weights, losses, metrics
 
 
@@ -78,6 +79,25 @@ def test_finetuning_reports_what_it_loaded(finetuned):
     assert "Loaded 28 tensors" in output
     assert "New, with initial values: fc_norm.weight, fc_norm.bias, head.weight, head.bias" in output
     assert "tensors of the decoder; others: norm.bias, norm.weight" in output
+
+
+def test_finetuning_from_a_path_that_stands_in_the_file(image_folder, pretrained, tmp_path):
+    file = shutil.copytree(ROOT / CONFIGS, tmp_path / "configs") / "mae_finetune.py"
+    text = file.read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("finetune = ")]
+    own = f'finetune.enable = True\nfinetune.weight_style = "oneflow"\nfinetune.path = "{pretrained}"'
+    file.write_text(text.replace(line, f"{line}\n{own}"))
+    output = must_train(
+        str(file),
+        *TINY,
+        *["model.img_size=24", "model.patch_size=4", "model.num_classes=3"],
+        *["train.num_accumulation_steps=1", "train.train_micro_batch_size=null"],
+        *["train.warmup_epoch=0", "dataloader.train.num_workers=0", "train.evaluation.enabled=False"],
+        f"dataloader.train.dataset.0.root={image_folder}",
+        f"train.output_dir={tmp_path}/finetuned",
+    )
+    (line,) = [line for line in output.splitlines() if "Loaded" in line]
+    assert str(pretrained) in line
 
 
 def test_eval_only_gives_the_numbers_of_the_run(image_folder, finetuned, tmp_path):

@@ -121,3 +121,9 @@ def test_evaluating_leaves_the_configuration_of_the_run(image_folder, folder):
     pretrain(image_folder, folder, WIDTH, *NO_WORKERS, "--eval-only", "--resume", "train.seed=5")
     assert (folder / "config.yaml").read_bytes() == before
     assert (folder / "evaluation.json").exists() and (folder / "evaluation.yaml").exists()
+
+
+def test_a_run_starts_where_last_checkpoint_names_nothing(image_folder, tmp_path):
+    (tmp_path / "last_checkpoint").write_text("model_final")
+    output = pretrain(image_folder, tmp_path, "--resume", "train.train_iter=1")
+    assert "so this run is a new one" in output

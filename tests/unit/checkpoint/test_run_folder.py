@@ -11,7 +11,6 @@ from projects.MAE.checkpoint.output_folder import open_output_folder
 from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.errors import UserError
 from tests.support.checkpoints import CARD_OF_RUN, newest, trained
-from tests.support.command import pretrain
 
 
 def content(folder):
@@ -88,12 +87,6 @@ def test_a_last_checkpoint_that_names_nothing_is_forgotten(tmp_path, caplog, tag
     (tmp_path / "last_checkpoint").write_text(tag)
     assert open_output_folder(str(tmp_path), True, CARD_OF_RUN) == ""
     assert not (tmp_path / "last_checkpoint").exists() and "last_checkpoint" in caplog.text
-
-
-def test_a_run_starts_where_last_checkpoint_names_nothing(image_folder, tmp_path):
-    (tmp_path / "last_checkpoint").write_text("model_final")
-    output = pretrain(image_folder, tmp_path, "--resume", "train.train_iter=1")
-    assert "so this run is a new one" in output
 
 
 def test_a_later_model_final_is_kept_at_the_end(folder, caplog):

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import DictConfig
 
 from projects.MAE.settings.load import load_config
-from tests.support.command import ROOT, TINY, must_train, pretrain
+from tests.support.command import ROOT
 
 CONFIGS = ROOT / "projects/MAE/configs"
 RECIPES = sorted(path.name for path in CONFIGS.glob("*.py"))
@@ -16,35 +16,6 @@ RECIPES = sorted(path.name for path in CONFIGS.glob("*.py"))
 def copies(tmp_path):
     """A copy of the configurations, for a test to write into."""
     return shutil.copytree(CONFIGS, tmp_path / "configs")
-
-
-def insert(file, after, lines):
-    """Write lines below the first line of a file that starts with `after`."""
-    text = file.read_text().splitlines()
-    (number,) = [i for i, line in enumerate(text) if line.startswith(after)]
-    file.write_text("\n".join(text[: number + 1] + lines + text[number + 1 :]) + "\n")
-
-
-LINES = ["finetune.enable = True", 'finetune.weight_style = "oneflow"']
-
-
-def test_finetuning_from_a_path_that_stands_in_the_file(copies, image_folder, tmp_path):
-    pretrain(image_folder, tmp_path / "pretrained", "train.train_iter=1")
-    file = copies / "mae_finetune.py"
-    insert(file, "finetune = ", [*LINES, f'finetune.path = "{tmp_path}/pretrained"'])
-    settings = ["model.img_size=24", "model.patch_size=4", "model.num_classes=3"]
-    settings += ["train.num_accumulation_steps=1", "train.train_micro_batch_size=null"]
-    settings += ["train.warmup_epoch=0", "dataloader.train.num_workers=0"]
-    output = must_train(
-        str(file),
-        *TINY,
-        *settings,
-        f"dataloader.train.dataset.0.root={image_folder}",
-        f"train.output_dir={tmp_path}/finetuned",
-        "train.evaluation.enabled=False",
-    )
-    (line,) = [line for line in output.splitlines() if "Loaded" in line]
-    assert f"{tmp_path}/pretrained" in line
 
 
 def groups(node, name):

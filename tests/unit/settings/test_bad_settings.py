@@ -1,18 +1,16 @@
 """Wrong settings: one line that names key, value and way out; exit status 1; nothing is started.
 
 Most cases call the real entry point in this process, where starting Python and OneFlow would take
-all the time; `tests/runs/test_bad_input.py` and the last tests here run the whole command.
+all the time; `tests/runs/test_bad_input.py` runs the whole command.
 """
 import os
-import re
 
 import pytest
 
 from projects.MAE.engine.process import tell
 from projects.MAE.errors import UserError
 from projects.MAE.train_net import main
-from tests.support.command import CONFIGS, ROOT, TINY, TINY_DECODER, train
-from tests.runs.test_bad_input import error_lines
+from tests.support.command import CONFIGS, ROOT, TINY, TINY_DECODER
 from tests.unit.settings.wrong_settings import BATCH, FILES, FINETUNING, OWN_LINES, PRETRAINING, ROOT_KEY
 
 
@@ -80,30 +78,3 @@ def test_traceback_where_it_is_asked_for(started, capfd, monkeypatch):
     *before, last = capfd.readouterr().err.splitlines()
     assert before[0].startswith("Traceback") and "check_each" in "".join(before)
     assert last == "error: model.depth=0 must be a whole number of at least 1"
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_every_number_of_ranks(image_folder, tmp_path, ranks):
-    settings = [*TINY, *TINY_DECODER, f"{ROOT_KEY}={image_folder}", f"train.output_dir={tmp_path}/out"]
-    result = train("quickstart_pretraining.py", *settings, "model.mask_ratio=2", ranks=ranks)
-    said = [x for x in result.stdout.splitlines() if re.search("(?i)error|traceback|check failed", x)]
-    assert result.returncode == 1 and len(said) == 1, result.stdout
-    assert said[0].startswith("error: model.mask_ratio=2: it leaves 0 of 36 patches visible: ")
-    assert not os.path.exists(f"{tmp_path}/out")
-
-
-def test_a_syntax_error_in_the_configuration_file(tmp_path):
-    file = tmp_path / "wrong.py"
-    file.write_text("model = dict(\n    depth=3\n    width=4\n)\n")
-    result = train(file, ranks=2)
-    lines = error_lines(result)
-    assert result.returncode == 1 and len(lines) == 1, result.stdout
-    assert lines[0].startswith(f"error: --config-file {file}, line 2: SyntaxError: ")
-
-
-def test_a_configuration_that_is_no_python_file(tmp_path):
-    file = tmp_path / "settings.txt"
-    file.write_text("depth: 3\n")
-    result = train(file, ranks=1)
-    assert result.returncode == 1
-    assert error_lines(result) == [f"error: --config-file {file} must be a Python file, NAME.py"]

@@ -167,6 +167,14 @@ PRETRAINING = [
         "train.dist.custom_pipeline_stage_id=[0, 0, 1] needs several stages: set "
         "train.dist.pipeline_parallel_size, or leave it out",
     ),
+    *(
+        (
+            f"train.dist.custom_pipeline_stage_id={stages.replace(' ', '')}",
+            f"train.dist.custom_pipeline_stage_id={stages} must be a list of one or more values, "
+            "each a whole number of at least 0, or null to balance by cost",
+        )
+        for stages in ("1", "auto", "['0', 0]")
+    ),
     # The optimizer
     (
         "optim.lr=abc",
@@ -218,6 +226,29 @@ PRETRAINING = [
         "the configuration file",
     ),
     ("data.on_error=ignore", "data.on_error=ignore must be raise or skip"),
+    (
+        "train.tensorboard=yes",
+        "train.tensorboard=yes must be True or False, or null for 'where tensorboardX is installed'",
+    ),
+    ("train.wandb.mode=sometimes", "train.wandb.mode=sometimes must be online or offline"),
+    (
+        "model.mask_ratio=0.0",
+        "model.mask_ratio=0.0: it leaves 36 of 36 patches visible: choose a ratio between 0 and 1 (the "
+        "paper's is 0.75)",
+    ),
+    (
+        "train.checkpointer.max_to_keep=-1",
+        "train.checkpointer.max_to_keep=-1 must be a whole number of at least 1, or null for all",
+    ),
+    (
+        "train.evaluation.eval_metric=foo",
+        "train.evaluation.eval_metric=foo is not measured: choose reconstruction_loss",
+    ),
+    (
+        "train.max_seconds=0",
+        "train.max_seconds=0 must be a positive number of seconds, or null for no limit",
+    ),
+    ("train.max_bad_batches=-1", "train.max_bad_batches=-1 must be a whole number of at least 0"),
     # Weights
     (
         "train.load_weight=/x",
@@ -248,6 +279,10 @@ PRETRAINING = [
 # The same of `mae_finetune.py`.
 FINETUNING = [
     ("model.drop_path_rate=1.0", "model.drop_path_rate=1.0 must be a number at least 0 and below 1"),
+    (
+        "model.num_classes=2",
+        "model.num_classes=2, but the training data has 3 class folders: set model.num_classes=3",
+    ),
     ("model.num_classes=0", "model.num_classes=0 must be a whole number of at least 1"),
     ("model.global_pool=avg", "model.global_pool=avg must be True or False"),
     ("optim.params.layer_decay=0", "optim.params.layer_decay=0 must be a number above 0 and at most 1"),
