@@ -10,8 +10,10 @@ import pytest
 
 from tests.support.command import ROOT
 from tests.support.loaders import fork_servers_of, workers_of
+from tests.support.runs import losses
 from tests.support.started_run import StartedRun, wait_until
 
+FAILING = str(ROOT / "tests" / "support" / "failing_pretraining.py")
 SECONDS = 30  # from the error to the end of the last process
 
 
@@ -61,29 +63,27 @@ def test_an_image_is_deleted(images, tmp_path, workers):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_data_set_raises_an_exception(images, tmp_path, workers):
     setting = f"dataloader.train.num_workers={workers}"
-    config = str(ROOT / "tests" / "failing_pretraining.py")
-    with StartedRun(images, tmp_path / "run", setting, ranks=2, config=config) as run:
+    with StartedRun(images, tmp_path / "run", setting, ranks=2, config=FAILING) as run:
         run.wait_for_iterations()
         assert_ends(run, "sample 7 of", "ValueError: the label is no number", "MAE_TRACEBACK=1")
 
 
 @pytest.mark.parametrize("kind", ["tensor", "pipeline"])
 def test_ranks_that_share_a_sample_say_it_once(images, tmp_path, kind):
-    config = str(ROOT / "tests" / "failing_pretraining.py")
     setting = f"train.dist.{kind}_parallel_size=2"
-    with StartedRun(images, tmp_path / "run", setting, ranks=2, config=config) as run:
+    with StartedRun(images, tmp_path / "run", setting, ranks=2, config=FAILING) as run:
         run.wait_for_iterations()
         assert_ends(run, "sample 7 of", "ValueError: the label is no number")
 
 
 def test_nobody_reads_what_is_said(images, tmp_path):
-    config = str(ROOT / "tests" / "failing_pretraining.py")
     reader, writer = os.pipe()
-    with StartedRun(images, tmp_path / "run", ranks=2, config=config, log=f"/dev/fd/{writer}") as run:
+    with StartedRun(images, tmp_path / "run", ranks=2, config=FAILING, log=f"/dev/fd/{writer}") as run:
         os.close(writer)
         os.close(reader)  # as `| head -1` does after a line
         assert wait_until(lambda: not run.processes(), 100), run.processes()
         assert run.launcher.wait(SECONDS) != 0
+    assert losses(tmp_path / "run")  # it was the data set that ended it
 
 
 def test_the_output_folder_is_deleted(images, tmp_path):

@@ -58,8 +58,9 @@ def test_activation_checkpointing_and_workers_change_nothing(image_folder, pretr
     np.testing.assert_allclose(losses(tmp_path), losses(pretrained), rtol=1e-6)
 
 
-@pytest.mark.parametrize("graph", ["True", "False"])
-@pytest.mark.parametrize("job", [pretrain, finetune])
+@pytest.mark.parametrize(
+    "job, graph", [(pretrain, "True"), (finetune, "True"), (finetune, "False")]
+)
 def test_resuming_continues_the_run(image_folder, tmp_path, job, graph):
     settings = ["train.checkpointer.period=2", "train.warmup_epoch=0", f"graph.enabled={graph}"]
     if job is finetune:  # layer decay and stochastic depth continue, too

@@ -1,8 +1,9 @@
 """Trains as train_net.py does, then writes what a run doesn't: what each rank holds, and counts.
 
 tools/train.sh runs it in place of train_net.py. Into train.output_dir go, from each rank K,
-`rank_K.json` with the checksum of its part of every parameter, and `means.json` with the mean of
-the metric over the first 1, 2, ... images of the validation data.
+`rank_K.json` with the checksum of its part of every parameter, and with COUNT_IMAGES in the
+environment `means.json` with the mean of the metric over the first 1, 2, ... images of the
+validation data.
 """
 import json
 import os
@@ -46,9 +47,7 @@ def held(model):
 
 
 def means(trainer):
-    """The metric (percent or loss) over the first 1, 2, ... images; [] without evaluation."""
-    if not trainer.test_loader:
-        return []
+    """The metric (percent or loss) over the first 1, 2, ... images."""
     whole, size = trainer.test_loader[0].dataset, trainer.run.cfg.train.test_micro_batch_size
     metric = trainer.run.cfg.train.evaluation.eval_metric
     found = []
@@ -64,7 +63,7 @@ if __name__ == "__main__":
     output = trainer.run.cfg.train.output_dir
     with open(os.path.join(output, f"rank_{dist.get_rank()}.json"), "w") as file:
         json.dump(held(trainer.model), file)
-    found = means(trainer)
-    if dist.is_main_process():
+    found = means(trainer) if os.environ.get("COUNT_IMAGES") else []
+    if found and dist.is_main_process():
         with open(os.path.join(output, "means.json"), "w") as file:
             json.dump(found, file)

@@ -110,10 +110,14 @@ class StartedRun:
         return sorted(ranks.intersection(processes_of(self.marker, "cmdline")))
 
     def wait_for_iterations(self, count=1, seconds=200):
-        """Return once so many iterations are in metrics.json, or fail."""
+        """Return once so many iterations are in metrics.json, or fail, at once if the run has ended."""
         path = self.folder / "metrics.json"
-        seen = wait_until(lambda: path.exists() and len(metrics(self.folder)) >= count, seconds)
-        assert seen, self.log.read_text()
+
+        def are_there():
+            return path.exists() and len(metrics(self.folder)) >= count
+
+        wait_until(lambda: self.launcher.poll() is not None or are_there(), seconds)
+        assert are_there(), self.log.read_text()
 
     def end(self, seconds=100):
         """Wait for the end; returns the exit status and the whole output."""

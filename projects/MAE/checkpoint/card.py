@@ -1,6 +1,7 @@
 """What a checkpoint says of the model and the run that it belongs to: its model card."""
 from omegaconf import OmegaConf
 
+from projects.MAE.data.datasets import place_of
 from projects.MAE.data.preprocessing import described_preprocessing
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.lazy_call import class_name
@@ -49,7 +50,7 @@ def check_card(card, dataset, checkpoint):
         differing = sorted(set(card["classes"]) ^ set(dataset.classes))
         raise UserError(
             f"it was trained on the classes {', '.join(card['classes'][:3])}, ... "
-            f"({len(card['classes'])}), but {dataset.images.root} has other class folders "
+            f"({len(card['classes'])}), but {place_of(dataset)} has other class folders "
             f"({', '.join(differing[:3])}): evaluate on the same class folders",
             path=checkpoint,
         )

@@ -181,7 +181,7 @@ class ConcatenatedDataset:
 
     @property
     def on_error(self):
-        return "skip" if any(d.on_error == "skip" for d in self.datasets) else "raise"
+        return "skip" if any(may_skip(d) for d in self.datasets) else "raise"
 
     def __len__(self):
         return int(self._ends[-1])
@@ -204,6 +204,16 @@ class ConcatenatedDataset:
         return self.datasets[which], int(self._ends[which - 1]) if which else 0
 
 
+def may_skip(dataset):
+    """Whether a data set may skip images; one of the user's own need not say."""
+    return getattr(dataset, "on_error", "raise") == "skip"
+
+
+def place_of(dataset):
+    """Where a data set's images are, for messages: their folder; of others the name of the class."""
+    return dataset.images.root if hasattr(dataset, "images") else type(dataset).__name__
+
+
 def check_same_classes(first, second):
     """Raise a `UserError` unless two data sets have the same class folders.
 
@@ -211,10 +221,10 @@ def check_same_classes(first, second):
     """
     if first.classes == second.classes:
         return
-    ours, theirs = first.images, second.images
     differing = sorted(set(first.classes) ^ set(second.classes))
-    has, lacks = (ours, theirs) if differing[0] in ours.classes else (theirs, ours)
+    has, lacks = (first, second) if differing[0] in first.classes else (second, first)
+    key = second.images.config_key if hasattr(second, "images") else "dataloader"
     raise UserError(
-        f"{theirs.config_key}: {lacks.root} has no class folder {differing[0]}, but {has.root} has "
+        f"{key}: {place_of(lacks)} has no class folder {differing[0]}, but {place_of(has)} has "
         f"({len(differing)} class folders differ): the same class folders are needed in both"
     )

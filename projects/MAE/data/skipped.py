@@ -3,6 +3,7 @@ import logging
 
 from libai.utils import distributed as dist
 
+from projects.MAE.data.datasets import may_skip
 from projects.MAE.runtime.ranks import union
 
 NAMED = 5  # files; more of them would bury the rest of the log
@@ -18,7 +19,7 @@ class SkippedImages:
     """
 
     def __init__(self, dataset):
-        self.dataset, self.possible = dataset, dataset.on_error == "skip"
+        self.dataset, self.possible = dataset, may_skip(dataset)
         self.indices = set()  # places in the data set, on this rank
 
     def add(self, skipped):

@@ -6,6 +6,7 @@ from projects.MAE.checkpoint.checkpointer import load_weights
 from projects.MAE.checkpoint.manifest import check_whole
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_card, read_weights
+from projects.MAE.data.datasets import place_of
 from projects.MAE.engine.trainer import build_model, test_loaders
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation.evaluate import measure
@@ -64,7 +65,7 @@ def evaluate_only(run):
     check_card(card, dataset, source)
     if run.task.has_labels and dataset.num_classes != cfg.model.num_classes:
         raise UserError(
-            f"model.num_classes={cfg.model.num_classes}, but {dataset.images.root} has "
+            f"model.num_classes={cfg.model.num_classes}, but {place_of(dataset)} has "
             f"{dataset.num_classes} class folders: a label is a place in the sorted list of folders, "
             "so the folders of all classes are needed"
         )
@@ -88,7 +89,7 @@ def keep(cfg, name, results, source, card, dataset):
     """Write an evaluation's figures into the output folder and into the reports that show it."""
 
     def write():
-        save_evaluation(cfg.train.output_dir, name, results, source, card, dataset.images.root)
+        save_evaluation(cfg.train.output_dir, name, results, source, card, place_of(dataset))
         renew_reports(cfg.train.output_dir)
 
     only_on_rank_0(write)

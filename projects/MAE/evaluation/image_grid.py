@@ -3,6 +3,7 @@
 Pillow's own font, the only one that is there on every machine, has the letters of English and no
 accents. What it has not is written as Python would escape it, so that a name can still be told.
 """
+import bisect
 import io
 import math
 
@@ -89,20 +90,23 @@ def wrapped(text, font, width):
             lines[-1] = joined
             continue
         lines.append(word)
-        while font.getlength(lines[-1]) > width:
-            fits = [n for n in range(1, len(lines[-1])) if font.getlength(lines[-1][:n]) <= width]
-            lines[-1:] = [lines[-1][: fits[-1]], lines[-1][fits[-1] :]]
+        while font.getlength(last := lines[-1]) > width:
+            fits = bisect.bisect(range(len(last)), width, key=lambda n: font.getlength(last[:n])) - 1
+            lines[-1:] = [last[:fits], last[fits:]]
     return [line for line in lines if line]
 
 
 def shortened(pieces, font, width):
     """Pieces of a text without as many of the middle as makes it `width` pixels wide; two stay."""
-    short, keep = "".join(pieces), len(pieces)
-    while font.getlength(short) > width and keep > 2:
-        keep -= 1
-        start, end = pieces[: keep // 2], pieces[len(pieces) - (keep + 1) // 2 :]
-        short = "".join([*start, "...", *end])
-    return short
+    whole = "".join(pieces)
+    if font.getlength(whole) <= width:
+        return whole
+
+    def keeping(count):
+        return "".join([*pieces[: count // 2], "...", *pieces[len(pieces) - (count + 1) // 2 :]])
+
+    counts = range(3, len(pieces))
+    return keeping(2 + bisect.bisect(counts, width, key=lambda count: font.getlength(keeping(count))))
 
 
 def save_png(image, path):
