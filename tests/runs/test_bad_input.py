@@ -44,6 +44,13 @@ def test_wrong_settings(image_folder, tmp_path, settings, parts):
     assert not list(tmp_path.glob("model_*"))
 
 
+def test_fewer_classes_than_the_data_has(image_folder, tmp_path):
+    settings = [f"{ROOT_KEY}={image_folder}", f"train.output_dir={tmp_path}"]
+    settings += ["finetune.enable=False", "model.num_classes=2"]
+    result = train("quickstart_finetune.py", *TINY, *settings)
+    assert_one_error(result, "model.num_classes=2", "3 class folders")
+
+
 @pytest.fixture
 def own_folder(image_folder, tmp_path):
     """A copy of the images that a test may break."""

@@ -279,10 +279,6 @@ PRETRAINING = [
 # The same of `mae_finetune.py`.
 FINETUNING = [
     ("model.drop_path_rate=1.0", "model.drop_path_rate=1.0 must be a number at least 0 and below 1"),
-    (
-        "model.num_classes=2",
-        "model.num_classes=2, but the training data has 3 class folders: set model.num_classes=3",
-    ),
     ("model.num_classes=0", "model.num_classes=0 must be a whole number of at least 1"),
     ("model.global_pool=avg", "model.global_pool=avg must be True or False"),
     ("optim.params.layer_decay=0", "optim.params.layer_decay=0 must be a number above 0 and at most 1"),
