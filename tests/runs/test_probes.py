@@ -284,7 +284,7 @@ def test_predict_is_the_encoder_the_normalisation_and_the_head(image_folder, pre
 def test_a_probe_of_the_mean_gives_the_mean_as_features(image_folder, pretrained, mean_probed):
     files = sorted((image_folder / "val").rglob("*.jpg"))
     encoder = load_encoder(mean_probed)
-    assert encoder.default_features == "mean" and encoder.saved.kind == "probe"
+    assert encoder.default_features == "mean" and encoder.saved.sizes.parts == "probe"
     tokens = encoder(files, features="all")
     rows = tokens[:, 1:].mean(axis=1)
     norm = (rows - rows.mean(axis=1, keepdims=True)) / np.sqrt(rows.var(axis=1, keepdims=True) + 1e-6)
