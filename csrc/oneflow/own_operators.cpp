@@ -1,7 +1,7 @@
 // Operators that OneFlow does not have: attention that keeps no scores, and a linear layer with all
 // that goes before and after it. On a CPU, OneFlow gives every tensor of a graph memory of its own,
 // so each tensor that is never made is memory, too. Their gradients are operators; which belongs to
-// which is the business of projects/MAE/modeling/native_operators.py.
+// which is the business of projects/MAE/modeling/one_operator.py.
 #include "own_operators.h"
 
 namespace mae {

@@ -51,7 +51,8 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def about(key, value):
-    """Fill in a setting in `UserError`s without one about the file it names, or a file below it."""
+    """Within it, a `UserError` about the path that this setting names, or one below it, gets this key
+    and value, if it has no key yet."""
     try:
         yield
     except UserError as error:

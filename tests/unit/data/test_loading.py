@@ -52,6 +52,13 @@ def test_classification_batches(image_folder):
     np.testing.assert_allclose(batch["labels"].sum(axis=1), 1, rtol=1e-5)
 
 
+def test_training_images_evaluated_as_k_nn_does(image_folder):
+    data = ClassificationDataset(image_folder, True, transform(), depth=3, drop_path_rate=0.1)
+    first, *_ = batches(build_image_test_loader(data.evaluated_with(transform()), 4, num_workers=0))
+    assert set(first) == {"images", "labels", "valid"}  # and no draws
+    assert data.train and data.drop_path_draws == 6  # the data set itself is as it was
+
+
 def test_evaluation_batches_mark_what_fills_up(image_folder):
     data = ClassificationDataset(image_folder, False, transform())
     loader = build_image_test_loader(data, 4, num_workers=0)

@@ -1,4 +1,4 @@
-"""Forward, loss and gradient agree with the authors' code (tests/golden, see the README)."""
+"""Forward, loss and gradient agree with the authors' code (tests/golden, see docs/paper.md)."""
 import numpy as np
 import pytest
 from oneflow import nn

@@ -29,7 +29,7 @@ def test_recipes_are_right_and_every_setting_has_a_rule(recipe, size):
     for key, name, value in settings(cfg):
         whole_list = name[:-2] if name.endswith(".*") else name
         is_ruled = isinstance(value, DictConfig) or rule_of(name) or rule_of(whole_list)
-        assert is_ruled, f"{key}: no rule for {name} in setting_rules.py"
+        assert is_ruled, f"{key}: no rule for {name} in settings/rules.py"
 
 
 @pytest.mark.parametrize(
