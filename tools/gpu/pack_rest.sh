@@ -19,6 +19,12 @@ strip --strip-unneeded "$work/libmae_cuda.so"
 (cd "$work" && PYTHONPATH=$root "$python" -m projects.MAE.data.digits digits) >/dev/null
 cp "$reference" "$work/reference.json"
 # The forwarding libraries of pack.sh have not every symbol, so that they are bound when called.
-echo 'import os, sys; sys.setdlopenflags(os.RTLD_LAZY)' >"$work/early/sitecustomize.py"
+# protobuf's extension must be bound before, to its own library: bound later it finds OneFlow's, and
+# every graph dies of SIGSEGV, of std::bad_alloc, or in a check of descriptor.cc.
+cat >"$work/early/sitecustomize.py" <<'PYTHON'
+import os, sys
+import google.protobuf.pyext._message
+sys.setdlopenflags(os.RTLD_LAZY)
+PYTHON
 tar -C "$work" -cJf "$target/rest.tar.xz" repo early libmae_cuda.so digits reference.json
 ls -la "$target/rest.tar.xz"
