@@ -8,6 +8,7 @@ import importlib
 import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 
@@ -35,6 +36,8 @@ def launched(cases, folder):
         )
         if done.returncode not in FAULT:
             break
+        # So that a crash that comes often is seen at the end of the tests.
+        warnings.warn(f"{cases}: died of {signal.Signals(-done.returncode).name}, started again")
     assert done.returncode == 0, done.stdout
     found = {}
     with np.load(path) as file:
