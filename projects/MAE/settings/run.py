@@ -33,6 +33,7 @@ class Run:
     resumes: bool  # whether --resume was given
     start_iter: int = 0  # iterations that were done before; its checkpoint is the one after them
     schedule: Optional[Schedule] = None  # None where nothing is trained
+    said: tuple = ()  # lines for the log: which settings were given up, what was taken from weights
 
     @property
     def in_graph(self):
