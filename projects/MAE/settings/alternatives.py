@@ -97,7 +97,9 @@ def _settle(cfg, pair, written):
     if not all(_is_set(key, value) for key, value in found.items()):
         return
     written = [(layer, key) for layer, key in written if key in found]
-    outer = [key for key in found if (written[-1][0], key) in written] if written else [*found]
+    outer = [key for key in found if not written or (written[-1][0], key) in written]
+    if not written and pair[0][0] in ZERO_COUNTS:
+        outer = outer[:1]  # a config.yaml of an earlier version, where the first won
     if len(outer) == 2:
         both = " and ".join(f"{key}={value}" for key, value in found.items())
         off = " or ".join(f"{key}={'null' if off is None else off}" for key, off in pair)

@@ -54,6 +54,9 @@ def load_config(path, overrides=(), said=None):
         written.append((COMMAND_LINE, key))
     check_groups(cfg)
     overridden = {key for layer, key in written if layer == COMMAND_LINE}
+    named = [key for key in ("finetune.path", "finetune.weight_style") if key in overridden]
+    if named == ["finetune.path"] and not path.endswith(".py"):
+        cfg.finetune.weight_style = None  # was that of other weights
     lines = [*settle(cfg, written), *_settle_finetune(cfg, overridden)]
     if said is not None:
         said.extend(lines)
