@@ -20,7 +20,7 @@ from projects.MAE.optim.schedule import warmup_cosine_lr
 from .mae_finetune import data, dataloader, finetune, graph, train, vit
 
 model = LazyCall(LinearProbe)(
-    img_size="${vit.${vit.size}.img_size}",
+    img_size="${oc.select:vit.${vit.size}.img_size,224}",
     patch_size="${vit.${vit.size}.patch_size}",
     in_chans=3,
     embed_dim="${vit.${vit.size}.embed_dim}",

@@ -34,7 +34,7 @@ vit.size = "base"  # base, large or huge
 finetune = node(enable=None, weight_style=None, path="")
 
 model = LazyCall(MaskedAutoencoderViT)(
-    img_size="${vit.${vit.size}.img_size}",
+    img_size="${oc.select:vit.${vit.size}.img_size,224}",
     patch_size="${vit.${vit.size}.patch_size}",
     in_chans=3,
     embed_dim="${vit.${vit.size}.embed_dim}",

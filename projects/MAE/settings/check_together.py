@@ -39,7 +39,7 @@ def take_from_weights(cfg, eval_only, resumes):
     image and patch size, which a recipe has by reference only.
 
     Returns:
-        A line for each size that is not the recipe's.
+        A line for each size that is not the recipe's, and for a finetune.path that is not used.
 
     Raises:
         UserError: the weights can't be read.
@@ -53,12 +53,14 @@ def take_from_weights(cfg, eval_only, resumes):
         key, path = "train.load_weight", train.load_weight
     if resumes and is_checkpoint(train.output_dir):
         key, path = "train.output_dir", train.output_dir
+    lines = []
+    if eval_only and starts and key != "finetune.path":
+        lines.append(f"finetune.path={cfg.finetune.path} is not used: {key}={path} is evaluated")
     open_ = [k for k in ("img_size", "patch_size") if OmegaConf.is_interpolation(model, k)]
     if not path or not os.path.exists(path) or not open_:
-        return []
+        return lines
     with about(key, path):
         sizes, teller = told_sizes(path)
-    lines = []
     for name in open_:
         if sizes.get(name, model[name]) != model[name]:
             model[name] = sizes[name]

@@ -155,6 +155,8 @@ def _what_failed(path, error):
         reason = f"{error.msg} ({error.filename}, line {error.lineno})"  # in a module it imports
     else:
         reason = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    if isinstance(error, AttributeError) and reason.startswith("'dict' object has no attribute"):
+        reason += ": write group['key'] = value, or make the group with OmegaConf.create({...})"
     where = f"{file}, line {line}" if line else file
     return f"--config-file {where}: {type(error).__name__}: {reason}"
 

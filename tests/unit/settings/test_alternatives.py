@@ -106,6 +106,12 @@ def test_a_path_alone_is_enough(checkpoint, images):
             assert f"{taken}, as its model card says ({checkpoint}): nobody has set another" in run.said
 
 
+def test_of_two_weights_to_evaluate_one_is_said_not_to_be_used(checkpoint, images):
+    weights = [f"finetune.path={checkpoint}", f"train.load_weight={checkpoint}/model"]
+    run = run_of(RECIPE, images, *SIZES, *DECODER, *TAKEN, *weights, "--eval-only")
+    assert f"finetune.path={checkpoint} is not used: {weights[1]} is evaluated" in run.said
+
+
 def test_sizes_that_the_user_has_set_stay(checkpoint, images, tmp_path):
     sizes = [*SIZES, f"finetune.path={checkpoint}"]
     own_sizes = ["model.img_size=224", "model.patch_size=8"]

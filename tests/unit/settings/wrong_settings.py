@@ -357,6 +357,11 @@ FILES = [
         "FILE, line 1: ImportError: Cannot import name no_such_recipe from FILE: "
         "FOLDER/no_such_recipe.py has to exist.",
     ),
+    (
+        "finetune = {}\nfinetune.enable = True\n",
+        "FILE, line 2: AttributeError: 'dict' object has no attribute 'enable': write group['key'] = "
+        "value, or make the group with OmegaConf.create({...})",
+    ),
     ("x = 1\0\n", "FILE: ValueError: source code string cannot contain null bytes"),
     (
         "nothing = dict()\n",

@@ -4,7 +4,6 @@ from ..common.node import node
 vit = node(
     size="base",
     base=dict(
-        img_size=224,
         patch_size=16,
         embed_dim=768,
         depth=12,
@@ -13,7 +12,6 @@ vit = node(
         linprobe=dict(epochs=90),
     ),
     large=dict(
-        img_size=224,
         patch_size=16,
         embed_dim=1024,
         depth=24,
@@ -22,7 +20,6 @@ vit = node(
         linprobe=dict(epochs=50),
     ),
     huge=dict(
-        img_size=224,
         patch_size=14,
         embed_dim=1280,
         depth=32,
