@@ -59,7 +59,7 @@ for job in "${jobs[@]}"; do wait "$job"; done
 # GCC's OpenMP calls are answered by the library that MKL brings, so that both share threads.
 "$compiler" -shared "$work"/*.o -o "$work/libmae_native.so" \
   "$site"/oneflow/include/glog-build/libglog.a -Wl,--exclude-libs,ALL \
-  "$libraries/libiomp5.so" -Wl,-rpath,"$libraries"
+  "$libraries/libiomp5.so" -Xlinker -rpath -Xlinker "$libraries" # a comma would end it in -Wl
 "${c[@]}" -O2 -fvisibility=hidden "$source/oneflow/rest.c" -o "$work/libmae_rest.so" -ldl
 mv "$work"/libmae_rest.so "$work"/libmae_native.so "$target"
 missing=()

@@ -64,5 +64,15 @@ listen_on_loopback() { preload libmae_loopback.so; }
 
 # Puts a library, where it is there, before others in every process that is started from now on.
 preload() {
-  [ ! -e "$libraries/$1" ] || export LD_PRELOAD="$libraries/$1${LD_PRELOAD:+:$LD_PRELOAD}"
+  local library=$libraries/$1
+  [ -e "$library" ] || return 0
+  # LD_PRELOAD is split at blanks, so below a folder with a blank a library goes by its name.
+  if [[ "$libraries" == *[[:space:]]* ]]; then
+    library=$1
+    case ":${LD_LIBRARY_PATH:-}:" in
+      *":$libraries:"*) ;;
+      *) export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" ;;
+    esac
+  fi
+  export LD_PRELOAD="$library${LD_PRELOAD:+:$LD_PRELOAD}"
 }

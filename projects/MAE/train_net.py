@@ -20,8 +20,10 @@ def parse_arguments(argv):
         action="store_true",
         help="classify val/ by the nearest images of train/ in the encoder's features; no training",
     )
-    overrides = [a for a in argv if "=" in a and not a.startswith("-")]
-    options = [a for a in argv if a not in overrides]
+    options, overrides = [], []
+    for before, word in zip(["", *argv], argv):
+        is_override = "=" in word and not word.startswith("-") and before != "--config-file"
+        (overrides if is_override else options).append(word)
     return parser.parse_args(options + overrides)
 
 

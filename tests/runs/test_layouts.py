@@ -93,6 +93,40 @@ def test_layout_is_the_run_of_one_rank(
         np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
 
 
+CLIPPING = [*FINETUNE, "train.num_accumulation_steps=2", "optim.params.clip_grad_max_norm=0.05"]
+
+
+@pytest.fixture(scope="module")
+def clipped(image_folder, tmp_path_factory):
+    """The output folder of a run on one rank with clipped gradients."""
+    folder = tmp_path_factory.mktemp("clipped")
+    finetune(image_folder, folder, *CLIPPING)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "data, tensor, pipeline, settings",
+    [
+        (1, 1, 1, ["graph.enabled=False"]),
+        (2, 2, 1, []),
+        (1, 1, 2, []),
+        (2, 1, 1, ["graph.enabled=False"]),
+        (1, 2, 1, ["graph.enabled=False"]),
+        (1, 1, 2, ["graph.enabled=False"]),
+    ],
+)
+def test_gradients_are_clipped_alike_on_every_layout(
+    image_folder, one_rank, clipped, tmp_path, data, tensor, pipeline, settings
+):
+    """By the norm of all of them, with layer decay and accumulation."""
+    sizes = layout(tensor, pipeline)
+    finetune(image_folder, tmp_path, *CLIPPING, *sizes, *settings, ranks=data * tensor * pipeline)
+    np.testing.assert_allclose(losses(tmp_path), losses(clipped), rtol=1e-4)
+    assert_same_weights(tmp_path, clipped, rtol=1e-4)
+    with pytest.raises(AssertionError):  # it acts
+        assert_same_weights(clipped, one_rank["finetune"], rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     "job, data, tensor, pipeline",
     [

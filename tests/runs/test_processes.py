@@ -1,14 +1,16 @@
 """A run that is stopped or breaks leaves nothing behind: no process, shared memory or port."""
 import os
 import re
+import shlex
 import signal
 import socket
+import subprocess
 import sys
 import time
 
 import pytest
 
-from tests.support.command import pretrain
+from tests.support.command import ROOT, TINY, TINY_DECODER, environment, pretrain, train_command
 from tests.support.started_run import StartedRun, shared_memory_of, wait_until
 
 
@@ -56,3 +58,20 @@ def test_a_rank_below_a_wrapper_is_no_orphan(image_folder, tmp_path, monkeypatch
     wrapper.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(wrapper))  # which the command is given
     pretrain(image_folder, tmp_path / "run", "train.train_iter=1")
+
+
+@pytest.mark.parametrize("streams", ["", "2>&1"])
+def test_a_run_outlives_what_reads_its_output(image_folder, tmp_path, streams):
+    """`| head -1`, of standard output and of both streams: the run goes on to its end."""
+    settings = [f"dataloader.train.dataset.0.root={image_folder}", f"train.output_dir={tmp_path}/run"]
+    settings += [*TINY, *TINY_DECODER, "train.visualize.after_n_epoch=null"]
+    command = shlex.join(train_command("quickstart_pretraining.py", *settings, ranks=2))
+    script = f"set -o pipefail; {command} {streams} | head -1"
+    result = subprocess.run(
+        ["bash", "-c", script], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert len(result.stdout.splitlines()) == 1
+    assert result.stderr == ("" if streams else "standard output can't be written: Broken pipe\n")
+    assert (tmp_path / "run/model_final").exists()
+    assert "Traceback" not in (tmp_path / "run/log.txt").read_text()

@@ -33,11 +33,12 @@ from .models.vit import vit
 
 vit.size = "base"  # base, large or huge
 
-# Where the encoder comes from. enable=False trains from scratch.
-finetune = node(enable=True, weight_style="oneflow", path="")
+# Where the encoder comes from: a run of mae_pretraining.py, a file of the authors, timm or
+# transformers. weight_style="oneflow" or "pytorch" checks what it is. enable=False: from scratch.
+finetune = node(enable=True, weight_style=None, path="")
 
 model = LazyCall(VisionTransformer)(
-    img_size=224,
+    img_size="${oc.select:vit.${vit.size}.img_size,224}",
     patch_size="${vit.${vit.size}.patch_size}",
     in_chans=3,
     embed_dim="${vit.${vit.size}.embed_dim}",
@@ -90,7 +91,7 @@ dataloader = node(
                 on_error="${oc.select:data.on_error,raise}",
                 transform=LazyCall(Compose)(
                     transforms=[
-                        LazyCall(Resize)(size="${model.img_size}", crop_ratio=0.875),
+                        LazyCall(Resize)(size="${model.img_size}", crop_ratio=None),
                         LazyCall(CenterCrop)(size="${model.img_size}"),
                         LazyCall(ToArray)(),
                     ]

@@ -20,7 +20,7 @@ from projects.MAE.optim.schedule import warmup_cosine_lr
 from .mae_finetune import data, dataloader, finetune, graph, train, vit
 
 model = LazyCall(LinearProbe)(
-    img_size=224,
+    img_size="${oc.select:vit.${vit.size}.img_size,224}",
     patch_size="${vit.${vit.size}.patch_size}",
     in_chans=3,
     embed_dim="${vit.${vit.size}.embed_dim}",
@@ -34,7 +34,7 @@ model = LazyCall(LinearProbe)(
 dataloader.train.dataset[0].drop_path_rate = 0.0
 dataloader.train.dataset[0].transform = LazyCall(Compose)(
     transforms=[
-        LazyCall(RandomResizedCrop)(size="${model.img_size}", scale=[0.08, 1.0]),
+        LazyCall(RandomResizedCrop)(size="${model.img_size}", scale=[0.08, 1.0], clamp=True),
         LazyCall(RandomHorizontalFlip)(p=0.5),
         LazyCall(ToArray)(),
     ]

@@ -29,12 +29,12 @@ from .models.vit import vit
 
 vit.size = "base"  # base, large or huge
 
-# To go on from weights with their decoder: finetune.enable=True finetune.path=...; weight_style
-# is "oneflow" for a LiBai checkpoint, "pytorch" for the authors' *_full.pth and the like.
-finetune = node(enable=False, weight_style="oneflow", path="")
+# To go on from weights with their decoder: finetune.path=... is a checkpoint of this recipe, the
+# authors' *_full.pth or the like. enable=None: where a path is set.
+finetune = node(enable=None, weight_style=None, path="")
 
 model = LazyCall(MaskedAutoencoderViT)(
-    img_size=224,
+    img_size="${oc.select:vit.${vit.size}.img_size,224}",
     patch_size="${vit.${vit.size}.patch_size}",
     in_chans=3,
     embed_dim="${vit.${vit.size}.embed_dim}",
@@ -81,7 +81,7 @@ dataloader = node(
                 patch_size="${model.patch_size}",
                 transform=LazyCall(Compose)(
                     transforms=[
-                        LazyCall(Resize)(size="${model.img_size}", crop_ratio=0.875),
+                        LazyCall(Resize)(size="${model.img_size}", crop_ratio=None),
                         LazyCall(CenterCrop)(size="${model.img_size}"),
                         LazyCall(ToArray)(),
                     ]

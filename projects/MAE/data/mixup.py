@@ -1,6 +1,7 @@
 """Mixup and CutMix: a batch's images and targets blended in pairs."""
 import dataclasses
 import math
+from typing import Optional, Sequence
 
 import numpy as np
 
@@ -35,6 +36,13 @@ class Mixup:
     switch_prob: float = 0.5  # of CutMix rather than mixup, where both are on
     label_smoothing: float = 0.1  # s of `smooth_one_hot`
     num_classes: int = 1000  # K
+    # [smallest, largest] side of CutMix's box over the image's, in the place of a drawn lambda; it
+    # makes cutmix_alpha 1, as in timm, which the authors use.
+    cutmix_minmax: Optional[Sequence[float]] = None
+
+    def __post_init__(self):
+        if self.cutmix_minmax is not None:
+            self.cutmix_alpha, self.cutmix_minmax = 1.0, tuple(self.cutmix_minmax)
 
     def __call__(self, images, labels, rngs):
         """Blend a batch in place.
@@ -66,7 +74,10 @@ class Mixup:
             _blend(pair, lam)
             return lam
         height, width = pair.shape[2:]
-        top, bottom, left, right = self._draw_box((height, width), lam, rng)
+        if self.cutmix_minmax is None:
+            top, bottom, left, right = self._draw_box((height, width), lam, rng)
+        else:
+            top, bottom, left, right = self._draw_box_of_range((height, width), rng)
         box = pair[:, :, top:bottom, left:right]
         box[...] = box[::-1].copy()
         # The box is clipped at the border: lambda becomes the area really kept.
@@ -89,6 +100,16 @@ class Mixup:
             half = int(length * math.sqrt(1 - lam)) // 2
             centre = int(rng.integers(0, length))
             edges += [max(centre - half, 0), min(centre + half, length)]
+        return edges
+
+    def _draw_box_of_range(self, shape, rng):
+        """(top, bottom, left, right): whole inside; each side uniform in the range `cutmix_minmax`."""
+        edges = []
+        for length in shape:
+            least, most = (int(length * share) for share in self.cutmix_minmax)
+            side = int(rng.integers(least, max(most, least + 1)))
+            start = int(rng.integers(0, max(length - side, 1)))
+            edges += [start, start + side]
         return edges
 
 

@@ -4,8 +4,6 @@ import collections
 from projects.MAE.data import transforms
 from projects.MAE.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
-CROP_RATIO = 0.875  # the paper's evaluation takes 224 of 256 pixels
-
 
 class Preprocessing(collections.namedtuple("Preprocessing", "resize crop mean std")):
     """The evaluation transform in plain values, as model cards keep it.
@@ -23,8 +21,9 @@ class Preprocessing(collections.namedtuple("Preprocessing", "resize crop mean st
 
 
 def standard_preprocessing(img_size):
-    """The paper's: resize so that the crop is 0.875 of the shorter side, ImageNet's mean and std."""
-    side = int(img_size / CROP_RATIO)
+    """The paper's: resize so that the crop is `paper_crop_ratio` of the shorter side, ImageNet's mean
+    and std."""
+    side = int(img_size / transforms.paper_crop_ratio(img_size))
     return Preprocessing(side, img_size, IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -39,7 +38,7 @@ def described_preprocessing(steps):
         return None
     resize, crop, to_array = calls
     return Preprocessing(
-        int(resize["size"] / resize.get("crop_ratio", 1.0)),
+        transforms.Resize(**resize).size,
         crop["size"],
         tuple(to_array.get("mean", IMAGENET_MEAN)),
         tuple(to_array.get("std", IMAGENET_STD)),

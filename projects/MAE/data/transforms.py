@@ -6,7 +6,7 @@ float32 array [C, H, W] after it; rng is the sample's own `numpy.random.Generato
 import math
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from projects.MAE.data import resample
 
@@ -38,10 +38,13 @@ class RandomResizedCrop:
         size: side of the result in pixels.
         scale: range of the crop's area, as a fraction of the image's.
         ratio: range of the crop's width / height.
+        clamp: try once, and cut a side that is longer than the image's to its length. So do the
+            authors in linear probing (their util/crop.py), after the TPU code that they compare with.
     """
 
-    def __init__(self, size, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)):
+    def __init__(self, size, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), clamp=False):
         self.size, self.scale, self.ratio = size, tuple(scale), tuple(ratio)
+        self.clamp = clamp
 
     def __call__(self, image, rng):
         return resample.resize(image, (self.size, self.size), self.sample_box(*image.size, rng))
@@ -54,6 +57,8 @@ class RandomResizedCrop:
             ratio = math.exp(rng.uniform(*log_ratio))
             w = round(math.sqrt(area * ratio))
             h = round(math.sqrt(area / ratio))
+            if self.clamp:
+                w, h = (min(max(side, 1), most) for side, most in ((w, width), (h, height)))
             if 0 < w <= width and 0 < h <= height:
                 left = int(rng.integers(0, width - w + 1))
                 top = int(rng.integers(0, height - h + 1))
@@ -80,10 +85,36 @@ class RandomHorizontalFlip:
         return image.transpose(Image.FLIP_LEFT_RIGHT) if rng.random() < self.p else image
 
 
+class ColorJitter:
+    """Change brightness, contrast and saturation, in random order, each by a factor of its own.
+
+    A factor is uniform in [max(0, 1 - x), 1 + x], as in torchvision. The authors' --color_jitter=x is
+    x for all three, and stands in the place of RandAugment: with it, theirs has no effect.
+    """
+
+    KINDS = ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color
+
+    def __init__(self, brightness=0.0, contrast=0.0, saturation=0.0):
+        self.strengths = brightness, contrast, saturation
+
+    def __call__(self, image, rng):
+        for i in rng.permutation(len(self.KINDS)):
+            x = self.strengths[i]
+            if x:
+                image = self.KINDS[i](image).enhance(rng.uniform(max(0.0, 1.0 - x), 1.0 + x))
+        return image
+
+
+def paper_crop_ratio(size):
+    """The authors' share of the shorter side in an evaluation on `size` pixels: 224 of 256 up to 224,
+    else all of it (their util/datasets.py)."""
+    return 0.875 if size <= 224 else 1.0
+
+
 class Resize:
     """Resize, bicubic, so that a central crop of `size` is `crop_ratio` of the shorter side.
 
-    The paper's evaluation takes 224 of 256 pixels. The shorter side gets int(size / crop_ratio)
+    The ratio None is `paper_crop_ratio`. The shorter side gets int(size / crop_ratio)
     pixels, the longer one is rounded down. Of an image that is very long only the central part is
     resized, as long as 16 of its widths: a line of 20,000 pixels would need 4 GB.
     """
@@ -91,7 +122,7 @@ class Resize:
     LONGEST = 16
 
     def __init__(self, size, crop_ratio=1.0):
-        self.size = int(size / crop_ratio)
+        self.size = int(size / (crop_ratio or paper_crop_ratio(size)))
 
     def __call__(self, image, rng=None):
         image = self._central_part(image)

@@ -4,15 +4,18 @@ OneFlow's DataLoader forks the training process, whose BLAS and OneFlow threads 
 that moment: the fork inherits the locks without the threads, and hangs. So workers come from a
 fork server, a process that has never loaded OneFlow. Nothing that a worker imports may load it.
 """
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import multiprocessing.util
 import os
+import pickle
 import signal
 import sys
 import threading
+import types
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -60,11 +63,18 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
     pending = deque()
     try:
         for keys in batches:
-            pending.append(pool.submit(_read_in_worker, keys))
+            with _without_unguarded_script():
+                pending.append(pool.submit(_read_in_worker, keys))
             if len(pending) > BATCHES_AHEAD * num_workers:
                 yield _told(pending.popleft().result)
         while pending:
             yield _told(pending.popleft().result)
+    except (pickle.PicklingError, AttributeError) as error:
+        if _script_is_guarded():
+            raise
+        way_out = 'put what the script does under `if __name__ == "__main__":`'
+        what = f"worker processes can't import what this script defines ({error})"
+        raise UserError(what, way_out=way_out, local=True) from None
     except BrokenProcessPool:
         raise UserError(
             f"a process that reads images died (was it killed, is the memory full?): {way_on}",
@@ -74,6 +84,29 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
         for future in pending:
             future.cancel()
         pool.shutdown()  # a worker finishes the batch it is reading
+
+
+def _script_is_guarded():
+    """Whether the script that this process runs may be imported without doing all that it does."""
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    try:
+        with open(path or os.devnull, errors="replace") as file:
+            return path is None or "__main__" in file.read()
+    except OSError:
+        return True
+
+
+@contextlib.contextmanager
+def _without_unguarded_script():
+    """Start workers that leave an unguarded script alone. Python's own would import it first, and do
+    in each worker what it does: train again, start workers of its own."""
+    script = sys.modules["__main__"]
+    if not _script_is_guarded():
+        sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _told(call, *arguments):

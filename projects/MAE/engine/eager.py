@@ -3,6 +3,7 @@ import time
 
 from libai.engine.trainer import EagerTrainer
 
+from projects.MAE.optim.clipping import clip_gradients, clipping_of
 from projects.MAE.runtime.micro_batches import split_batch
 
 
@@ -16,6 +17,7 @@ class AccumulatingTrainer(EagerTrainer):
     def __init__(self, *arguments, after_loss):
         super().__init__(*arguments)
         self.after_loss = after_loss
+        self.clipping = clipping_of(self.optimizer)
 
     def run_step(self, get_batch):
         start = time.perf_counter()
@@ -27,5 +29,6 @@ class AccumulatingTrainer(EagerTrainer):
             (losses["losses"] / self.grad_acc_steps).backward()
             total = total + losses["losses"].detach() / self.grad_acc_steps
         if self.after_loss(lambda: self.write_metrics({"losses": total}, data_time)):
+            clip_gradients(self.optimizer, self.clipping)
             self.optimizer.step()
         self.optimizer.zero_grad()

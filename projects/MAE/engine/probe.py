@@ -7,6 +7,7 @@ from oneflow import nn
 from projects.MAE.engine.eager import AccumulatingTrainer
 from projects.MAE.engine.trainer import MAETrainer
 from projects.MAE.modeling.graph import evaluator_of
+from projects.MAE.optim.clipping import clip_gradients
 from projects.MAE.runtime.micro_batches import join_batch, split_batch
 
 
@@ -46,6 +47,7 @@ class HeadTrainer(AccumulatingTrainer):
         losses["losses"].backward()
         metrics = {"losses": losses["losses"].detach()}
         if self.after_loss(lambda: self.write_metrics(metrics, data_time)):
+            clip_gradients(self.optimizer, self.clipping)
             self.optimizer.step()
             self.model.feature_norm.follow()
         self.optimizer.zero_grad()

@@ -24,7 +24,13 @@ from projects.MAE.runtime.device import choose_device
 from projects.MAE.runtime.lazy_call import instantiate
 from projects.MAE.runtime.ranks import check_agreement, only_on_rank_0, together
 from projects.MAE.runtime.versions import save_environment
-from projects.MAE.settings.check_together import check_mixup, check_paths, check_settings
+from projects.MAE.settings.check_each import check_each
+from projects.MAE.settings.check_together import (
+    check_mixup,
+    check_paths,
+    check_settings,
+    take_from_weights,
+)
 from projects.MAE.settings.load import expand_home, load_config, save_config
 from projects.MAE.settings.run import Run, schedule_of
 from projects.MAE.utils.disk import check_writable, refusals
@@ -37,7 +43,8 @@ def configure(args, world_size):
 
     Nothing is started. A UserError names the first setting that can be known to be wrong.
     """
-    cfg = load_config(args.config_file, args.opts)
+    said = []
+    cfg = load_config(args.config_file, args.opts, said)
     expand_home(cfg)
     if args.fast_dev_run:
         cfg.train.train_epoch, cfg.train.train_iter, cfg.train.log_period = 0, 3, 1
@@ -48,6 +55,8 @@ def configure(args, world_size):
     only_looks = args.eval_only or args.knn
     if only_looks:
         cfg.train.evaluation.enabled = True
+    check_each(cfg)
+    said += take_from_weights(cfg, only_looks, args.resume)
     check_settings(cfg, only_looks, may_be_random=args.knn, resumes=args.resume)
     if args.knn:
         if args.eval_only:
@@ -63,7 +72,8 @@ def configure(args, world_size):
         check_mixup(cfg, batch)
     OmegaConf.set_readonly(cfg, True)
     half_precision = cfg.train.amp.enabled and cfg.graph.enabled and device != "cpu"
-    return Run(cfg, task_of(cfg.model), device, layout, batch, half_precision, args.resume)
+    task, said = task_of(cfg.model), tuple(said)
+    return Run(cfg, task, device, layout, batch, half_precision, args.resume, said=said)
 
 
 def prepare(args):
@@ -128,6 +138,8 @@ def _say(run):
         instruction_set = native.load()
         kernels = f"native, {instruction_set}" if instruction_set else "of OneFlow"
         logger.info(f"CPU kernels: {kernels}; matrix products: {native.matrix_products()}")
+    for line in run.said:
+        logger.info(line)
     if layout.pipeline > 1:
         logger.info(f"Stage of each block: {list(layout.stages)}")
     if train.amp.enabled and not run.half_precision:

@@ -8,7 +8,7 @@ from libai.utils import distributed as dist
 
 from projects.MAE.data.build import to_global
 from projects.MAE.errors import UserError
-from projects.MAE.modeling.task import RECONSTRUCTION_LOSS
+from projects.MAE.modeling.task import RECONSTRUCTION_LOSS, telling
 from projects.MAE.monitor.bar import watched
 from projects.MAE.runtime.ranks import gather
 
@@ -55,8 +55,8 @@ def evaluate(model, loader, topk, max_batches, stops):
         stops: a function that is asked before each batch whether to give up; None for never.
 
     Returns:
-        {"Acc@1": percent, ...} of a classifier or {"reconstruction_loss": ...} of an autoencoder, and
-        of how many images; None after giving up.
+        {"Acc@1": percent, ...} of a classifier, for k of `telling`, or {"reconstruction_loss": ...} of
+        an autoencoder, and of how many images; None after giving up.
     """
     total, correct, loss = 0, np.zeros(len(topk), np.int64), 0.0
     with flow.no_grad():
@@ -72,9 +72,11 @@ def evaluate(model, loader, topk, max_batches, stops):
                 loss += float(gather(outputs["sample_losses"])[valid].sum(dtype=np.float64))
             else:
                 scores = gather(outputs["prediction_scores"])[valid]
+                classes = scores.shape[1]
                 correct += topk_correct(scores, gather(labels)[valid], topk)
     if not total:
         raise UserError("none of the images to evaluate can be read: see the log for the first of them")
     if labels is None:
         return {RECONSTRUCTION_LOSS: loss / total}, total
-    return {f"Acc@{k}": 100.0 * int(c) / total for k, c in zip(topk, correct)}, total
+    told = telling(topk, classes)
+    return {f"Acc@{k}": 100.0 * int(c) / total for k, c in zip(topk, correct) if k in told}, total

@@ -14,7 +14,7 @@ from libai.utils import distributed as dist
 from projects.MAE.data.build import build_image_test_loader, to_global, whole_dataset
 from projects.MAE.data.datasets import check_same_classes
 from projects.MAE.errors import UserError
-from projects.MAE.modeling.task import task_of
+from projects.MAE.modeling.task import task_of, telling
 from projects.MAE.monitor.bar import watched
 from projects.MAE.runtime.lazy_call import call, instantiate
 from projects.MAE.runtime.ranks import gather
@@ -122,7 +122,8 @@ def knn_accuracy(model, train_loader, val_loader, k, temperature, max_batches=No
         max_batches: stop after so many of each loader; None for all.
 
     Returns:
-        {"Acc@1", "Acc@5": percent, "train_images", "val_images": how many there were}.
+        {"Acc@1", with more than 5 classes "Acc@5": percent, "train_images", "val_images": how many
+        there were}.
     """
     bank = Bank(len(train_loader.dataset), dist.get_rank(), dist.get_world_size())
     labels, correct, count, total = [], np.zeros(len(TOPK), np.int64), 0, 0
@@ -146,7 +147,8 @@ def knn_accuracy(model, train_loader, val_loader, k, temperature, max_batches=No
         raise UserError("none of the images to evaluate can be read: see the log for the first of them")
     train_loader.skipped.report("they are nobody's neighbours")
     val_loader.skipped.report("they count for nothing in the evaluation")
-    accuracy = {f"Acc@{n}": 100.0 * int(c) / total for n, c in zip(TOPK, correct)}
+    told = telling(TOPK, val_loader.dataset.num_classes)
+    accuracy = {f"Acc@{n}": 100.0 * int(c) / total for n, c in zip(TOPK, correct) if n in told}
     return {**accuracy, "train_images": count, "val_images": total}
 
 
@@ -189,8 +191,8 @@ def run_knn(cfg, model, loaders, source):
     max_batches = cfg.train.evaluation.eval_iter
     results = knn_accuracy(model, *loaders, knn.k, knn.temperature, max_batches)
     results.update(k=knn.k, temperature=knn.temperature)
+    figures = ", ".join(f"{k} {v:.4f}" for k, v in results.items() if k.startswith("Acc@"))
     logger.info(
-        f"k-NN: Acc@1 {results['Acc@1']:.4f}, Acc@5 {results['Acc@5']:.4f} on "
-        f"{results['val_images']} images, neighbours among {results['train_images']}"
+        f"k-NN: {figures} on {results['val_images']} images, neighbours among {results['train_images']}"
     )
     return results

@@ -4,6 +4,7 @@ from oneflow import nn
 
 from projects.MAE.modeling.global_tensors import mixed_precision
 from projects.MAE.modeling.layers import TransformerLayer
+from projects.MAE.optim.clipping import clipping_of, join_groups, restore_groups
 from projects.MAE.runtime.compat import forward_graphs_work_on, graphs_accumulate_on
 from projects.MAE.runtime.micro_batches import split_batch
 
@@ -37,6 +38,7 @@ class TrainGraph(nn.Graph):
     ):
         super().__init__()
         self.model, self.fp16, self.skip_bad_batches = model, fp16, skip_bad_batches
+        self.clips, self.groups = clipping_of(optimizer) is not None, {}
         self.add_optimizer(optimizer, lr_sch=lr_scheduler)
         if fp16:
             self.config.enable_amp(True)
@@ -63,6 +65,19 @@ class TrainGraph(nn.Graph):
         self.config.allow_fuse_add_to_output(True)
         self.config.allow_fuse_model_update_ops(True)
         self.config.allow_fuse_cast_scale(True)
+
+    def _generate_config_proto(self):
+        super()._generate_config_proto()
+        if self.clips:
+            self.groups = join_groups(self.config.proto.train_conf)
+
+    def build_graph(self, *arguments, **options):
+        built = super().build_graph(*arguments, **options)
+        if self.clips:
+            job = self._full_graph_proto
+            restore_groups(job, self.groups)
+            self._full_graph_proto = job
+        return built
 
     def build(self, **inputs):
         micro_batches = split_batch(inputs, self.unrolled_steps)

@@ -10,6 +10,11 @@ RECONSTRUCTION_LOSS = "reconstruction_loss"
 CLASSIFIER_END = ("norm.", "fc_norm.", "feature_norm.", "head.")
 
 
+def telling(topk, num_classes):
+    """Those k of which a top-k accuracy tells something: 1, and fewer than there are classes."""
+    return [k for k in topk if k == 1 or num_classes is None or k < num_classes]
+
+
 @dataclass(frozen=True)
 class Task:
     """A kind of training."""
@@ -22,9 +27,11 @@ class Task:
     may_be_new: tuple  # beginnings of the names of tensors that weights to start from need not give
     may_be_left: tuple  # the same of tensors in them that its model has no place for
 
-    def metrics(self, topk):
-        """Names of the figures of an evaluation."""
-        return [f"Acc@{k}" for k in topk] if self.has_labels else [RECONSTRUCTION_LOSS]
+    def metrics(self, topk, num_classes=None):
+        """Names of the figures of an evaluation; see `telling`."""
+        if not self.has_labels:
+            return [RECONSTRUCTION_LOSS]
+        return [f"Acc@{k}" for k in telling(topk, num_classes)]
 
 
 PRETRAINING = Task(

@@ -42,7 +42,10 @@ class OutputHandler(logging.StreamHandler):
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)  # a defect
-        elif not self.refused:
+            return
+        if isinstance(error, BrokenPipeError):
+            close_to_readers(sys.stdout)
+        if not self.refused:
             self.refused = True
             to_standard_error(f"standard output can't be written: {error.strerror or error}")
 
@@ -73,8 +76,19 @@ class Formatter(logging.Formatter):
 
 def to_standard_error(line):
     """Print a line there; where that is refused, too, nobody is left to hear it."""
-    with contextlib.suppress(OSError):
+    try:
         print(line, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        close_to_readers(sys.stderr)
+    except OSError:
+        pass
+
+
+def close_to_readers(stream):
+    """Let a stream whose reader has gone, `| head` say, take what nobody reads: Python flushes both
+    whenever a process is started, and would end the run with what is left in them."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def has_terminal():

@@ -9,6 +9,7 @@ from projects.MAE.errors import UserError
 
 CHOICES = ("mkl", "openblas")
 FASTER_WITH_OPENBLAS = ("AuthenticAMD", "HygonGenuine")  # vendors, as /proc/cpuinfo spells them
+MKL = "libmkl_rt"
 PREFIX = "scipy_"  # of the names in the package's library
 
 
@@ -33,8 +34,17 @@ def openblas_library():
 
 
 def mkl_is_preloaded():
-    """Whether MKL takes the place of the BLAS inside OneFlow."""
-    return "libmkl_rt" in os.environ.get("LD_PRELOAD", "")
+    """Whether MKL takes the place of the BLAS inside OneFlow: whether what LD_PRELOAD asks for is in
+    this process. A library that isn't found is left out, with a word on standard error."""
+    if not asks_for_mkl():
+        return False
+    with open("/proc/self/maps") as file:
+        return any(MKL in line for line in file)
+
+
+def asks_for_mkl():
+    """Whether LD_PRELOAD names MKL."""
+    return MKL in os.environ.get("LD_PRELOAD", "")
 
 
 def chosen():

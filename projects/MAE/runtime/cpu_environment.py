@@ -10,7 +10,8 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def cpu_environment(threads):
-    """{name: value} for the environment; "LD_PRELOAD" is among them where MKL is installed.
+    """{name: value} for the environment; "LD_PRELOAD" is among them where MKL is installed, and
+    "LD_LIBRARY_PATH" where the folder's name holds a blank, at which the former is split.
 
     The BLAS inside OneFlow is ten times slower than MKL on most CPUs. OneFlow calls BLAS through
     the dynamic linker, so a library that is preloaded takes its place. What is preloaded already
@@ -19,9 +20,18 @@ def cpu_environment(threads):
     variables = {name: os.environ.get(name) or str(threads) for name in THREADS}
     libraries = sorted(glob.glob(os.path.join(sys.prefix, "lib", "libmkl_rt.so.*")))
     if libraries:
-        preloaded = os.environ.get("LD_PRELOAD")
-        variables["LD_PRELOAD"] = f"{libraries[0]}:{preloaded}" if preloaded else libraries[0]
+        folder, name = os.path.split(libraries[0])
+        by_name = any(character.isspace() for character in folder)
+        variables["LD_PRELOAD"] = _first(name if by_name else libraries[0], "LD_PRELOAD")
+        if by_name:
+            variables["LD_LIBRARY_PATH"] = _first(folder, "LD_LIBRARY_PATH")
     return variables
+
+
+def _first(item, variable):
+    """A list, items separated by colons, of the environment, with this item before the others."""
+    others = [other for other in os.environ.get(variable, "").split(":") if other not in ("", item)]
+    return ":".join([item, *others])
 
 
 def main():

@@ -5,7 +5,7 @@ import sys
 import tempfile
 
 from projects.MAE.errors import INTERRUPTED, UserError
-from projects.MAE.runtime.blas import mkl_is_preloaded
+from projects.MAE.runtime.blas import asks_for_mkl
 from projects.MAE.runtime.cpu_environment import cpu_environment
 from projects.MAE.runtime.stderr_filter import known_noise
 
@@ -55,7 +55,7 @@ def restart_with_mkl():
     Only a library that is there when the process starts can take the place of OneFlow's own BLAS:
     see `cpu_environment`. tools/train.sh does the same for training. Other programs are left alone.
     """
-    if not _is_command() or mkl_is_preloaded():
+    if not _is_command() or asks_for_mkl():
         return
     variables = cpu_environment(len(os.sched_getaffinity(0)))
     if "LD_PRELOAD" not in variables:

@@ -17,6 +17,7 @@ GIVEN = (
     *("global_batch_size", "start_iter", "train_iter", "test_batch_size"),
 )
 LONGEST_VALUE = 80  # characters of a value in a message
+SIMILAR = 0.75  # from 0 to 1, of a misspelt key to a known one, as difflib measures it
 
 
 def check_each(cfg):
@@ -29,6 +30,8 @@ def check_each(cfg):
         rule = rule_of(name)
         if rule and not rule.fits(value):
             raise UserError(f"{key}={_text(value)} must be {rule.must_be}")
+        if not rule:
+            _check_spelling(key, name)
         if is_call(value):
             _check_call(key, value)
 
@@ -94,6 +97,17 @@ def settings(node, place="", owner="", order=None):
         if isinstance(value, (DictConfig, ListConfig)):
             below = name_of_call(value) or "own" if is_call(value) else name
             yield from settings(value, key, below)
+
+
+def _check_spelling(key, name):
+    """Raise a UserError for an unknown key that looks like a known one of its group; a key that looks
+    like none is the user's own."""
+    group, _, part = name.rpartition(".")
+    known = {n[len(group) + 1 :].split(".")[0] for n in RULES if n.startswith(f"{group}.")}
+    near = [] if part in known else difflib.get_close_matches(part, known, n=1, cutoff=SIMILAR)
+    if group and near:
+        place = key.rpartition(".")[0]
+        raise UserError(f"unknown key {key}: {place} has no {part!r}; did you mean {place}.{near[0]}?")
 
 
 def rule_of(name):

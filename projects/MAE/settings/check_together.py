@@ -1,7 +1,9 @@
 """Checks of a configuration's values, before anything is built."""
 import os
 
-from projects.MAE.checkpoint.names import find_checkpoint
+from omegaconf import OmegaConf
+
+from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint
 from projects.MAE.data.image_folder import find_split
 from projects.MAE.errors import UserError, about
 from projects.MAE.modeling.sizes import check_sizes, kept_patches
@@ -9,7 +11,7 @@ from projects.MAE.modeling.task import task_of
 from projects.MAE.monitor.writers import check_writers
 from projects.MAE.runtime.lazy_call import is_call, name_of_call
 from projects.MAE.settings.check_each import check_each
-from projects.MAE.weights.pretrained import check_source
+from projects.MAE.weights.pretrained import check_source, told_sizes, weight_style_of
 
 
 def check_settings(cfg, eval_only, may_be_random=False, resumes=False):
@@ -30,6 +32,41 @@ def check_settings(cfg, eval_only, may_be_random=False, resumes=False):
     _check_pictures(cfg)
     check_writers(cfg.train)
     _check_weights(cfg, resumes, eval_only, may_be_random)
+
+
+def take_from_weights(cfg, eval_only, resumes):
+    """Fill in what the weights to begin with say and nobody has set: their style, and the model's
+    image and patch size, which a recipe has by reference only.
+
+    Returns:
+        A line for each size that is not the recipe's, and for a finetune.path that is not used.
+
+    Raises:
+        UserError: the weights can't be read.
+    """
+    train, model = cfg.train, cfg.model
+    starts = cfg.finetune.enable is True and cfg.finetune.path
+    if starts and cfg.finetune.weight_style is None:
+        cfg.finetune.weight_style = weight_style_of(cfg.finetune.path)
+    key, path = "finetune.path", cfg.finetune.path if starts else None
+    if eval_only and train.load_weight:
+        key, path = "train.load_weight", train.load_weight
+    if resumes and is_checkpoint(train.output_dir):
+        key, path = "train.output_dir", train.output_dir
+    lines = []
+    if eval_only and starts and key != "finetune.path":
+        lines.append(f"finetune.path={cfg.finetune.path} is not used: {key}={path} is evaluated")
+    open_ = [k for k in ("img_size", "patch_size") if OmegaConf.is_interpolation(model, k)]
+    if not path or not os.path.exists(path) or not open_:
+        return lines
+    with about(key, path):
+        sizes, teller = told_sizes(path)
+    for name in open_:
+        if sizes.get(name, model[name]) != model[name]:
+            model[name] = sizes[name]
+            found = f"model.{name}={sizes[name]}, as {teller} says ({path})"
+            lines.append(f"{found}: nobody has set another")
+    return lines
 
 
 def check_paths(cfg, train, test):
@@ -162,7 +199,7 @@ def _check_metric(cfg):
     evaluation, task = cfg.train.evaluation, task_of(cfg.model)
     if not evaluation.enabled:
         return
-    metrics = task.metrics(evaluation.topk)
+    metrics = task.metrics(evaluation.topk, cfg.model.get("num_classes"))
     if evaluation.eval_metric not in metrics:
         raise UserError(
             f"train.evaluation.eval_metric={evaluation.eval_metric} is not measured: choose "

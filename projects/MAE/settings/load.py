@@ -3,6 +3,7 @@ import copy
 import difflib
 import inspect
 import os
+import sys
 import traceback
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.compat import keeps_import
 from projects.MAE.runtime.lazy_call import is_call, target_of
+from projects.MAE.settings.alternatives import COMMAND_LINE, settle, watched_settings
 from projects.MAE.settings.check_each import check_groups
 from projects.MAE.utils.disk import replaced
 
@@ -24,16 +26,22 @@ FORMER_MODULES = {
     "projects.MAE.utils.lr_decay": "projects.MAE.optim.param_groups",
     "projects.MAE.utils.scheduler": "projects.MAE.optim.schedule",
 }
+RECIPES = "projects.MAE.configs"
+# What of `finetune` a configuration may leave out. enable=None: where finetune.path is set.
+FINETUNE = dict(enable=None, weight_style=None, path="")
 
 
-def load_config(path, overrides=()):
+def load_config(path, overrides=(), said=None):
     """Load a LazyConfig file with overrides: its groups of settings are checked, values not yet.
+
+    Of two settings that mean one thing the one that the user has set counts, see `alternatives.py`.
 
     Args:
         overrides: strings `dotted.key=value`; values as Hydra reads them (numbers, null, lists),
             everything else is a string.
+        said: a list that gets a line for each setting that was given up for another.
     """
-    cfg = _load_file(path)
+    cfg, written = _load_file(path)
     for override in overrides:
         if "=" not in override or override.startswith("-"):
             raise UserError(f"argument {override!r} is neither an option nor key=value; see --help")
@@ -43,8 +51,29 @@ def load_config(path, overrides=()):
             OmegaConf.update(cfg, key, _parse_value(override, text), merge=True)
         except (OmegaConfBaseException, IndexError, ValueError, TypeError) as error:
             raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
+        written.append((COMMAND_LINE, key))
     check_groups(cfg)
+    overridden = {key for layer, key in written if layer == COMMAND_LINE}
+    named = [key for key in ("finetune.path", "finetune.weight_style") if key in overridden]
+    if named == ["finetune.path"] and not path.endswith(".py"):
+        cfg.finetune.weight_style = None  # was that of other weights
+    lines = [*settle(cfg, written), *_settle_finetune(cfg, overridden)]
+    if said is not None:
+        said.extend(lines)
     return cfg
+
+
+def _settle_finetune(cfg, overridden):
+    """finetune.path alone is enough; yields a line where what a file says of it is given up."""
+    node = cfg.finetune
+    if node.path and "finetune.path" in overridden and "finetune.enable" not in overridden:
+        if node.enable is False:
+            yield "finetune.path was set, so finetune.enable=True"
+        node.enable = True
+    if node.enable is None:
+        node.enable = bool(node.path)
+    if node.path and node.enable is False:
+        yield f"finetune.path={node.path} is not used: finetune.enable=False"
 
 
 def expand_home(cfg):
@@ -69,14 +98,19 @@ def save_config(cfg, path):
 
 
 def _load_file(path):
+    """The configuration of a file, and what `watched_settings` gives."""
     if not os.path.isfile(path):
         what = "is a folder, not a file" if os.path.isdir(path) else "no such file"
         raise UserError(f"--config-file {path}: {what}")
     if not path.endswith((".py", ".yaml", ".yml")):
         raise UserError(f"--config-file {path} must be a Python file, NAME.py")
+    # A configuration that was loaded before may have written into the recipes that it imported.
+    for name in [name for name in sys.modules if name.startswith(RECIPES)]:
+        del sys.modules[name]
     try:
-        with keeps_import():
+        with keeps_import(), watched_settings() as written:
             cfg = LazyConfig.load(path)
+        written = [(file, key) for file, key in written if file != __file__]  # LiBai puts all together
     except UserError:
         raise
     except Exception as error:  # it runs as a program, so anything may go wrong in it
@@ -86,7 +120,11 @@ def _load_file(path):
     if not path.endswith(".py"):
         content = OmegaConf.to_container(cfg, resolve=False)
         cfg = OmegaConf.create(_with_modules_of_today(content), flags={"allow_objects": True})
-    return cfg
+        if OmegaConf.select(cfg, "train.start_iter") is not None:  # an earlier version's, see `_say`
+            written = [(path, "train.train_iter"), (path, "optim.lr")]
+    if isinstance(cfg.get("finetune", {}), (dict, DictConfig)):
+        cfg.finetune = {**FINETUNE, **cfg.get("finetune", {})}
+    return cfg, written
 
 
 def _with_modules_of_today(value):
@@ -117,15 +155,19 @@ def _what_failed(path, error):
         reason = f"{error.msg} ({error.filename}, line {error.lineno})"  # in a module it imports
     else:
         reason = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    if isinstance(error, AttributeError) and reason.startswith("'dict' object has no attribute"):
+        reason += ": write group['key'] = value, or make the group with OmegaConf.create({...})"
     where = f"{file}, line {line}" if line else file
     return f"--config-file {where}: {type(error).__name__}: {reason}"
 
 
 def _parse_value(override, text):
     try:
-        return OverridesParser.create().parse_override(override).value()
+        parsed = OverridesParser.create().parse_override(override)
     except HydraException:
         return text  # a path with blanks or brackets, say
+    # A sweep over several values is none of ours: it is a path with a comma.
+    return text if parsed.is_sweep_override() else parsed.value()
 
 
 def _check_key(cfg, key):

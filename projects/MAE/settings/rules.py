@@ -107,7 +107,7 @@ RULES = {
     "data.on_error": ON_ERROR,
     "graph.enabled": FLAG,
     "finetune.enable": FLAG,
-    "finetune.weight_style": choice("oneflow", "pytorch"),
+    "finetune.weight_style": null_or(choice("oneflow", "pytorch"), "for what finetune.path is"),
     "finetune.path": PATH_OR_NONE,
     "train.output_dir": PATH,
     "train.device": choice("auto", "cuda", "cpu"),
@@ -156,6 +156,7 @@ RULES = {
     "train.dist.custom_pipeline_stage_id": null_or(listed(whole(0)), "to balance by cost"),
     "train.scheduler": CALL,
     "vit.size": ANYTHING,  # one of the sizes in vit, see check_together.py
+    "vit.*.img_size": COUNT,
     "vit.*.patch_size": COUNT,
     "vit.*.embed_dim": COUNT,
     "vit.*.depth": COUNT,
@@ -183,6 +184,11 @@ _OPTIMIZER = {
     "lr": null_or(NOT_NEGATIVE, "for train.base_lr * global batch / 256"),
     "weight_decay": NOT_NEGATIVE,
 }
+_GROUPS = {
+    "weight_decay": NOT_NEGATIVE,
+    "clip_grad_max_norm": null_or(number(above=0), "for none"),
+    "clip_grad_norm_type": number(above=0),
+}
 _CLASSIFIER = {**_SIZES, "global_pool": FLAG, "num_classes": COUNT}
 # Arguments of what the project's configurations call, by its name.
 ARGUMENTS = {
@@ -205,8 +211,8 @@ ARGUMENTS = {
         "fused": FLAG,
     },
     "LARS": {**_OPTIMIZER, "momentum": BELOW_1, "trust_coefficient": number(above=0)},
-    "param_groups_weight_decay": {"weight_decay": NOT_NEGATIVE},
-    "param_groups_lrd": {"weight_decay": NOT_NEGATIVE, "layer_decay": number(above=0, most=1)},
+    "param_groups_weight_decay": _GROUPS,
+    "param_groups_lrd": {**_GROUPS, "layer_decay": number(above=0, most=1)},
     "warmup_cosine_lr": {"min_lr": NOT_NEGATIVE},
     "build_image_train_loader": {
         "dataset": CALLS,
@@ -222,9 +228,14 @@ ARGUMENTS = {
         "size": COUNT,
         "scale": interval(above=0, most=1),
         "ratio": interval(above=0),
+        "clamp": FLAG,
     },
     "RandomHorizontalFlip": {"p": SHARE},
-    "Resize": {"size": COUNT, "crop_ratio": number(above=0, most=1)},
+    "ColorJitter": dict.fromkeys(("brightness", "contrast", "saturation"), NOT_NEGATIVE),
+    "Resize": {
+        "size": COUNT,
+        "crop_ratio": null_or(number(above=0, most=1), "for 0.875 up to 224 pixels, 1 above"),
+    },
     "CenterCrop": {"size": COUNT},
     "ToArray": {"mean": listed(number(), 3), "std": listed(number(above=0), 3)},
     "RandAugment": {
@@ -242,6 +253,7 @@ ARGUMENTS = {
     "Mixup": {
         "mixup_alpha": NOT_NEGATIVE,
         "cutmix_alpha": NOT_NEGATIVE,
+        "cutmix_minmax": null_or(interval(above=0, most=1), "for boxes that follow lambda"),
         "prob": SHARE,
         "switch_prob": SHARE,
         "label_smoothing": BELOW_1,

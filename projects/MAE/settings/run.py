@@ -33,6 +33,7 @@ class Run:
     resumes: bool  # whether --resume was given
     start_iter: int = 0  # iterations that were done before; its checkpoint is the one after them
     schedule: Optional[Schedule] = None  # None where nothing is trained
+    said: tuple = ()  # lines for the log: which settings were given up, what was taken from weights
 
     @property
     def in_graph(self):
@@ -43,7 +44,7 @@ class Run:
 def schedule_of(cfg, batch, samples):
     """The `Schedule` of a configuration on `samples` images.
 
-    The larger of train.train_epoch and train.train_iter counts. The rate is optim.lr, or
+    One of train.train_epoch and train.train_iter is 0, see `alternatives.py`. The rate is optim.lr, or
     train.base_lr * global batch / 256 (Goyal et al., arXiv 1706.02677).
     """
     train, total = cfg.train, batch.total

@@ -1,9 +1,10 @@
 """Start a model from weights that somebody trained."""
 import logging
 import math
+import os
 
 from projects.MAE.checkpoint.manifest import check_whole
-from projects.MAE.checkpoint.names import find_checkpoint
+from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint, newest_checkpoints
 from projects.MAE.checkpoint.reader import read_card, read_weights
 from projects.MAE.errors import UserError, about
 from projects.MAE.modeling.initialization import assign, named_tensors
@@ -16,16 +17,55 @@ from projects.MAE.weights.sizes import check_finite
 logger = logging.getLogger("libai." + __name__)
 
 
-def check_source(path, weight_style):
-    """Raise a UserError where `load_pretrained` can't find what to read."""
+def weight_style_of(path):
+    """What weights are, as finetune.weight_style calls it: "oneflow", a folder that LiBai wrote, or
+    "pytorch", all else."""
+    is_libai = os.path.isdir(path) and (is_checkpoint(path) or newest_checkpoints(path))
+    return "oneflow" if is_libai else "pytorch"
+
+
+def check_source(path, weight_style=None):
+    """Raise a UserError where `load_pretrained` can't find what to read, or it is of another style."""
     if not path:
         way_out = "name a checkpoint of mae_pretraining.py, or set finetune.enable=False to start"
         raise UserError("finetune.path is not set", way_out=f"{way_out} from scratch")
     with about("finetune.path", path):
-        (find_checkpoint if weight_style == "oneflow" else check_weight_file)(path)
+        if not os.path.exists(path):
+            raise UserError("no such file or folder", path=path)
+        found = weight_style_of(path)
+        if weight_style not in (None, found):
+            what = {"oneflow": "a LiBai checkpoint", "pytorch": "no LiBai checkpoint"}[found]
+            what = f"{what}, but finetune.weight_style={weight_style}"
+            way_out = f"set finetune.weight_style={found}, or leave it out"
+            raise UserError(what, path=path, way_out=way_out)
+        (find_checkpoint if found == "oneflow" else check_weight_file)(path)
 
 
-def load_pretrained(model, path, weight_style):
+def told_sizes(path):
+    """Image and patch size of a model that somebody trained, in pixels, as far as its weights tell.
+
+    Args:
+        path: as of `load_pretrained`.
+
+    Returns:
+        {"img_size", "patch_size": int}, or a part of it; and who told it, in words.
+
+    Raises:
+        UserError: the weights can't be read.
+    """
+    if weight_style_of(path) == "oneflow":
+        card = read_card(find_checkpoint(path))
+        return {k: card[k] for k in ("img_size", "patch_size") if k in card}, "its model card"
+    state, _ = read_weight_file(path)
+    patch, positions = state["patch_embed.proj.weight"], state.get("pos_embed")
+    if patch.ndim != 4 or positions is None or positions.ndim != 3:
+        return {}, ""
+    side = math.isqrt(positions.shape[1] - 1)
+    sizes = dict(img_size=side * patch.shape[-1], patch_size=patch.shape[-1])
+    return sizes, "the shapes of its tensors"
+
+
+def load_pretrained(model, path, weight_style=None):
     """Fill a model with weights of the same size; every rank calls this.
 
     A classifier takes an encoder, or another classifier with its head where it has the same
@@ -36,7 +76,7 @@ def load_pretrained(model, path, weight_style):
         model: VisionTransformer, LinearProbe or MaskedAutoencoderViT.
         path: a checkpoint as `find_checkpoint` takes it ("oneflow"), or a file or folder as
             `read_weight_file` does ("pytorch").
-        weight_style: "oneflow" or "pytorch".
+        weight_style: "oneflow" or "pytorch", which it has to be; None for what it is.
 
     Returns:
         "loaded", "new": lists of the model's tensors; new ones keep their initial values.
@@ -48,7 +88,7 @@ def load_pretrained(model, path, weight_style):
     """
     check_source(path, weight_style)
     with about("finetune.path", path):
-        return _load(model, path, weight_style)
+        return _load(model, path, weight_style_of(path))
 
 
 def _load(model, source, weight_style):

@@ -1,6 +1,5 @@
 """Settings of a recipe can be changed as attributes: in a copy of its file and in what imports it."""
 import shutil
-import sys
 
 import pytest
 from omegaconf import DictConfig
@@ -39,15 +38,6 @@ def test_every_group_is_written_to_in_the_file_itself(copies, recipe):
         assert all(group.set_here == 1 for group in groups(changed[key], key).values())
 
 
-@pytest.fixture
-def imported_anew():
-    """The configurations as modules are those of the test alone."""
-    yield
-    for name in [name for name in sys.modules if name.startswith("projects.MAE.configs")]:
-        del sys.modules[name]
-
-
-@pytest.mark.usefixtures("imported_anew")
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("where", ["from .", "from projects.MAE.configs."])
 def test_every_group_is_written_to_in_a_file_that_imports_it(copies, recipe, where):
@@ -59,3 +49,36 @@ def test_every_group_is_written_to_in_a_file_that_imports_it(copies, recipe, whe
         lines.writelines(f"{key}.set_here = 1\n" for key in loaded)
     changed = load_config(str(file))
     assert all(changed[key].set_here == 1 for key in loaded)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_group_is_written_to_behind_a_star_import_in_any_folder(tmp_path, recipe):
+    loaded = load_config(str(CONFIGS / recipe))
+    names = [name for key in loaded for name in groups(loaded[key], key)]
+    (tmp_path / "any folder").mkdir()
+    own = tmp_path / "any folder" / "own.py"
+    lines = "".join(f"{name}.set_here = 1\n" for name in names)
+    own.write_text(f"from projects.MAE.configs.{recipe[:-3]} import *\n{lines}")
+    changed = load_config(str(own))
+    assert set(changed) == set(loaded)
+    for key in loaded:
+        assert all(group.set_here == 1 for group in groups(changed[key], key).values())
+    # What one configuration writes is not there for the next.
+    assert all("set_here" not in load_config(str(CONFIGS / recipe))[key] for key in loaded)
+
+
+PASTED = """
+finetune.enable = True
+finetune.weight_style = "oneflow"
+finetune.path = "some/run"
+"""
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_lines_of_libais_readme_are_pasted_into_a_recipe(copies, tmp_path, recipe):
+    expected = dict(enable=True, weight_style="oneflow", path="some/run")
+    with open(copies / recipe, "a") as file:
+        file.write(PASTED)
+    assert load_config(str(copies / recipe)).finetune == expected
+    (tmp_path / "own.py").write_text(f"from projects.MAE.configs.{recipe[:-3]} import *\n{PASTED}")
+    assert load_config(str(tmp_path / "own.py")).finetune == expected

@@ -1,9 +1,12 @@
 """The configurations hold the paper's recipes."""
 import pytest
+from omegaconf import OmegaConf
 
+from projects.MAE.data.preprocessing import described_preprocessing, standard_preprocessing
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.linear_probe import LinearProbe
 from projects.MAE.optim.lars import LARS
+from projects.MAE.runtime.lazy_call import instantiate
 from projects.MAE.settings.load import load_config
 from tests.support.command import ROOT
 
@@ -30,6 +33,7 @@ def test_pretraining(size):
     assert train.scheduler.min_lr == 0
     crop, flip, _ = cfg.dataloader.train.dataset[0].transform.transforms
     assert list(crop.scale) == [0.2, 1.0] and crop.size == 224 and flip.p == 0.5
+    assert not instantiate(crop).clamp
 
 
 @pytest.mark.parametrize(
@@ -54,7 +58,7 @@ def test_finetuning(size, base_lr, epochs, layer_decay, drop_path):
     assert (augment.num_layers, augment.magnitude, augment.magnitude_std) == (2, 9, 0.5)
     assert erasing.probability == 0.25
     resize, crop, _ = cfg.dataloader.test[0].dataset.transform.transforms
-    assert resize.size / resize.crop_ratio == 256 and crop.size == 224
+    assert instantiate(resize).size == 256 and crop.size == 224
 
 
 @pytest.mark.parametrize("size, epochs", [("base", 90), ("large", 50), ("huge", 50)])
@@ -68,9 +72,9 @@ def test_linear_probing(size, epochs):
     assert train.scheduler.min_lr == 0 and not cfg.model.global_pool
     assert cfg.model.num_classes == 1000 and cfg.dataloader.train.mixup is None
     crop, flip, _ = cfg.dataloader.train.dataset[0].transform.transforms
-    assert list(crop.scale) == [0.08, 1.0] and crop.size == 224 and flip.p == 0.5
+    assert list(crop.scale) == [0.08, 1.0] and crop.size == 224 and flip.p == 0.5 and crop.clamp
     resize, crop, _ = cfg.dataloader.test[0].dataset.transform.transforms
-    assert resize.size / resize.crop_ratio == 256 and crop.size == 224
+    assert instantiate(resize).size == 256 and crop.size == 224
 
 
 def test_overrides_win_and_keep_their_types():
@@ -84,3 +88,14 @@ def test_overrides_win_and_keep_their_types():
 def test_wrong_keys_are_errors(override):
     with pytest.raises(UserError, match="unknown key"):
         load("mae_finetune.py", override)
+
+
+@pytest.mark.parametrize("recipe", ["mae_pretraining.py", "mae_finetune.py", "mae_linprobe.py"])
+@pytest.mark.parametrize("size, resized", [(96, 109), (224, 256), (240, 240), (384, 384), (448, 448)])
+def test_evaluation_takes_the_whole_image_above_224_pixels(recipe, size, resized):
+    """As the authors' util/datasets.py: crop_pct = 224 / 256 up to input_size 224, else 1.0."""
+    cfg = load(recipe, f"model.img_size={size}", "model.patch_size=16")
+    steps = cfg.dataloader.test[0].dataset.transform.transforms
+    assert instantiate(steps[0]).size == resized
+    told = described_preprocessing(OmegaConf.to_container(steps, resolve=True))
+    assert told == standard_preprocessing(size) and told.resize == resized

@@ -10,6 +10,7 @@ from projects.MAE.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     CenterCrop,
+    ColorJitter,
     RandomHorizontalFlip,
     RandomResizedCrop,
     Resize,
@@ -118,3 +119,48 @@ def test_a_pair_is_mixed_alike_in_any_batch():
     whole, _ = mixup(images.copy(), labels, [rng(seed) for seed in range(4)])
     half, _ = mixup(images[4:].copy(), labels[4:], [rng(seed) for seed in (2, 3)])
     np.testing.assert_array_equal(whole[4:], half)
+
+
+@pytest.mark.parametrize("size", [(90, 60), (60, 90), (300, 4), (4, 300), (1, 1)])
+def test_a_clamped_crop_is_one_draw(size):
+    """The authors' util/crop.py: no retries; a side that is too long is cut, not drawn anew."""
+    width, height = size
+    crop, cut = RandomResizedCrop(24, scale=(0.08, 1.0), clamp=True), 0
+    for seed in range(200):
+        draws = rng(seed)
+        area = width * height * draws.uniform(0.08, 1.0)
+        ratio = np.exp(draws.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        cut += w > width or h > height
+        w, h = min(max(w, 1), width), min(max(h, 1), height)
+        left, top = draws.integers(0, width - w + 1), draws.integers(0, height - h + 1)
+        assert crop.sample_box(*size, rng(seed)) == (left, top, left + w, top + h)
+    assert cut or size == (1, 1)
+    assert crop(Image.new("RGB", size), rng()).size == (24, 24)
+
+
+def test_color_jitter_changes_by_factors_of_a_range():
+    grey = Image.new("RGB", (4, 4), (100, 100, 100))
+    bright = [np.asarray(ColorJitter(brightness=0.4)(grey, rng(s)))[0, 0, 0] for s in range(300)]
+    assert 59 <= min(bright) < 65 and 135 < max(bright) <= 140 and abs(np.mean(bright) - 100) < 3
+    noise = Image.fromarray(rng().integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    assert ColorJitter()(noise, rng()) is noise
+    jitter = ColorJitter(0.4, 0.4, 0.4)
+    first, again = (np.asarray(jitter(noise, rng(5))) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert len({np.asarray(jitter(noise, rng(s))).tobytes() for s in range(20)}) == 20
+    without = np.asarray(ColorJitter(saturation=5.0)(noise, np.random.default_rng(3)))
+    assert without.shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("minmax", [(0.25, 0.75), (0.5, 0.5), (1.0, 1.0)])
+def test_cutmix_boxes_of_a_range(minmax):
+    """timm's rand_bbox_minmax: each side uniform in the range, the box whole inside the image."""
+    images, labels = constant_pairs(200)
+    mixup = Mixup(mixup_alpha=0, cutmix_alpha=0, cutmix_minmax=minmax, label_smoothing=0, num_classes=2)
+    assert mixup.cutmix_alpha == 1.0
+    mixed, targets = mixup(images, labels, [rng(seed) for seed in range(200)])
+    np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), targets[:, 1], atol=1e-5)
+    sides = {len(np.unique(np.nonzero(x[0])[axis])) for x in mixed[::2] for axis in (0, 1)}
+    least, most = (int(16 * share) for share in minmax)
+    assert sides == set(range(least, max(most, least + 1)))

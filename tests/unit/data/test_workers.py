@@ -1,8 +1,13 @@
 """What a data set raises is one line, whatever it is, in a worker and in the training process."""
+import os
+import subprocess
+import sys
+
 import pytest
 
 from projects.MAE.data.workers import read_ahead
 from projects.MAE.errors import UserError
+from tests.support.command import ROOT
 
 
 class OfTwo(Exception):
@@ -60,3 +65,50 @@ def test_a_mistake_of_the_user_is_said_by_the_rank_that_met_it(workers):
     with pytest.raises(UserError, match="^a mistake$") as caught:
         list(read_ahead(refuse, [[0]], workers))
     assert caught.value.local
+
+
+UNGUARDED = """
+import os
+from projects.MAE.data.workers import read_ahead
+print("the script", flush=True)
+print(list(read_ahead(len, [[0], [0, 1]], 2)))
+"""
+OWN_CLASS = """
+class Own:
+    def __call__(self, keys):
+        return len(keys)
+print("the script", flush=True)
+from projects.MAE.data.workers import read_ahead
+from projects.MAE.errors import UserError
+from tests.support.command import ROOT
+try:
+    print(list(read_ahead(Own(), [[0], [0, 1]], 1)))
+except UserError as error:
+    print("one line:", error)
+"""
+
+
+@pytest.mark.parametrize("text", [UNGUARDED, OWN_CLASS])
+def test_a_script_without_a_guard(tmp_path, text):
+    """Its workers don't do again what it does; a class of its own is one line that says what to do."""
+    (tmp_path / "script.py").write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(tmp_path / "script.py")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    first, second = result.stdout.splitlines()
+    assert first == "the script" and result.returncode == 0, result.stderr
+    if text == UNGUARDED:
+        assert second == "[1, 2]" and result.stderr == ""
+    else:
+        assert second.startswith("one line: worker processes can't import what this script defines")
+        assert second.endswith('put what the script does under `if __name__ == "__main__":`')
+
+
+def test_a_script_with_a_guard_may_bring_its_own_class(tmp_path):
+    lines = "".join(f"    {line}\n" for line in OWN_CLASS.splitlines()[4:])
+    own = "\n".join(OWN_CLASS.splitlines()[:4])
+    (tmp_path / "script.py").write_text(f'{own}\nif __name__ == "__main__":\n{lines}')
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(tmp_path / "script.py")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert result.stdout.splitlines() == ["the script", "[1, 2]"], result.stderr

@@ -193,6 +193,16 @@ PRETRAINING = [
         "optim.betas=[0.9,0.95 must be a list of 2, each a number at least 0 and below 1",
     ),
     ("optim.eps=-1e-8", "optim.eps=-1e-08 must be a number at least 0"),
+    (
+        "optim.params.clip_grad_max_norm=0",
+        "optim.params.clip_grad_max_norm=0 must be a number above 0, or null for none",
+    ),
+    (
+        "train.checkpointer.period=2 train.checkpointer.save_model_after_n_epoch=3",
+        "train.checkpointer.period=2 and train.checkpointer.save_model_after_n_epoch=3 mean one "
+        "thing: leave one of them out, or set train.checkpointer.period=0 or "
+        "train.checkpointer.save_model_after_n_epoch=null",
+    ),
     ("optim.params.weight_decay=-0.05", "optim.params.weight_decay=-0.05 must be a number at least 0"),
     # Data and augmentation
     (
@@ -285,7 +295,7 @@ FINETUNING = [
     ("optim.params.layer_decay=1.2", "optim.params.layer_decay=1.2 must be a number above 0 and at most 1"),
     (
         "finetune.weight_style=torch",
-        "finetune.weight_style=torch must be oneflow or pytorch",
+        "finetune.weight_style=torch must be oneflow or pytorch, or null for what finetune.path is",
     ),
     (
         "finetune.enable=True finetune.path=''",
@@ -295,7 +305,7 @@ FINETUNING = [
     ("finetune=True", "finetune=True must be a group of settings: set finetune.enable and the like"),
     (
         "train.evaluation.eval_metric=Acc@2",
-        "train.evaluation.eval_metric=Acc@2 is not measured: choose Acc@1 or Acc@5",
+        "train.evaluation.eval_metric=Acc@2 is not measured: choose Acc@1",
     ),
     (
         "train.evaluation.topk=5",
@@ -347,6 +357,11 @@ FILES = [
         "FILE, line 1: ImportError: Cannot import name no_such_recipe from FILE: "
         "FOLDER/no_such_recipe.py has to exist.",
     ),
+    (
+        "finetune = {}\nfinetune.enable = True\n",
+        "FILE, line 2: AttributeError: 'dict' object has no attribute 'enable': write group['key'] = "
+        "value, or make the group with OmegaConf.create({...})",
+    ),
     ("x = 1\0\n", "FILE: ValueError: source code string cannot contain null bytes"),
     (
         "nothing = dict()\n",
@@ -364,6 +379,20 @@ OWN_LINES = [
     (
         "model.mask_ration = 0.5",
         "unknown key model.mask_ration: model has no 'mask_ration'; did you mean model.mask_ratio?",
+    ),
+    ("train.sed = 3", "unknown key train.sed: train has no 'sed'; did you mean train.seed?"),
+    (
+        "train.checkpointer['perod'] = 3",
+        "unknown key train.checkpointer.perod: train.checkpointer has no 'perod'; did you mean "
+        "train.checkpointer.period?",
+    ),
+    (
+        "graph.enabeld = False",
+        "unknown key graph.enabeld: graph has no 'enabeld'; did you mean graph.enabled?",
+    ),
+    (
+        "finetune.pth = 'x'",
+        "unknown key finetune.pth: finetune has no 'pth'; did you mean finetune.path?",
     ),
     (
         "del dataloader.train.dataset[0].transform.transforms[0]['size']",

@@ -12,11 +12,12 @@ train = node(
     num_accumulation_steps=1,
     global_batch_size=None,
     test_micro_batch_size=64,
-    # The larger of the two counts.
+    # Of two settings that mean one thing the one that is set last counts, over what a recipe says;
+    # both in one file, or both on the command line, are an error.
     train_epoch=0,
     train_iter=0,
     warmup_epoch=0,
-    warmup_ratio=None,  # warm-up as a share of all iterations; wins over warmup_epoch
+    warmup_ratio=None,  # warm-up as a share of all iterations
     base_lr=None,  # the rate is base_lr * global batch / 256, unless optim.lr is set
     log_period=20,  # iterations from line to line of the log and of metrics.json
     max_seconds=None,  # save and stop after so many, as on SIGTERM
@@ -27,7 +28,7 @@ train = node(
     amp=dict(enabled=False),
     activation_checkpoint=dict(enabled=False),
     zero_optimization=dict(enabled=False, stage=1),
-    # In iterations; *_after_n_epoch is in epochs and wins where it is set.
+    # period and eval_period are in iterations, *_after_n_epoch in epochs.
     checkpointer=dict(period=0, save_model_after_n_epoch=None, max_to_keep=None),
     evaluation=dict(
         enabled=True,
