@@ -60,5 +60,6 @@ def test_every_recipe_takes_arrays_with_four_bands(bands):
 
 
 def test_what_a_class_lacks_is_one_line(bands):
-    result = run(bands, "bands.py", "model.in_chans=3", must=train)
+    other = "train.output_dir=output/other"
+    result = run(bands, "bands.py", "model.in_chans=3", other, must=train)
     assert_one_error(result, "sample 0 of the data set Bands", "[4, 32, 32]", "[3, 32, 32]")
