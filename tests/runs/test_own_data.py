@@ -59,6 +59,14 @@ def test_every_recipe_takes_arrays_with_four_bands(bands):
         assert found["Acc@1"] > (50 if options else 0)
 
 
+def test_a_class_that_workers_cannot_import_is_one_line(bands):
+    text = (bands / CONFIGS / "bands.py").read_text().replace('LazyCall("bands.Bands")', "LazyCall(Bands)")
+    (bands / CONFIGS / "inline.py").write_text((bands / "bands.py").read_text() + text)
+    settings = [*TINY_DECODER, "train.output_dir=output/inline"]
+    result = run(bands, "inline.py", *settings, must=train)
+    assert_one_error(result, "can't be sent to worker processes", "Bands", "num_workers=0")
+
+
 def test_what_a_class_lacks_is_one_line(bands):
     other = "train.output_dir=output/other"
     result = run(bands, "bands.py", "model.in_chans=3", other, must=train)

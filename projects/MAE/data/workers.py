@@ -10,6 +10,7 @@ import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import multiprocessing.util
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -60,7 +61,7 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
     pending = deque()
     try:
         for keys in batches:
-            pending.append(pool.submit(_read_in_worker, keys))
+            pending.append(_submit(pool, keys))
             if len(pending) > BATCHES_AHEAD * num_workers:
                 yield _told(pending.popleft().result)
         while pending:
@@ -74,6 +75,18 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
         for future in pending:
             future.cancel()
         pool.shutdown()  # a worker finishes the batch it is reading
+
+
+def _submit(pool, keys):
+    """Give keys to a worker; the first time what reads them goes to the worker, too."""
+    try:
+        return pool.submit(_read_in_worker, keys)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:  # whatever can't be pickled
+        raise UserError(
+            f"the data set can't be sent to worker processes ({error}): define its class in a module that "
+            "can be imported, and open files in __getitem__, or set num_workers=0",
+            local=True,
+        ) from error
 
 
 def _told(call, *arguments):
