@@ -1,5 +1,6 @@
 """Images that are easily misread: turned by EXIF, of 12 bits, with white as zero; what is said of them."""
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from projects.MAE.data.build import build_image_test_loader
 from projects.MAE.data.datasets import PretrainingDataset
 from projects.MAE.data.image_file import BadImage, Reading, read_image, to_rgb
 from projects.MAE.data.image_list import ImageList
+from projects.MAE.data.preprocessing import standard_preprocessing
+from projects.MAE.data.survey import reader_of
 from projects.MAE.data.transforms import CenterCrop, Compose, Resize, ToArray
 from projects.MAE.models import as_rgb
 from tests.support.images import encode, pixels, png, write
@@ -181,3 +184,24 @@ def test_a_list_of_images_takes_no_memory_in_a_worker(tmp_path):
     assert images.labels.tolist() == [0, 1, -1]
     # Arrays are shared inside the index alone; an attribute of the list would be copied.
     assert not any(isinstance(value, np.ndarray) for value in vars(images).values())
+
+
+def test_commands_read_images_as_the_weights_were_trained(tmp_path, capsys):
+    for name in ("a.png", "b.png"):
+        write(tmp_path, name, NARROW["grey.png"])
+    write(tmp_path, "c.heic", b"")
+    write(tmp_path, "d.jpg", turned("JPEG", 6))
+    saved = SimpleNamespace(
+        facts={}, preprocessing=standard_preprocessing(8), sizes=SimpleNamespace(img_size=8)
+    )
+    args = SimpleNamespace(on_error="raise", exif=None, bits=None)
+    images = ImageList([tmp_path])
+    assert reader_of(saved, images, args).reading == ("apply", None)
+    told, warning = capsys.readouterr().err.splitlines()
+    assert "left out: 1 .heic; with an EXIF rotation, turned upright (--exif ignore: not): 1" in told
+    assert warning.startswith("warning: ") and warning.endswith("if they hold 12 bits, set --bits 12")
+    saved.facts.update(exif="ignore", bits=12)
+    assert reader_of(saved, images, args).reading == ("ignore", 12)
+    assert "warning" not in capsys.readouterr().err
+    args.exif, args.bits = "apply", 16
+    assert reader_of(saved, images, args).reading == ("apply", 16)
