@@ -63,6 +63,17 @@ SHARED = {
         help="about an image that can't be read: end there, or go on without it (default: "
         "%(default)s)",
     ),
+    "--exif": dict(
+        choices=["apply", "ignore"],
+        help="the EXIF rotation of images: turn them upright, or leave them as stored (default: as in "
+        "training, else apply)",
+    ),
+    "--bits": dict(
+        metavar="N",
+        type=int,
+        choices=range(8, 17),
+        help="bits that images of 16 bits use, 8 to 16 (default: as in training, else 16)",
+    ),
     "--device": dict(
         choices=["auto", "cpu", "cuda"],
         default="auto",

@@ -29,7 +29,8 @@ from projects.MAE.command_line import (
     run_command,
     show,
 )
-from projects.MAE.data.image_list import ImageList, ImageReader
+from projects.MAE.data.image_list import ImageList
+from projects.MAE.data.survey import reader_of
 from projects.MAE.data.workers import read_ahead
 from projects.MAE.errors import UserError
 from projects.MAE.models import FEATURES, load_encoder
@@ -69,7 +70,8 @@ def parse_arguments(argv):
         metavar="B",
         help="the block whose output to take, from 1 (default: the last, with the final norm)",
     )
-    parser.add_shared("--num-heads", "--batch-size", "--num-workers", "--on-error", "--device")
+    parser.add_shared("--num-heads", "--batch-size", "--num-workers", "--on-error")
+    parser.add_shared("--exif", "--bits", "--device")
     parser.add_shared("--force", help="replace FILE, and start anew whatever a stopped run left")
     parser.add_shared("--json")
     return parser.parse_args(argv)
@@ -87,7 +89,8 @@ def extract(args, progress):
         raise UserError(f"--images {images.root}: {what}")
     encoder = load_encoder(args.weights, args.device, args.batch_size, args.num_heads)
     features, block = encoder.check(args.features, args.block)
-    saved, size = encoder.saved, encoder.saved.sizes.img_size
+    saved = encoder.saved
+    read = reader_of(saved, images, args)
     settings = dict(
         weights=saved.source,
         weights_crc32=checksum(saved.model),
@@ -95,6 +98,7 @@ def extract(args, progress):
         block=block,
         preprocessing=saved.preprocessing._asdict(),
         preprocessing_from=saved.known_from["preprocessing"],
+        **read.reading._asdict(),
         images=images.root,
         images_sha256=images.checksum(),
         batch_size=args.batch_size,
@@ -102,7 +106,6 @@ def extract(args, progress):
     shape = encoder.shape(features)
     with contextlib.closing(open_rows(args, settings, images, shape)) as rows:
         check_room(args.out, rows)
-        read = ImageReader(images, encoder.transform, size, skip=args.on_error == "skip")
         advice = f"{way_on(args)} goes on, with a smaller --num-workers if the memory was full"
         every = range(rows.count)
         starts = every[rows.done :: args.batch_size]

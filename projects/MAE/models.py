@@ -8,18 +8,20 @@
 From the command line: python -m projects.MAE.extract_features.
 """
 import os
+import warnings
 
 import numpy as np
 from PIL import Image
 
-from projects.MAE.data.image_file import BadImage, read_image
+from projects.MAE.data.image_file import LARGEST, BadImage, Reading, read_image, to_rgb
+from projects.MAE.data.survey import narrow, reading_of
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.single_process import start_one_process
 
 FEATURES = ("class", "mean", "all")
 
 
-def load_encoder(weights, device="auto", batch_size=32, num_heads=None):
+def load_encoder(weights, device="auto", batch_size=32, num_heads=None, exif=None, bits=None):
     """The `Encoder` of weights in any format.
 
     Args:
@@ -28,6 +30,7 @@ def load_encoder(weights, device="auto", batch_size=32, num_heads=None):
         device: "auto", "cpu" or "cuda".
         batch_size: images that are encoded at a time.
         num_heads: attention heads, where neither the weights nor their size tell.
+        exif, bits: how files become pixels, see `Reading`; by default as in training, else as usual.
 
     Raises:
         UserError: the weights can't be read, or it is not known how many heads they need.
@@ -36,7 +39,7 @@ def load_encoder(weights, device="auto", batch_size=32, num_heads=None):
     # Its modules need OneFlow set up.
     from projects.MAE.weights.saved_model import load_encoder_model
 
-    return Encoder(load_encoder_model(weights, num_heads=num_heads), batch_size)
+    return Encoder(load_encoder_model(weights, num_heads=num_heads), batch_size, exif, bits)
 
 
 class Encoder:
@@ -49,7 +52,7 @@ class Encoder:
             averages patches, else "class".
     """
 
-    def __init__(self, saved, batch_size=32):
+    def __init__(self, saved, batch_size=32, exif=None, bits=None):
         sizes = saved.sizes
         if sizes.in_chans != 3:
             raise UserError(f"{saved.source}: its images have {sizes.in_chans} channels, not RGB's 3")
@@ -57,15 +60,16 @@ class Encoder:
         self.depth, self.width = sizes.depth, sizes.embed_dim
         self.num_tokens = 1 + (sizes.img_size // sizes.patch_size) ** 2
         self.default_features = "mean" if saved.model.global_pool else "class"
-        self.transform = saved.preprocessing.transform()
+        self.transform, self.reading = saved.preprocessing.transform(), reading_of(saved, exif, bits)
+        self._warned = False
 
     def __call__(self, images, features=None, block=None):
         """Features of images.
 
         Args:
-            images: a sequence; each is a path, a `PIL.Image`, or uint8 pixels: RGB [H, W, 3] or grey
-                [H, W]. They may differ in size: they are resized, cropped and normalised as for the
-                evaluation of the weights.
+            images: a sequence; each is a path, a `PIL.Image`, which is treated as the file that it
+                came from, or uint8 pixels: RGB [H, W, 3] or grey [H, W]. They may differ in size:
+                they are resized, cropped and normalised as for the evaluation of the weights.
             features: "class" (the class token), "mean" (of the patch tokens) or "all" (tokens);
                 `default_features` by default.
             block: the block whose output to take, 1 to `depth`; the last, with the final norm, by
@@ -81,12 +85,19 @@ class Encoder:
         features, block = self.check(features, block)
         if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
             raise TypeError("images must be a sequence of images: put one image in a list")
-        result = np.empty((len(images), *self.shape(features)), np.float32)
+        result, largest = np.empty((len(images), *self.shape(features)), np.float32), 0
         for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size]
-            prepared = np.stack([self.transform(as_rgb(image)) for image in batch])
+            batch = [as_rgb(image, self.reading) for image in images[start : start + self.batch_size]]
+            largest = max(largest, *(image.info.get(LARGEST, 0) for image in batch))
+            prepared = np.stack([self.transform(image) for image in batch])
             result[start : start + len(batch)] = self.encode(prepared, features, block)
+        self._warn(narrow(self.reading, largest, "bits="))
         return result
+
+    def _warn(self, text):
+        if text and not self._warned:
+            warnings.warn(text, stacklevel=3)
+            self._warned = True
 
     def check(self, features=None, block=None):
         """(features, block) with the defaults filled in. Raises a UserError where there is no such."""
@@ -124,15 +135,15 @@ class Encoder:
             return x.numpy()
 
 
-def as_rgb(image):
+def as_rgb(image, reading=Reading()):
     """A path, a PIL.Image or uint8 pixels as an RGB `PIL.Image`."""
-    if isinstance(image, (str, os.PathLike)):
+    if isinstance(image, (str, os.PathLike, Image.Image)):
         try:
-            return read_image(os.fspath(image))
+            if isinstance(image, Image.Image):
+                return to_rgb(image, reading)
+            return read_image(os.fspath(image), reading)
         except BadImage as error:
             raise UserError(f"cannot read the image {image}: {error}") from None
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
         if image.ndim == 2 or image.shape[2] == 3:
             return Image.fromarray(image).convert("RGB")

@@ -18,7 +18,8 @@ from projects.MAE.command_line import (
     run_command,
     show,
 )
-from projects.MAE.data.image_list import ImageList, ImageReader
+from projects.MAE.data.image_list import ImageList
+from projects.MAE.data.survey import reader_of
 from projects.MAE.data.workers import read_ahead
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.single_process import start_one_process
@@ -45,7 +46,7 @@ def parse_arguments(argv):
     parser.add_shared("--num-heads")
     parser.add_shared("--batch-size", default=16)
     parser.add_shared("--num-workers", default=0)
-    parser.add_shared("--on-error", "--device", "--json")
+    parser.add_shared("--on-error", "--exif", "--bits", "--device", "--json")
     return parser.parse_args(argv)
 
 
@@ -56,8 +57,7 @@ def predictions(saved, images, args):
 
     from projects.MAE.modeling.global_tensors import as_input
 
-    transform, side = saved.preprocessing.transform(), saved.sizes.img_size
-    read = ImageReader(images, transform, side, skip=args.on_error == "skip")
+    read = reader_of(saved, images, args)
     every, size = range(len(images)), args.batch_size
     batches = [every[start : start + size] for start in every[::size]]
     way_on = "start again, with a smaller --num-workers if the memory was full"

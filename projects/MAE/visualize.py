@@ -19,7 +19,8 @@ from projects.MAE.command_line import (
     run_command,
     show,
 )
-from projects.MAE.data.image_list import ImageList, ImageReader
+from projects.MAE.data.image_list import ImageList
+from projects.MAE.data.survey import reader_of
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.single_process import start_one_process
 from projects.MAE.utils.disk import reason
@@ -52,7 +53,7 @@ def parse_arguments(argv):
     )
     parser.add_shared("--seed", default=None, help="of the masks (default: the run's, else 0)")
     parser.add_shared("--out", default="reconstructions.png", help="PNG (default: %(default)s)")
-    parser.add_shared("--force", "--on-error", "--norm-pix-loss")
+    parser.add_shared("--force", "--on-error", "--exif", "--bits", "--norm-pix-loss")
     parser.add_shared("--num-heads", "--decoder-num-heads", "--device")
     args = parser.parse_args(argv)
     if args.mask_ratio is not None and not 0 < args.mask_ratio < 1:
@@ -129,8 +130,7 @@ def run(argv):
     images = images or run_images(cfg, saved.source)
     seed = setting(cfg, "train.seed") if args.seed is None else args.seed
     seed = seed if isinstance(seed, int) and seed >= 0 else DEFAULT_SEED
-    transform, side = preprocessing.transform(), saved.sizes.img_size
-    read = ImageReader(images, transform, side, skip=args.on_error == "skip")
+    read = reader_of(saved, images, args)
     samples = listed_samples(images, read, args.num_images, model.num_patches, seed)
     grid = reconstruction_grid(
         model,

@@ -46,6 +46,23 @@ def test_the_default_is_what_the_head_takes(golden, encoder, pixels, kind, featu
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
 
 
+def test_an_image_of_pillow_is_its_file(encoder, pixels, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels[0]).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(pixels[0, :, :, 0].astype(np.uint16) << 4).save(tmp_path / "narrow.png")
+    paths = [tmp_path / "turned.jpg", tmp_path / "narrow.png"]
+    usual, narrow = encoder("encoder"), encoder("encoder", bits=12, exif="ignore")
+    with pytest.warns(UserWarning, match="if they hold 12 bits, set bits=12") as said:
+        of_files = usual(paths)
+        np.testing.assert_array_equal(usual([Image.open(path) for path in paths]), of_files)
+    assert len(said) == 1
+    others = narrow(paths)
+    np.testing.assert_array_equal(narrow([Image.open(path) for path in paths]), others)
+    assert (np.abs(others - of_files).max(axis=1) > 1e-3).all()
+    np.testing.assert_array_equal(others[1], usual([pixels[0, :, :, 0]])[0])
+
+
 def test_features_of_a_pretrained_encoder(golden, encoder, pixels):
     encoder = encoder("encoder")
     model = tiny_mae(golden("pretrain_tiny"), True).eval()

@@ -1,7 +1,7 @@
 """What a checkpoint says of the model and the run that it belongs to: its model card."""
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
-from projects.MAE.data.datasets import place_of
+from projects.MAE.data.datasets import classes_of, files_of, place_of
 from projects.MAE.data.preprocessing import described_preprocessing
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.lazy_call import class_name
@@ -13,16 +13,23 @@ NAMES = {
     "model": "model",
     "optimizer": "optim",
     "images": "training images",
+    "exif": "data.exif",
+    "bits": "data.bits",
+    "preprocessing.mean": "data.mean",
+    "preprocessing.std": "data.std",
+    "preprocessing.resize": "dataloader.test.0.dataset.transform: resize",
+    "preprocessing.crop": "model.img_size",
 }
 LISTS = {"classes": "class folders", "image_list": "names of the training images"}
 
 
 def run_card(run):
-    """What a checkpoint says of its model and `Run` without the data: kind, sizes, optimizer, batch
-    and seed."""
+    """What a checkpoint says of its model and `Run` without the data: kind, sizes, optimizer, batch,
+    seed, and how images are prepared."""
     cfg = run.cfg
     sizes = {k: v for k, v in cfg.model.items() if isinstance(v, (int, float, bool, str))}
     return {
+        **_images_as_prepared(cfg),
         "model": class_name(cfg.model),
         **sizes,
         "global_batch_size": run.batch.total,
@@ -31,23 +38,38 @@ def run_card(run):
     }
 
 
+def _images_as_prepared(cfg):
+    """How files become pixels, and pixels the model's input in an evaluation; mean and std alone where
+    that is no usual one."""
+    data = cfg.get("data", {})
+    told = {"exif": data.exif, "bits": data.get("bits") or 16} if "exif" in data else {}
+    steps = OmegaConf.select(cfg, "dataloader.test.0.dataset.transform.transforms") or []
+    found = described_preprocessing([dict(step) for step in steps])
+    if found:
+        return {**told, "preprocessing": _plain(found._asdict())}
+    if "mean" in data and "std" in data:
+        told["preprocessing"] = {"mean": list(data.mean), "std": list(data.std)}
+    return told
+
+
+def _plain(values):
+    """As JSON has them."""
+    return {k: list(v) if isinstance(v, (tuple, ListConfig)) else v for k, v in values.items()}
+
+
 def model_card(run, dataset):
     """`run_card`, with what is known of the data: the number of training images, a checksum of their
-    list, the names of their classes, and how evaluation prepares images."""
-    card = {**run_card(run), "images": len(dataset), "classes": list(dataset.classes)}
-    if hasattr(dataset, "images"):  # a data set of the user's own may have no files
-        card["image_list"] = dataset.images.checksum
-    steps = OmegaConf.select(run.cfg, "dataloader.test.0.dataset.transform.transforms") or []
-    preprocessing = described_preprocessing([dict(step) for step in steps])
-    if preprocessing:
-        card["preprocessing"] = preprocessing._asdict()
+    list, the names of their classes."""
+    card = {**run_card(run), "images": len(dataset), "classes": classes_of(dataset)}
+    if files_of(dataset):
+        card["image_list"] = files_of(dataset).checksum
     return card
 
 
 def check_card(card, dataset, checkpoint):
     """Raise a UserError where a classifier's labels mean other classes than the data's do."""
-    if card.get("classes") and "num_classes" in card and card["classes"] != list(dataset.classes):
-        differing = sorted(set(card["classes"]) ^ set(dataset.classes))
+    if card.get("classes") and "num_classes" in card and card["classes"] != classes_of(dataset):
+        differing = sorted(set(card["classes"]) ^ set(classes_of(dataset)))
         raise UserError(
             f"it was trained on the classes {', '.join(card['classes'][:3])}, ... "
             f"({len(card['classes'])}), but {place_of(dataset)} has other class folders "
@@ -76,14 +98,20 @@ def difference_of_runs(card, current):
     Returns:
         What differs, its value in `current`, and that in `card`.
     """
+    card, current = _flat(card), _flat(current)
     for key, value in current.items():
-        # Preprocessing is that of evaluation and of other programs.
-        if key == "preprocessing" or card.get(key, value) == value:
+        if card.get(key, value) == value:
             continue
         if key in LISTS:  # too long to be printed
             return LISTS[key], "the data's", "others"
         return NAMES.get(key, f"model.{key}"), value, card[key]
     return None
+
+
+def _flat(card):
+    """A card with the parts of its preprocessing beside the other entries."""
+    parts = {f"preprocessing.{k}": v for k, v in _plain(card.get("preprocessing") or {}).items()}
+    return {**{k: v for k, v in card.items() if k != "preprocessing"}, **parts}
 
 
 def check_same_run(card, current, checkpoint):

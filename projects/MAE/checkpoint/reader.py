@@ -35,6 +35,8 @@ CARD_TYPES = {
     "global_pool": (bool, "true or false"),
     "classes": (list, "a list of names"),
     "preprocessing": (dict, "an object with resize, crop, mean and std"),
+    "exif": (str, "apply or ignore"),
+    "bits": (int, "a whole number"),
 }
 LARGEST_IMAGE = 16384  # pixels of a side
 
@@ -64,6 +66,8 @@ def check_card_types(card, source):
         is_names = kind is not list or type(value) is list and all(type(x) is str for x in value)
         if type(value) is not kind or not is_names:
             raise UserError(f"damaged, {key} must be {words}", path=source)
+    if card.get("exif") not in (None, "apply", "ignore") or not 8 <= (card.get("bits") or 16) <= 16:
+        raise UserError("damaged, exif must be apply or ignore, and bits 8 to 16", path=source)
     check_preprocessing(card.get("preprocessing") or {}, source)
 
 

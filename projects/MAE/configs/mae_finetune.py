@@ -21,17 +21,18 @@ from projects.MAE.data.transforms import (
     RandomHorizontalFlip,
     RandomResizedCrop,
     Resize,
-    ToArray,
 )
 from projects.MAE.modeling.vit import VisionTransformer
 from projects.MAE.optim.param_groups import param_groups_lrd
 from projects.MAE.optim.schedule import warmup_cosine_lr
 
 from .common.node import node
+from .common.to_array import MEAN, to_array
 from .common.train import data, graph, train
 from .models.vit import vit
 
 vit.size = "base"  # base, large or huge
+data.exif = "ignore"  # as the authors; the published weights and accuracies were made so
 
 # Where the encoder comes from: a run of mae_pretraining.py, a file of the authors, timm or
 # transformers. weight_style="oneflow" or "pytorch" checks what it is. enable=False: from scratch.
@@ -58,14 +59,18 @@ dataloader = node(
                 train=True,
                 seed="${train.seed}",
                 on_error="${oc.select:data.on_error,raise}",
+                exif="${oc.select:data.exif,apply}",
+                bits="${oc.select:data.bits,null}",
                 depth="${model.depth}",
                 drop_path_rate="${model.drop_path_rate}",
                 transform=LazyCall(Compose)(
                     transforms=[
                         LazyCall(RandomResizedCrop)(size="${model.img_size}", scale=[0.08, 1.0]),
                         LazyCall(RandomHorizontalFlip)(p=0.5),
-                        LazyCall(RandAugment)(num_layers=2, magnitude=9, magnitude_std=0.5),
-                        LazyCall(ToArray)(),
+                        LazyCall(RandAugment)(
+                            num_layers=2, magnitude=9, magnitude_std=0.5, mean=MEAN
+                        ),
+                        to_array(),
                         LazyCall(RandomErasing)(probability=0.25),
                     ]
                 ),
@@ -89,11 +94,13 @@ dataloader = node(
                 train=False,
                 seed="${train.seed}",
                 on_error="${oc.select:data.on_error,raise}",
+                exif="${oc.select:data.exif,apply}",
+                bits="${oc.select:data.bits,null}",
                 transform=LazyCall(Compose)(
                     transforms=[
                         LazyCall(Resize)(size="${model.img_size}", crop_ratio=None),
                         LazyCall(CenterCrop)(size="${model.img_size}"),
-                        LazyCall(ToArray)(),
+                        to_array(),
                     ]
                 ),
             ),

@@ -11,12 +11,13 @@ With --knn there is no training: every image of val/ is classified by its neares
 """
 from libai.config import LazyCall
 
-from projects.MAE.data.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ToArray
+from projects.MAE.data.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop
 from projects.MAE.modeling.linear_probe import LinearProbe
 from projects.MAE.optim.lars import LARS
 from projects.MAE.optim.param_groups import param_groups_weight_decay
 from projects.MAE.optim.schedule import warmup_cosine_lr
 
+from .common.to_array import to_array
 from .mae_finetune import data, dataloader, finetune, graph, train, vit
 
 model = LazyCall(LinearProbe)(
@@ -36,7 +37,7 @@ dataloader.train.dataset[0].transform = LazyCall(Compose)(
     transforms=[
         LazyCall(RandomResizedCrop)(size="${model.img_size}", scale=[0.08, 1.0], clamp=True),
         LazyCall(RandomHorizontalFlip)(p=0.5),
-        LazyCall(ToArray)(),
+        to_array(),
     ]
 )
 dataloader.train.mixup = None

@@ -17,17 +17,18 @@ from projects.MAE.data.transforms import (
     RandomHorizontalFlip,
     RandomResizedCrop,
     Resize,
-    ToArray,
 )
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.optim.param_groups import param_groups_weight_decay
 from projects.MAE.optim.schedule import warmup_cosine_lr
 
 from .common.node import node
+from .common.to_array import to_array
 from .common.train import data, graph, train
 from .models.vit import vit
 
 vit.size = "base"  # base, large or huge
+data.exif = "ignore"  # as the authors; the published weights and accuracies were made so
 
 # To go on from weights with their decoder: finetune.path=... is a checkpoint of this recipe, the
 # authors' *_full.pth or the like. enable=None: where a path is set.
@@ -56,13 +57,15 @@ dataloader = node(
                 train=True,
                 seed="${train.seed}",
                 on_error="${oc.select:data.on_error,raise}",
+                exif="${oc.select:data.exif,apply}",
+                bits="${oc.select:data.bits,null}",
                 img_size="${model.img_size}",
                 patch_size="${model.patch_size}",
                 transform=LazyCall(Compose)(
                     transforms=[
                         LazyCall(RandomResizedCrop)(size="${model.img_size}", scale=[0.2, 1.0]),
                         LazyCall(RandomHorizontalFlip)(p=0.5),
-                        LazyCall(ToArray)(),
+                        to_array(),
                     ]
                 ),
             )
@@ -77,13 +80,15 @@ dataloader = node(
                 train=False,
                 seed="${train.seed}",
                 on_error="${oc.select:data.on_error,raise}",
+                exif="${oc.select:data.exif,apply}",
+                bits="${oc.select:data.bits,null}",
                 img_size="${model.img_size}",
                 patch_size="${model.patch_size}",
                 transform=LazyCall(Compose)(
                     transforms=[
                         LazyCall(Resize)(size="${model.img_size}", crop_ratio=None),
                         LazyCall(CenterCrop)(size="${model.img_size}"),
-                        LazyCall(ToArray)(),
+                        to_array(),
                     ]
                 ),
             ),

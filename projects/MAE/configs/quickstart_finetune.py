@@ -7,10 +7,12 @@ From scratch, for comparison: finetune.enable=False.
 """
 from libai.config import LazyCall
 
-from projects.MAE.data.transforms import CenterCrop, Compose, RandomResizedCrop, Resize, ToArray
+from projects.MAE.data.transforms import CenterCrop, Compose, RandomResizedCrop, Resize
 
+from .common.to_array import to_array
 from .mae_finetune import data, dataloader, finetune, graph, model, optim, train, vit
 
+data.exif = "apply"
 model.img_size = 24
 model.patch_size = 4
 model.embed_dim, model.depth, model.num_heads = 96, 3, 4
@@ -23,7 +25,7 @@ dataloader.train.dataset[0].root = "output/digits"
 dataloader.train.dataset[0].transform = LazyCall(Compose)(
     transforms=[
         LazyCall(RandomResizedCrop)(size="${model.img_size}", scale=[0.6, 1.0]),
-        LazyCall(ToArray)(),
+        to_array(),
     ]
 )
 dataloader.train.mixup = None
@@ -31,7 +33,7 @@ dataloader.test[0].dataset.transform = LazyCall(Compose)(
     transforms=[
         LazyCall(Resize)(size="${model.img_size}"),
         LazyCall(CenterCrop)(size="${model.img_size}"),
-        LazyCall(ToArray)(),
+        to_array(),
     ]
 )
 dataloader.train.num_workers = dataloader.test[0].num_workers = 1

@@ -7,8 +7,8 @@ It is mae_linprobe.py with the quickstart's model and the images of quickstart_f
 differs stands here. The probes of an encoder that was never trained, for comparison:
 finetune.enable=False.
 """
-from .mae_linprobe import data, graph, model, optim, train, vit
-from .quickstart_finetune import dataloader, finetune
+from .mae_linprobe import graph, model, optim, train, vit
+from .quickstart_finetune import data, dataloader, finetune
 
 model.img_size = 24
 model.patch_size = 4

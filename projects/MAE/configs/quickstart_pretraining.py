@@ -7,10 +7,12 @@ The data is what `python -m projects.MAE.digits output/digits` writes.
 """
 from libai.config import LazyCall
 
-from projects.MAE.data.transforms import CenterCrop, Compose, RandomResizedCrop, Resize, ToArray
+from projects.MAE.data.transforms import CenterCrop, Compose, RandomResizedCrop, Resize
 
+from .common.to_array import to_array
 from .mae_pretraining import data, dataloader, finetune, graph, model, optim, train, vit
 
+data.exif = "apply"
 model.img_size = 24
 model.patch_size = 4  # 36 patches
 model.embed_dim, model.depth, model.num_heads = 96, 3, 4
@@ -23,14 +25,14 @@ dataloader.train.dataset[0].root = "output/digits"
 dataloader.train.dataset[0].transform = LazyCall(Compose)(
     transforms=[
         LazyCall(RandomResizedCrop)(size="${model.img_size}", scale=[0.6, 1.0]),
-        LazyCall(ToArray)(),
+        to_array(),
     ]
 )
 dataloader.test[0].dataset.transform = LazyCall(Compose)(
     transforms=[
         LazyCall(Resize)(size="${model.img_size}"),
         LazyCall(CenterCrop)(size="${model.img_size}"),
-        LazyCall(ToArray)(),
+        to_array(),
     ]
 )
 dataloader.train.num_workers = dataloader.test[0].num_workers = 1

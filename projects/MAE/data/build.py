@@ -1,18 +1,23 @@
 """From data sets to loaders of this rank's part of each batch: the configs' LazyCall targets."""
+import logging
+
 import numpy as np
 import oneflow as flow
 from libai.data.structures import DistTensorData, Instance
 from libai.utils import distributed as dist
 
 from projects.MAE.data.collate import BatchReader
-from projects.MAE.data.datasets import ConcatenatedDataset
-from projects.MAE.data.sampler import EvaluationBatches, TrainingStream
+from projects.MAE.data.datasets import ConcatenatedDataset, classes_of, files_of
+from projects.MAE.data.sampler import EvaluationBatches, SampleKey, TrainingStream
 from projects.MAE.data.skipped import SkippedImages
+from projects.MAE.data.survey import describe, look, narrow
 from projects.MAE.data.workers import prepare_workers, read_ahead
 from projects.MAE.errors import UserError
 
 # The loss, on the last pipeline stage, needs them; everything else enters at the first.
 LAST_STAGE_FIELDS = ("labels", "valid")
+
+logger = logging.getLogger("libai." + __name__)
 
 
 def whole_dataset(datasets):
@@ -53,7 +58,48 @@ def build_image_test_loader(dataset, test_batch_size, num_workers=4):
     """
     ranks = dist.get_dist_util().data_parallel_size
     batches = EvaluationBatches(len(dataset), test_batch_size, data_parallel_rank(), ranks)
-    return Loader(dataset, BatchReader(dataset), batches, num_workers)
+    return Loader(dataset, BatchReader(dataset, evaluates=True), batches, num_workers)
+
+
+def check_sample(dataset, model, has_labels, trains):
+    """Raise a UserError unless a data set of the user's own gives what a model takes.
+
+    Its first sample is read; what docs/data.md says of such a class stands here as a table.
+
+    Args:
+        model: the configuration's node.
+        has_labels: whether the model is a classifier.
+        trains: whether the samples are for training.
+    """
+    for one in getattr(dataset, "datasets", [dataset]):
+        if not files_of(one):
+            _check_own(one, model, has_labels, trains)
+
+
+def _check_own(dataset, model, has_labels, trains):
+    name, side = type(dataset).__name__, model.img_size
+    if not len(dataset):
+        raise UserError(f"the data set {name} is empty: its len() is 0")
+    wanted = {"images": ("float32", (model.in_chans, side, side))}
+    if has_labels:
+        wanted["labels"] = ("int64", ())
+    else:
+        wanted["noise"] = ("float32", ((side // model.patch_size) ** 2,))
+    if trains and model.get("drop_path_rate"):
+        wanted["drop_path_noise"] = ("float32", (2 * model.depth,))
+    sample = BatchReader(dataset)([SampleKey(epoch=0, index=0, step=0, valid=True)])
+    for field, (dtype, shape) in wanted.items():
+        needed = f"{dtype} {list(shape)}"
+        found = sample.get(field)
+        if found is None:
+            raise UserError(f"sample 0 of the data set {name} has no {field!r}: add it, {needed}")
+        if (str(found.dtype), found.shape[1:]) != (dtype, shape):
+            raise UserError(
+                f"sample 0 of the data set {name}: {field!r} is {found.dtype} {list(found.shape[1:])}, "
+                f"but this model takes {needed}: mend the class, or set model.img_size, model.in_chans"
+            )
+    if has_labels and not classes_of(dataset):
+        raise UserError(f"the data set {name} has no attribute classes: add it, a list of their names")
 
 
 class Loader:
@@ -83,6 +129,8 @@ class Loader:
         self.skipped, self.num_workers = SkippedImages(dataset), num_workers
         if num_workers:
             prepare_workers()
+        if dist.is_main_process():
+            _say_images(dataset)
 
     def __len__(self):
         return len(self.batches)
@@ -90,6 +138,18 @@ class Loader:
     def __iter__(self):
         for batch in read_ahead(self.read, self.batches, self.num_workers):
             yield _to_instance(batch, self.skipped)
+
+
+def _say_images(dataset):
+    """Log what is taken of the folders of a data set, and what is odd about the images."""
+    for one in getattr(dataset, "datasets", [dataset]):
+        images = files_of(one)
+        if images:
+            found = look(images)
+            logger.info(f"{images.root}: {describe(images, images.reading, found)}")
+            warning = narrow(images.reading, found.largest)
+            if warning:
+                logger.warning(f"{images.root}: {warning}")
 
 
 def data_parallel_rank():

@@ -1,4 +1,6 @@
 """From the keys of a batch to its arrays. Worker processes run this: no OneFlow here."""
+import numpy as np
+
 from projects.MAE.data.randomness import MIXING, sample_generator
 from projects.MAE.data.shared_arrays import SharedArrays
 from projects.MAE.errors import UserError, raised_by
@@ -9,12 +11,13 @@ class BatchReader:
 
     Args:
         dataset: gives the arrays of a `SampleKey`, as {field: array}.
+        evaluates: mark rows that only fill up a batch: "valid" False, a label -1.
         mixup: None or a `Mixup`.
         seed: the run's seed, for mixup.
     """
 
-    def __init__(self, dataset, mixup=None, seed=0):
-        self.dataset, self.mixup, self.seed = dataset, mixup, seed
+    def __init__(self, dataset, mixup=None, seed=0, evaluates=False):
+        self.dataset, self.mixup, self.seed, self.evaluates = dataset, mixup, seed, evaluates
 
     def __call__(self, keys):
         """[SampleKey] -> {field: array [n, ...]}; a UserError for any exception of the data set.
@@ -32,11 +35,18 @@ class BatchReader:
 
     def _sample(self, key, skipped):
         try:
-            sample = self.dataset[key]
+            sample = dict(self.dataset[key])
         except UserError:
             raise
         except (Exception, SystemExit) as error:
             raise raised_by(f"sample {key.index} of the data set", error) from error
         if "skipped" in sample:
             skipped.append(sample.pop("skipped"))
-        return sample
+        if self.evaluates:  # a data set of the user's own may not care
+            sample.setdefault("valid", key.valid)
+            if "labels" in sample and not key.valid:
+                sample["labels"] = np.int64(-1)
+        found = {field: np.asarray(value) for field, value in sample.items()}
+        if "labels" in found and found["labels"].dtype.kind in "iu":
+            found["labels"] = found["labels"].astype(np.int64)
+        return found

@@ -4,7 +4,7 @@ import copy
 import numpy as np
 from PIL import Image
 
-from projects.MAE.data.image_file import BadImage
+from projects.MAE.data.image_file import BadImage, Reading
 from projects.MAE.data.image_folder import ImageFolder
 from projects.MAE.data.randomness import AUGMENTATION, DROP_PATH, MASKING, sample_generator
 from projects.MAE.errors import UserError
@@ -24,6 +24,7 @@ class _ImageDataset:
             training the next readable image of the list then takes its place, with the randomness
             of the one that it replaces; in evaluation a black one that is not valid does. So what a
             sample is still depends on nothing but seed, epoch and index.
+        exif, bits: see `Reading`.
 
     Attributes:
         classes, num_classes, labelled: as `ImageFolder` has them.
@@ -34,10 +35,11 @@ class _ImageDataset:
 
     labelled = True
 
-    def __init__(self, root, train, transform, seed, config_key, on_error):
+    def __init__(self, root, train, transform, seed, config_key, on_error, exif, bits):
         if on_error not in ("raise", "skip"):
             raise UserError(f"data.on_error={on_error} must be raise or skip")
-        self.images = ImageFolder(root, train, config_key, self.labelled)
+        reading = Reading(exif, bits)
+        self.images = ImageFolder(root, train, config_key, self.labelled, reading)
         self.classes, self.num_classes = self.images.classes, len(self.images.classes)
         self.train, self.transform = train, transform
         self.seed, self.on_error = seed, on_error
@@ -123,9 +125,19 @@ class PretrainingDataset(_ImageDataset):
     labelled = False
 
     def __init__(
-        self, root, train, transform, img_size, patch_size, seed=0, config_key=None, on_error="raise"
+        self,
+        root,
+        train,
+        transform,
+        img_size,
+        patch_size,
+        seed=0,
+        config_key=None,
+        on_error="raise",
+        exif="apply",
+        bits=None,
     ):
-        super().__init__(root, train, transform, seed, config_key, on_error)
+        super().__init__(root, train, transform, seed, config_key, on_error, exif, bits)
         self.num_patches = (img_size // patch_size) ** 2
 
     def _add_fields(self, sample, key, index):
@@ -154,8 +166,10 @@ class ClassificationDataset(_ImageDataset):
         seed=0,
         config_key=None,
         on_error="raise",
+        exif="apply",
+        bits=None,
     ):
-        super().__init__(root, train, transform, seed, config_key, on_error)
+        super().__init__(root, train, transform, seed, config_key, on_error, exif, bits)
         self.drop_path_draws = 2 * depth if train and drop_path_rate > 0 else 0
 
     def _add_fields(self, sample, key, index):
@@ -174,9 +188,10 @@ class ConcatenatedDataset:
     def __init__(self, datasets):
         self.datasets = list(datasets)
         for other in self.datasets[1:]:
-            if other.labelled:
+            if getattr(other, "labelled", classes_of(other)):
                 check_same_classes(self.datasets[0], other)
-        self.classes, self.num_classes = self.datasets[0].classes, self.datasets[0].num_classes
+        self.classes = classes_of(self.datasets[0])
+        self.num_classes = len(self.classes)
         self._ends = np.cumsum([len(dataset) for dataset in self.datasets])
 
     @property
@@ -209,9 +224,21 @@ def may_skip(dataset):
     return getattr(dataset, "on_error", "raise") == "skip"
 
 
+def files_of(dataset):
+    """The `ImageFolder` of a data set, None for one of the user's own, which may have no files."""
+    images = getattr(dataset, "images", None)
+    return images if isinstance(images, ImageFolder) else None
+
+
+def classes_of(dataset):
+    """The names of the classes of a data set, [] where one of the user's own has none."""
+    return list(getattr(dataset, "classes", ()))
+
+
 def place_of(dataset):
     """Where a data set's images are, for messages: their folder; of others the name of the class."""
-    return dataset.images.root if hasattr(dataset, "images") else type(dataset).__name__
+    images = files_of(dataset)
+    return images.root if images else type(dataset).__name__
 
 
 def check_same_classes(first, second):
@@ -219,11 +246,17 @@ def check_same_classes(first, second):
 
     A label is a place in the sorted list of folders, so one missing folder would shift all others.
     """
-    if first.classes == second.classes:
+    ours, theirs = classes_of(first), classes_of(second)
+    if ours == theirs:
         return
-    differing = sorted(set(first.classes) ^ set(second.classes))
-    has, lacks = (first, second) if differing[0] in first.classes else (second, first)
-    key = second.images.config_key if hasattr(second, "images") else "dataloader"
+    differing = sorted(set(ours) ^ set(theirs))
+    if not differing:
+        raise UserError(
+            f"dataloader: {place_of(first)} and {place_of(second)} have the same classes in another "
+            "order: a label is a place in that list, so give them the same"
+        )
+    has, lacks = (first, second) if differing[0] in ours else (second, first)
+    key = files_of(second).config_key if files_of(second) else "dataloader"
     raise UserError(
         f"{key}: {place_of(lacks)} has no class folder {differing[0]}, but {place_of(has)} has "
         f"({len(differing)} class folders differ): the same class folders are needed in both"

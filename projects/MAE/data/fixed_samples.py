@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from projects.MAE.data.collate import BatchReader
+from projects.MAE.data.datasets import files_of
 from projects.MAE.data.randomness import MASKING, sample_generator
 from projects.MAE.data.sampler import SampleKey
 from projects.MAE.errors import UserError
@@ -13,29 +15,35 @@ class FixedSamples(NamedTuple):
     """Samples held in memory."""
 
     labels: list  # a text each
-    images: np.ndarray  # float32 [n, 3, H, W], normalised
+    images: np.ndarray  # float32 [n, C, H, W], normalised
     noise: np.ndarray  # float32 [n, num_patches] in [0, 1), which decides the mask
 
 
 def fixed_samples(dataset, count):
-    """`count` samples spread evenly over a `PretrainingDataset`, with the noise that evaluation has.
+    """`count` samples spread evenly over a data set for pretraining, with the noise of evaluation.
 
     Returns:
-        `FixedSamples`, labelled with the path below the folder of the data set; all of a smaller
-        data set. Images that are skipped are left out.
+        `FixedSamples`, labelled with the path below the folder of the data set, and where one of the
+        user's own has no paths with their numbers; all of a smaller data set. Images that are skipped
+        are left out.
 
     Raises:
         UserError: an image can't be read, or none can.
     """
     indices = spread(len(dataset), count)
     keys = [SampleKey(epoch=0, index=index, step=0, valid=True) for index in indices]
-    samples = [dataset[key] for key in keys]
-    return _readable(
-        [os.path.relpath(dataset.path(index), dataset.images.root) for index in indices],
-        np.stack([sample["images"] for sample in samples]),
-        np.stack([sample["noise"] for sample in samples]),
-        np.array(["skipped" not in sample for sample in samples]),
-    )
+    batch = BatchReader(dataset)(keys)
+    skipped = {index for index, _ in batch.get("skipped", ())}
+    labels = [_name(dataset, index) for index in indices]
+    readable = np.array([index not in skipped for index in indices])
+    return _readable(labels, batch["images"], batch["noise"], readable)
+
+
+def _name(dataset, index):
+    if not hasattr(dataset, "path"):
+        return f"sample {index}"
+    path, images = str(dataset.path(index)), files_of(dataset)
+    return os.path.relpath(path, images.root) if images else path
 
 
 def listed_samples(images, read, count, num_patches, seed):

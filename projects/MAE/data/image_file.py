@@ -1,17 +1,20 @@
 """One image file to RGB pixels: what is read, how odd images become RGB, and what is refused.
 
 Pixels are those of Pillow's `convert("RGB")`, which the authors' pipeline and torchvision's
-ImageFolder use: transparency is dropped, and so is the EXIF orientation. The published weights and
-accuracies were made this way, on images that lie as they were stored. Only where that conversion
-loses the image (more than 8 bits of grey) does this module differ.
+ImageFolder use: transparency is dropped. Where that conversion loses the image (more than 8 bits a
+colour, white as zero) this module differs, and it turns images as their EXIF orientation says, as
+people see them; with `exif="ignore"` they lie as they were stored, as the authors' do.
 """
+import contextlib
 import math
 import os
 import stat
+import sys
 import warnings
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 # What counts as an image, in any case; the content, not the name, decides how a file is decoded.
 EXTENSIONS = (
@@ -34,17 +37,59 @@ warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+# Layouts that Pillow's table of TIFF files lacks and its decoders have: byte order, white as zero (0)
+# or black, unsigned, most significant bit first, bits of a pixel -> mode, decoder.
+for _key, _value in {
+    (b"II", 0, (1,), 1, (12,), ()): ("I;16", "I;12"),
+    (b"MM", 0, (1,), 1, (12,), ()): ("I;16", "I;12"),
+    (b"MM", 1, (1,), 1, (12,), ()): ("I;16", "I;12"),
+    (b"MM", 0, (1,), 1, (16,), ()): ("I;16B", "I;16B"),
+}.items():
+    TiffImagePlugin.OPEN_INFO.setdefault(_key, _value)
+
+ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC = 0x0112, 258, 262  # tags of EXIF and TIFF
+# In the `info` of an image of 8 bits that was grey of 16: the largest value, 0 where the file says how
+# many bits it uses.
+LARGEST = "largest of 16 bits"
+# What makes an image with an EXIF orientation upright, and what undoes that.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+AS_STORED = {**UPRIGHT, 6: UPRIGHT[8], 8: UPRIGHT[6]}
+
+
 class BadImage(Exception):
     """A file that holds no image that can be read; the message says why, without the path."""
 
 
-def read_image(path):
+class Reading(NamedTuple):
+    """How files become pixels: the settings data.exif and data.bits."""
+
+    exif: str = "apply"  # the EXIF orientation; or "ignore"
+    bits: int = None  # that are used of files of 16 bits a colour, 8 to 16; all of them by default
+
+
+def read_image(path, reading=Reading()):
     """Decode a file to an RGB `PIL.Image` of 8 bits; of several frames or pages the first.
 
     Raises:
-        BadImage: there is no such file, or it isn't a whole image of a known kind and size.
+        BadImage: there is no such file, or it isn't a whole image of a known kind and size, or it
+            has larger values than reading.bits.
         MemoryError: the machine has no memory for it now, which may not be the file's fault.
     """
+    with open_image(path) as image:
+        return _to_rgb(image, reading)
+
+
+@contextlib.contextmanager
+def open_image(path):
+    """The `PIL.Image` of a file, of which only the header is read; errors as of `read_image`."""
     try:
         # Without O_NONBLOCK a pipe would be waited for until somebody writes to it.
         with open(path, "rb", opener=_open_at_once) as file:
@@ -53,7 +98,7 @@ def read_image(path):
             with Image.open(file, formats=FORMATS) as image:
                 if math.prod(image.size) > MAX_PIXELS:  # Pillow's own limit may be raised
                     raise Image.DecompressionBombError
-                return _to_rgb(image)
+                yield image
     except (BadImage, MemoryError):
         raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
@@ -61,34 +106,132 @@ def read_image(path):
         raise BadImage(_reason(path, error)) from error
 
 
-def _open_at_once(path, flags):
-    return os.open(path, flags | os.O_NONBLOCK)
+def to_rgb(image, reading=Reading()):
+    """A `PIL.Image` as `read_image` gives the file that it came from; errors as there."""
+    try:
+        return _to_rgb(image, reading)
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:  # a file may be decoded only now
+        raise BadImage(_reason(None, error)) from error
 
 
-def _to_rgb(image):
-    if image.mode == "P" and "transparency" in image.info:
-        # Straight to RGB, Pillow warns about transparency given as bytes; the colours are the same.
-        image = image.convert("RGBA")
-    if image.mode[0] in "IF":
-        image = _grey_of_8_bits(image)
-    if image.mode != "RGB":
-        return image.convert("RGB")
-    image.load()  # `convert` would copy every pixel
-    return image
+def orientation(image):
+    """The EXIF orientation of a `PIL.Image`, a key of UPRIGHT; 1 where it is upright or says none."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    # Of damaged EXIF data SyntaxError, struct.error and more; it says nothing then, the pixels may be
+    # whole.
+    except Exception:
+        return 1
+    return found if isinstance(found, int) and found in UPRIGHT else 1
 
 
-def _grey_of_8_bits(image):
-    """Grey of 16 bits to 8: the high byte, which is what Pillow keeps of 16-bit colours.
+def is_wide(image):
+    """Whether an image that is not decoded yet, or grey, has more than 8 bits a colour."""
+    return image.mode[0] in "IF" or ";16" in _decoder(image)
 
-    Pillow's `convert` cuts off at 255 instead, which leaves a white image.
+
+def wide_values(image):
+    """The values of an image of which `is_wide` is true, and how many bits its file says they have.
+
+    Returns:
+        uint16 [H, W] or of colours [H, W, 3], 0 being black or, where the file says so, white; and a
+        number, None where the file only says how many bits it has room for.
+
+    Raises:
+        BadImage: of no known range.
     """
+    if image.mode[0] not in "IF":
+        return _wide_colours(image), None
     # "I" has 32 bits; what Pillow decodes to it from these two formats has 16.
     if not (image.mode.startswith("I;16") or image.mode == "I" and image.format in ("PNG", "PPM")):
         raise BadImage(
             "its pixels are numbers of no known range (32 bits, or 16 with a sign): save it with 8 or "
             "16 bits"
         )
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    declared = 12 if _tag(image, BITS_PER_SAMPLE) in (12, (12,)) else None
+    if image.format == "PPM" and image.tile and image.tile[0][3][-1] != 65535:
+        declared = 16  # Pillow scales it by the largest value that its header tells
+    return np.asarray(image).astype(np.uint16), declared
+
+
+def _decoder(image):
+    """The name of what unpacks an image's pixels, "" where that is done."""
+    arguments = image.tile[0][3] if image.tile else ""
+    return str(arguments if isinstance(arguments, str) else arguments[0])
+
+
+def _wide_colours(image):
+    """Colours of 16 bits, uint16 [H, W, 3]. Pillow keeps one byte of each, the high one; and the low
+    one where it is told the other order of bytes."""
+    decoder, file = _decoder(image), image.fp
+    native = "B" if sys.byteorder == "big" else "L"
+    order = "L" if (decoder[-1] if decoder[-1] in "BL" else native) == "B" else "B"
+    if not decoder.startswith(("RGB;", "RGBA;")):
+        raise BadImage(f"data.bits is for 16 bits of grey or RGB, not for {decoder}: save it so")
+    place = file.tell()
+    file.seek(0)
+    low = Image.open(file, formats=(image.format,))
+    low.tile = [_unpacked_by(tile, f"{decoder[:-1]}{order}") for tile in low.tile]
+    low.load()
+    file.seek(place)
+    high, low = (np.asarray(x)[:, :, :3].astype(np.uint16) for x in (image, low))
+    return high << 8 | low
+
+
+def _unpacked_by(tile, decoder):
+    arguments = tile[3]
+    return (*tile[:3], decoder if isinstance(arguments, str) else (decoder, *arguments[1:]))
+
+
+def _open_at_once(path, flags):
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _to_rgb(image, reading):
+    # Pillow turns a TIFF file itself, while it decodes it.
+    stored = orientation(image) if image.format == "TIFF" else 1
+    rgb = _rgb_as_decoded(image, reading.bits)
+    now = orientation(image)  # of a PNG file it may stand behind the pixels
+    if reading.exif == "ignore":
+        method = AS_STORED.get(stored) if now == 1 else None
+    else:
+        method = UPRIGHT.get(now)
+    return rgb if method is None else rgb.transpose(method)
+
+
+def _rgb_as_decoded(image, bits):
+    if image.mode == "P" and "transparency" in image.info:
+        # Straight to RGB, Pillow warns about transparency given as bytes; the colours are the same.
+        image = image.convert("RGBA")
+    if image.mode[0] in "IF" or bits is not None and is_wide(image):
+        image = _high_bits(image, bits)
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()  # `convert` would copy every pixel
+    return image
+
+
+def _high_bits(image, bits):
+    """An image of more bits with 8: the high ones, which is what Pillow keeps of 16-bit colours.
+
+    Pillow's `convert` of grey cuts off at 255 instead, which leaves a white image.
+    """
+    values, declared = wide_values(image)
+    bits = declared or bits or 16
+    largest = int(values.max())
+    if largest >> bits:
+        raise BadImage(f"it has a value of {largest}, more than data.bits={bits} can hold")
+    if _tag(image, PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds at 8 bits only
+        values = (1 << bits) - 1 - values
+    high = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
+    high.info[LARGEST] = largest if declared is None else 0
+    return high
+
+
+def _tag(image, number):
+    return getattr(image, "tag_v2", {}).get(number)
 
 
 def _reason(path, error):
@@ -96,8 +239,8 @@ def _reason(path, error):
         return f"it has more than {MAX_PIXELS:,} pixels, or claims so: make it smaller"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    if os.path.getsize(path) == 0:
+    if path is not None and os.path.getsize(path) == 0:
         return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is not an image of a known format"
+        return "it is not an image of a known format and depth"
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -3,7 +3,7 @@ import os
 
 import numpy as np
 
-from projects.MAE.data.image_file import EXTENSIONS, BadImage, read_image
+from projects.MAE.data.image_file import EXTENSIONS, BadImage, Reading, read_image
 from projects.MAE.data.image_index import load_index
 from projects.MAE.errors import UserError
 
@@ -23,21 +23,22 @@ class ImageFolder:
         train: read train/ if True, else val/.
         config_key: the key that errors name; by default where the configs keep `root`.
         labelled: whether every image needs a class.
+        reading: how files become pixels.
 
     Attributes:
         classes: the names of the class folders, sorted; a label is a place in this list.
         labels: int64 [len(self)], -1 for images in no class folder.
-        checksum: of the list of files and labels, see `ImageIndex`.
+        checksum: of the list of files and labels; taken, left_out: what there is, see `ImageIndex`.
 
     Raises:
         UserError: no such root or split, no image, or with labels no class folders, or one without
             images.
     """
 
-    def __init__(self, root, train=True, config_key=None, labelled=True):
+    def __init__(self, root, train=True, config_key=None, labelled=True, reading=Reading()):
         default_key = "dataloader.train.dataset.0.root" if train else "dataloader.test.0.dataset.root"
         self.config_key = config_key or default_key
-        self.labelled = labelled
+        self.labelled, self.reading = labelled, reading
         self.root = find_split(root, train, self.config_key, labelled)
         self._index = self._load_index()
         self.classes = self._index.classes
@@ -60,6 +61,14 @@ class ImageFolder:
     def checksum(self):
         return self._index.checksum
 
+    @property
+    def taken(self):
+        return self._index.taken
+
+    @property
+    def left_out(self):
+        return self._index.left_out
+
     def path(self, index):
         return os.path.join(self.root, self._index.path(index))
 
@@ -74,7 +83,7 @@ class ImageFolder:
             UserError: there is no memory for it.
         """
         try:
-            return read_image(self.path(index))
+            return read_image(self.path(index), self.reading)
         except MemoryError:
             raise UserError(
                 f"{self.config_key}: there is no memory to decode {self.path(index)}: use fewer loader "

@@ -14,14 +14,17 @@ import os
 import stat
 import time
 import zlib
+from collections import Counter
 
 import numpy as np
 
 from projects.MAE.data.shared_arrays import SharedArrays
 from projects.MAE.utils.disk import replaced
 
-FORMAT = 2
+FORMAT = 3
 WORTH_CACHING = 10_000  # images; fewer are listed in a moment
+# Folders that photo servers, cameras and desktops make beside images, of copies of them.
+NO_IMAGES = ("@eadir", "@__thumb", "@recycle", "#recycle", "$recycle.bin", "__macosx", "lost+found")
 # A second change within one tick of a file system's clock doesn't show. The coarsest tick is 2 s.
 SETTLED_NS = 2_000_000_000
 
@@ -39,12 +42,14 @@ class ImageIndex:
         classes: names of the class folders, sorted.
         labels: int64 [n], places in `classes`, -1 for loose files.
         from_cache: whether the files were listed in an earlier run.
+        taken: {extension: images}; left_out: {what, in words: how many}, see `_Listing`.
         checksum: CRC-32 of all paths and labels in their order, 8 hexadecimal digits.
     """
 
-    def __init__(self, classes, paths, from_cache):
+    def __init__(self, classes, paths, from_cache, taken=(), left_out=()):
         self.classes = classes
         self.from_cache = from_cache
+        self.taken, self.left_out = dict(taken), dict(left_out)
         self._arrays = paths.share()
 
     def __len__(self):
@@ -91,7 +96,8 @@ def load_index(folder, extensions, loose=False):
     logger.info(f"{len(listing.lengths):,} images below {folder}: listed in {seconds:.1f} s")
     if cache and len(listing.lengths) >= WORTH_CACHING and listing.settled(start):
         _write_cache(cache, listing, identity)
-    return ImageIndex(listing.classes, listing.arrays(), from_cache=False)
+    told = listing.taken, listing.left_out
+    return ImageIndex(listing.classes, listing.arrays(), False, *told)
 
 
 class _Listing:
@@ -102,19 +108,26 @@ class _Listing:
         paths: bytes, of all images one after the other; lengths: bytes of each.
         counts: images of each class, and of the loose ones.
         states: {path relative to folder: `_state`} of everything a change of which could matter.
+        taken: Counter of the images' extensions; left_out: of what else there is: other extensions,
+            "hidden files", folders that are not looked into.
     """
 
     def __init__(self, folder, extensions, loose):
         self._root, self._extensions, self.states = folder, tuple(extensions), {}
+        self.taken, self.left_out = Counter(), Counter()
         self.classes, beside = self._list("")
         groups = (self._images(name) for name in self.classes)
         chunks, self.lengths, self.counts = [], [], []
         for group in itertools.chain(groups, [beside if loose else []]):
-            found = [os.fsencode(path) for path in sorted(group)]
+            names = sorted(group)
+            self.taken.update(os.path.splitext(name)[1].lower() for name in names)
+            found = [os.fsencode(name) for name in names]
             chunks.append(b"".join(found))
             self.lengths += map(len, found)
             self.counts.append(len(found))
         self.paths = b"".join(chunks)
+        if beside and not loose:
+            self.left_out["images beside the class folders"] = len(beside)
 
     def _images(self, folder):
         """Paths of the images at any depth below folder, in no order."""
@@ -141,14 +154,20 @@ class _Listing:
         with os.scandir(os.path.join(self._root, folder)) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
+                    is_folder = entry.is_dir(follow_symlinks=False)
+                    self.left_out["hidden folders" if is_folder else "hidden files"] += 1
                     continue
-                path = os.path.join(folder, entry.name)
-                if _is_folder(entry):
+                path, is_folder = os.path.join(folder, entry.name), _is_folder(entry)
+                if is_folder and entry.name.lower() in NO_IMAGES:
+                    self.left_out[f"{entry.name}/"] += 1
+                elif is_folder:
                     folders.append(path)
                 elif path.lower().endswith(self._extensions):
                     images.append(path)
-                elif entry.is_symlink():
-                    self.states[path] = _state(entry.path)  # it may come to point to a folder
+                else:
+                    self.left_out[os.path.splitext(path)[1].lower() or "without extension"] += 1
+                    if entry.is_symlink():
+                        self.states[path] = _state(entry.path)  # it may come to point to a folder
         return sorted(folders), images
 
     def settled(self, start):
@@ -220,6 +239,7 @@ def _cache_folder():
 
 def _write_cache(path, listing, identity):
     header = dict(identity, classes=listing.classes, states=list(listing.states))
+    header.update(taken=listing.taken, left_out=listing.left_out)
     arrays = dict(
         listing.arrays(),
         header=np.frombuffer(json.dumps(header).encode(), np.uint8),
@@ -244,7 +264,8 @@ def _read_cache(path, folder, identity):
                 if _state(os.path.join(folder, place)) != state:
                     return None
             arrays = SharedArrays((name, file[name]) for name in ("paths", "ends", "labels"))
-        return ImageIndex(header["classes"], arrays, from_cache=True)
+        told = header["taken"], header["left_out"]
+        return ImageIndex(header["classes"], arrays, True, *told)
     # Whatever may be wrong with a file: zipfile, zlib, json and NumPy have errors of their own.
     except Exception:
         return None

@@ -1,10 +1,11 @@
 """Images that a command line names: files, and folders of them."""
 import hashlib
 import os
+from collections import Counter
 
 import numpy as np
 
-from projects.MAE.data.image_file import EXTENSIONS, BadImage, read_image
+from projects.MAE.data.image_file import EXTENSIONS, BadImage, Reading, read_image
 from projects.MAE.data.image_index import ImageIndex, index_arrays, load_index
 from projects.MAE.data.shared_arrays import SharedArrays
 from projects.MAE.errors import UserError
@@ -25,6 +26,7 @@ class ImageList:
         root: the folder, or None.
         classes: names of the folder's subfolders, sorted; [] without them.
         labels: int64 [len(self)], places in classes, -1 for an image in no subfolder.
+        taken, left_out: what there is in the folder, see `ImageIndex`.
 
     Raises:
         UserError: no such file or folder, or a folder without an image.
@@ -40,10 +42,15 @@ class ImageList:
             self._index = _index_folder(self.root, option)
         else:
             self._index = _index_files([file for path in paths for file in _files(path, option)])
-        self.classes, self.labels = self._index.classes, self._index.labels
+        self.classes = self._index.classes
+        self.taken, self.left_out = self._index.taken, self._index.left_out
 
     def __len__(self):
         return len(self._index)
+
+    @property
+    def labels(self):
+        return self._index.labels  # an attribute would be copied into every worker process
 
     def name(self, index):
         """The path of an image, below the root where there is one."""
@@ -72,10 +79,12 @@ class ImageReader:
         images: an `ImageList`.
         transform: `PIL.Image -> float32 [3, size, size]`.
         skip: give an image that can't be read as black; otherwise it is a UserError.
+        reading: how files become pixels.
     """
 
-    def __init__(self, images, transform, size, skip=False):
+    def __init__(self, images, transform, size, skip=False, reading=Reading()):
         self.images, self.transform, self.size, self.skip = images, transform, size, skip
+        self.reading = reading
 
     def __call__(self, indices):
         """[index] -> {"images": float32 [n, 3, size, size], "readable": bool [n]}."""
@@ -84,7 +93,8 @@ class ImageReader:
     def _read(self, index):
         path = self.images.path(index)
         try:
-            return dict(images=self.transform(read_image(path)), readable=np.bool_(True))
+            image = self.transform(read_image(path, self.reading))
+            return dict(images=image, readable=np.bool_(True))
         except MemoryError:
             raise UserError(
                 f"there is no memory to decode {path}: use a smaller --num-workers or --batch-size"
@@ -121,4 +131,5 @@ def _index_files(files):
     """An `ImageIndex` of files in the order given."""
     encoded, labels = [os.fsencode(file) for file in files], np.full(len(files), -1, np.int64)
     arrays = index_arrays(b"".join(encoded), map(len, encoded), labels)
-    return ImageIndex([], arrays, from_cache=False)
+    taken = Counter(os.path.splitext(file)[1].lower() for file in files)
+    return ImageIndex([], arrays, False, taken)

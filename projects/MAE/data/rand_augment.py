@@ -8,7 +8,6 @@ from PIL import Image, ImageEnhance, ImageOps
 from projects.MAE.data.transforms import IMAGENET_MEAN
 
 MAX_MAGNITUDE = 10
-IMAGENET_COLOUR = tuple(round(255 * value) for value in IMAGENET_MEAN)
 
 
 class RandAugment:
@@ -18,14 +17,23 @@ class RandAugment:
         num_layers: operations drawn, uniformly and with replacement.
         magnitude, magnitude_std: each one's strength ~ Normal(magnitude, std), clipped to [0, 10].
         probability: of applying a drawn operation.
-        fill: (red, green, blue), 0 to 255, of pixels that a geometric operation brings in.
+        fill: (red, green, blue), 0 to 255, of pixels that a geometric operation brings in; by default
+            the mean colour.
+        mean: of pixels scaled to [0, 1], three floats.
     """
 
     def __init__(
-        self, num_layers=2, magnitude=9, magnitude_std=0.5, probability=0.5, fill=IMAGENET_COLOUR
+        self,
+        num_layers=2,
+        magnitude=9,
+        magnitude_std=0.5,
+        probability=0.5,
+        fill=None,
+        mean=IMAGENET_MEAN,
     ):
         self.num_layers, self.probability = num_layers, probability
         self.magnitude, self.magnitude_std = magnitude, magnitude_std
+        fill = [min(max(round(255 * x), 0), 255) for x in mean] if fill is None else fill
         self.fill = tuple(int(value) for value in fill)
 
     def __call__(self, image, rng):

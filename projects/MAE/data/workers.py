@@ -64,7 +64,7 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
     try:
         for keys in batches:
             with _without_unguarded_script():
-                pending.append(pool.submit(_read_in_worker, keys))
+                pending.append(_submit(pool, keys))
             if len(pending) > BATCHES_AHEAD * num_workers:
                 yield _told(pending.popleft().result)
         while pending:
@@ -107,6 +107,18 @@ def _without_unguarded_script():
         yield
     finally:
         sys.modules["__main__"] = script
+
+
+def _submit(pool, keys):
+    """Give keys to a worker; the first time what reads them goes to the worker, too."""
+    try:
+        return pool.submit(_read_in_worker, keys)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:  # whatever can't be pickled
+        raise UserError(
+            f"the data set can't be sent to worker processes ({error}): define its class in a module that "
+            "can be imported, and open files in __getitem__, or set num_workers=0",
+            local=True,
+        ) from error
 
 
 def _told(call, *arguments):

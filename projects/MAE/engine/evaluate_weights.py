@@ -6,7 +6,8 @@ from projects.MAE.checkpoint.checkpointer import load_weights
 from projects.MAE.checkpoint.manifest import check_whole
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_card, read_weights
-from projects.MAE.data.datasets import place_of
+from projects.MAE.data.build import check_sample
+from projects.MAE.data.datasets import classes_of, place_of
 from projects.MAE.engine.trainer import build_model, test_loaders
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation.evaluate import measure
@@ -63,10 +64,12 @@ def evaluate_only(run):
     source, card = load_for_evaluation(run, model)
     dataset = loader.dataset
     check_card(card, dataset, source)
-    if run.task.has_labels and dataset.num_classes != cfg.model.num_classes:
+    check_sample(dataset, cfg.model, run.task.has_labels, trains=False)
+    found = len(classes_of(dataset))
+    if run.task.has_labels and found != cfg.model.num_classes:
         raise UserError(
             f"model.num_classes={cfg.model.num_classes}, but {place_of(dataset)} has "
-            f"{dataset.num_classes} class folders: a label is a place in the sorted list of folders, "
+            f"{found} class folders: a label is a place in the sorted list of folders, "
             "so the folders of all classes are needed"
         )
     logger.info(f"Evaluating {source}")

@@ -10,8 +10,8 @@ from projects.MAE.checkpoint.card import check_same_run, model_card
 from projects.MAE.checkpoint.checkpointer import MAECheckpointer
 from projects.MAE.checkpoint.manifest import fingerprint
 from projects.MAE.checkpoint.reader import check_part, read_card
-from projects.MAE.data.build import to_global
-from projects.MAE.data.datasets import check_same_classes
+from projects.MAE.data.build import check_sample, to_global
+from projects.MAE.data.datasets import check_same_classes, classes_of
 from projects.MAE.engine.build_hooks import hooks_of
 from projects.MAE.engine.eager import AccumulatingTrainer
 from projects.MAE.engine.stopping import StepWatch, Stopped
@@ -71,7 +71,11 @@ class MAETrainer(DefaultTrainer):
 
     def auto_scale_hyperparams(self, cfg, data_loader):
         """Nothing is left to scale here; LiBai calls this when the loaders are there."""
-        if self.run.task.has_labels:
+        labels, model = self.run.task.has_labels, self.run.cfg.model
+        check_sample(self.dataset, model, labels, trains=True)
+        for loader in self.test_loader:
+            check_sample(loader.dataset, model, labels, trains=False)
+        if labels:
             check_classes(self.run.cfg.model, self.dataset, self.test_loader)
         schedule = self.run.schedule
         logger.info(
@@ -215,7 +219,7 @@ def check_classes(model, dataset, test_loaders):
     """Raise a UserError where the data's classes and the head, or the validation data, disagree."""
     for loader in test_loaders:
         check_same_classes(dataset, loader.dataset)
-    wanted, found = model.num_classes, dataset.num_classes
+    wanted, found = model.num_classes, len(classes_of(dataset))
     if found > wanted:
         raise UserError(
             f"model.num_classes={wanted}, but the training data has {found} class folders: set "

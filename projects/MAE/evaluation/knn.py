@@ -11,8 +11,13 @@ import numpy as np
 import oneflow as flow
 from libai.utils import distributed as dist
 
-from projects.MAE.data.build import build_image_test_loader, to_global, whole_dataset
-from projects.MAE.data.datasets import check_same_classes
+from projects.MAE.data.build import (
+    build_image_test_loader,
+    check_sample,
+    to_global,
+    whole_dataset,
+)
+from projects.MAE.data.datasets import check_same_classes, classes_of, place_of
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.task import task_of, telling
 from projects.MAE.monitor.bar import watched
@@ -126,6 +131,7 @@ def knn_accuracy(model, train_loader, val_loader, k, temperature, max_batches=No
         there were}.
     """
     bank = Bank(len(train_loader.dataset), dist.get_rank(), dist.get_world_size())
+    num_classes = len(classes_of(val_loader.dataset))
     labels, correct, count, total = [], np.zeros(len(TOPK), np.int64), 0, 0
     with flow.no_grad():
         what = "k-NN: features of the training images"
@@ -140,7 +146,7 @@ def knn_accuracy(model, train_loader, val_loader, k, temperature, max_batches=No
         what = "k-NN: neighbours of the validation images"
         for queries, wanted in features_of(model, val_loader, max_batches, what):
             similarities, indices = best(*map(all_gather, bank.nearest(queries, k)), k)
-            scores = vote(similarities, labels[indices], val_loader.dataset.num_classes, temperature)
+            scores = vote(similarities, labels[indices], num_classes, temperature)
             correct += hits(scores, wanted)
             total += len(wanted)
     if not total:
@@ -157,15 +163,28 @@ def build_loaders(cfg):
     train, test = cfg.dataloader.train, cfg.dataloader.test[0]
     size = cfg.train.test_micro_batch_size
     val_loader = call(test, test_batch_size=size)
-    transform = val_loader.dataset.transform
-    datasets = [d.evaluated_with(transform) for d in instantiate(train.dataset)]
+    transform = getattr(val_loader.dataset, "transform", None)
+    datasets = [_as_evaluated(d, transform) for d in instantiate(train.dataset)]
     train_loader = build_image_test_loader(whole_dataset(datasets), size, test.num_workers)
+    for loader in (train_loader, val_loader):
+        check_sample(loader.dataset, cfg.model, has_labels=True, trains=False)
     check_same_classes(train_loader.dataset, val_loader.dataset)
     dist.synchronize()  # so that ranks find a mistake together, whose lists took different times
     count = len(train_loader.dataset)
     if cfg.train.knn.k > count:
         raise UserError(f"train.knn.k={cfg.train.knn.k} is more than the {count} training images")
     return train_loader, val_loader
+
+
+def _as_evaluated(dataset, transform):
+    """The images of a data set as evaluation takes them, where it can give them so."""
+    if transform is not None and hasattr(dataset, "evaluated_with"):
+        return dataset.evaluated_with(transform)
+    logger.info(
+        f"k-NN takes the samples of {place_of(dataset)} as training does: a method "
+        "evaluated_with(transform), and a transform of the validation images, would tell another way"
+    )
+    return dataset
 
 
 def check_knn(cfg):

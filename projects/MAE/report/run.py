@@ -11,6 +11,7 @@ from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.errors import UserError
 from projects.MAE.report.evaluations import find_evaluations, is_finite, json_object
 from projects.MAE.runtime.versions import FILE as ENVIRONMENT
+from projects.MAE.utils.disk import read_error
 
 TRAINING = ("total_loss", "lr", "samples_per_second")
 PICTURES = "reconstructions"
@@ -148,26 +149,31 @@ def _read_metrics(path):
 
 
 def _lines(path):
-    if not os.path.isfile(path):
-        return []
-    with open(path, errors="replace") as file:
-        return [line for line in file if line.strip()]
+    return [line for line in _text(path).split("\n") if line.strip()]
+
+
+def _text(path):
+    """A text file's content, "" where there is none; a UserError where it can't be read."""
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError as error:
+        if not os.path.isfile(path):
+            return ""
+        raise read_error(path, error) from None
 
 
 def _read_json(path):
     try:
         with open(path, errors="replace") as file:
             return json_object(file.read()) or {}
-    except FileNotFoundError:
+    except OSError:  # none, or one that this user may not read
         return {}
 
 
 def _read_config(path):
     """The configuration with its references resolved where they can be, and the file's text."""
-    if not os.path.isfile(path):
-        return {}, ""
-    with open(path, errors="replace") as file:
-        text = file.read()
+    text = _text(path)
     try:
         plain = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError):
@@ -193,8 +199,8 @@ def _find_checkpoints(folder):
 def _card(path):
     try:
         return read_card(path)
-    except (UserError, ValueError):
-        return {}  # what is damaged is the card alone
+    except (UserError, ValueError, OSError):
+        return {}  # what is damaged, or not for this user to read, is the card alone
 
 
 def _size(folder):

@@ -5,6 +5,7 @@ from omegaconf import OmegaConf
 
 from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint
 from projects.MAE.data.image_folder import find_split
+from projects.MAE.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from projects.MAE.errors import UserError, about
 from projects.MAE.modeling.sizes import check_sizes, kept_patches
 from projects.MAE.modeling.task import task_of
@@ -26,6 +27,7 @@ def check_settings(cfg, eval_only, may_be_random=False, resumes=False):
     check_each(cfg)
     _check_model(cfg.model)
     _check_data(cfg)
+    _check_preprocessing(cfg)
     _check_schedule(cfg.train, cfg.optim, eval_only)
     _check_modes(cfg)
     _check_metric(cfg)
@@ -140,6 +142,33 @@ def _check_data(cfg):
         if name == "ClassificationDataset" and dataset.get("drop_path_rate"):
             _check_same(dataset, key, "depth", model)
         _check_image_size(dataset, key, model)
+
+
+def _check_preprocessing(cfg):
+    """How files become pixels, and pixels the model's input, is one for all data sets."""
+    wanted = {key: (f"data.{key}", value) for key, value in cfg.get("data", {}).items()}
+    for key, dataset in _datasets(cfg):
+        if name_of_call(dataset) in ("PretrainingDataset", "ClassificationDataset"):
+            _check_one(dataset, key, dict(exif="apply", bits=None), wanted)
+        transform = dataset.get("transform")
+        steps = transform.get("transforms", []) if is_call(transform) else []
+        for i, step in enumerate(steps):
+            if name_of_call(step) == "ToArray":
+                place = f"{key}.transform.transforms.{i}"
+                _check_one(step, place, dict(mean=IMAGENET_MEAN, std=IMAGENET_STD), wanted)
+
+
+def _check_one(node, place, defaults, wanted):
+    """wanted: {argument: (key of what a value must be equal to, that)}, filled from the first."""
+    for argument, default in defaults.items():
+        found = node.get(argument, default)
+        found = list(found) if isinstance(default, tuple) else found
+        key, value = wanted.setdefault(argument, (f"{place}.{argument}", found))
+        if found != value:
+            raise UserError(
+                f"{place}.{argument}={found}, but {key}={value}: training and evaluation need the "
+                f"same: set only data.{argument}, and leave the others at ${{data.{argument}}}"
+            )
 
 
 def _check_same(node, key, argument, model):

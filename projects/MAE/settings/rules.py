@@ -97,6 +97,11 @@ SEED = Rule(
     lambda v: _is_whole(v) and 0 <= v < 2**63, "a whole number of at least 0 and below 2^63"
 )
 ON_ERROR = choice("raise", "skip")
+EXIF = choice("apply", "ignore")
+BITS = null_or(
+    Rule(lambda v: _is_whole(v) and 8 <= v <= 16, "a whole number of bits from 8 to 16"), "for all"
+)
+MEAN, STD = listed(number(), 3), listed(number(above=0), 3)
 SECONDS = Rule(number(above=0).fits, "a positive number of seconds")
 
 RULES = {
@@ -105,6 +110,10 @@ RULES = {
     "dataloader.train": CALL,
     "dataloader.test": CALLS_OR_NONE,
     "data.on_error": ON_ERROR,
+    "data.exif": EXIF,
+    "data.bits": BITS,
+    "data.mean": MEAN,
+    "data.std": STD,
     "graph.enabled": FLAG,
     "finetune.enable": FLAG,
     "finetune.weight_style": null_or(choice("oneflow", "pytorch"), "for what finetune.path is"),
@@ -177,6 +186,8 @@ _DATASET = {
     "train": FLAG,
     "seed": SEED,
     "on_error": ON_ERROR,
+    "exif": EXIF,
+    "bits": BITS,
     "transform": CALL,
 }
 _OPTIMIZER = {
@@ -237,13 +248,14 @@ ARGUMENTS = {
         "crop_ratio": null_or(number(above=0, most=1), "for 0.875 up to 224 pixels, 1 above"),
     },
     "CenterCrop": {"size": COUNT},
-    "ToArray": {"mean": listed(number(), 3), "std": listed(number(above=0), 3)},
+    "ToArray": {"mean": MEAN, "std": STD},
     "RandAugment": {
         "num_layers": whole(0),
         "magnitude": number(least=0, most=10),
         "magnitude_std": NOT_NEGATIVE,
         "probability": SHARE,
-        "fill": listed(number(least=0, most=255), 3),
+        "fill": null_or(listed(number(least=0, most=255), 3), "for the mean"),
+        "mean": MEAN,
     },
     "RandomErasing": {
         "probability": SHARE,

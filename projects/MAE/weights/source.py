@@ -17,6 +17,7 @@ from projects.MAE.weights.sizes import known_heads, sizes_of
 HEADS = ("num_heads", "decoder_num_heads")
 # What else than its sizes a model card may say.
 FACTS = (*HEADS, "norm_pix_loss", "mask_ratio", "classes", "epoch", "iteration", "preprocessing")
+FACTS += ("exif", "bits")
 LONGEST_CONFIG = 1 << 20  # characters; a run's has 6,000
 # What reading another thing than a list of transforms raises.
 DAMAGE = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError)

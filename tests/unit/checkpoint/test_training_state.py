@@ -1,6 +1,8 @@
 """What a run goes on with besides its weights, and what is refused."""
+import json
 import os
 import pickle
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -8,7 +10,7 @@ import numpy as np
 import oneflow as flow
 import pytest
 
-from projects.MAE.checkpoint.card import model_card
+from projects.MAE.checkpoint.card import check_same_run, model_card, run_card
 from projects.MAE.checkpoint.output_folder import open_output_folder
 from projects.MAE.errors import UserError
 from projects.MAE.optim.schedule import warmup_cosine_lr
@@ -61,16 +63,46 @@ def test_another_optimizer_is_refused(saved):
         open_output_folder(str(folder), True, {**CARD_OF_RUN, "optimizer": "SGD"})
 
 
+def card_of(*overrides, recipe="mae_pretraining.py"):
+    cfg = load_config(str(ROOT / CONFIGS / recipe), overrides)
+    return run_card(SimpleNamespace(cfg=cfg, batch=Batch(64, 1, 64)))
+
+
+@pytest.mark.parametrize("recipe", ["mae_pretraining.py", "mae_finetune.py", "mae_linprobe.py"])
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("data.mean=[0.5,0.5,0.5]", "data.mean=[0.485, 0.456, 0.406], but C belongs to a run with [0.5"),
+        ("data.std=[1,1,1]", "data.std=[0.229, 0.224, 0.225], but C belongs to a run with [1, 1, 1]"),
+        ("data.exif=apply", "data.exif=ignore, but C belongs to a run with apply"),
+        ("data.bits=12", "data.bits=16, but C belongs to a run with 12"),
+    ],
+)
+def test_a_run_goes_on_with_its_own_preprocessing_alone(recipe, override, said):
+    card = json.loads(json.dumps(card_of(override, recipe=recipe)))  # as the checkpoint has it
+    check_same_run(card, card_of(override, recipe=recipe), "C")
+    with pytest.raises(UserError, match=f"--resume: {re.escape(said)}.*set it back"):
+        check_same_run(card, card_of(recipe=recipe), "C")
+    check_same_run({}, card_of(override, recipe=recipe), "C")  # one of an earlier version
+
+
+def test_the_card_tells_mean_and_std_without_an_evaluation_too():
+    cfg = load_config(str(ROOT / CONFIGS / "mae_pretraining.py"), ["data.mean=[0.5,0.5,0.5]"])
+    del cfg.dataloader["test"]
+    card = run_card(SimpleNamespace(cfg=cfg, batch=Batch(64, 1, 64)))
+    assert card["preprocessing"] == dict(mean=[0.5, 0.5, 0.5], std=[0.229, 0.224, 0.225])
+
+
 def test_a_data_set_needs_no_files():
     class Numbers:
-        classes = ["even", "odd"]
+        images = np.zeros((10, 4, 8, 8), np.float32)  # no files, whatever it is called
 
         def __len__(self):
             return 10
 
     cfg = load_config(str(ROOT / CONFIGS / "mae_pretraining.py"), [])
     card = model_card(SimpleNamespace(cfg=cfg, batch=Batch(64, 1, 64)), Numbers())
-    assert card["images"] == 10 and "image_list" not in card
+    assert card["images"] == 10 and card["classes"] == [] and "image_list" not in card
 
 
 def damaged(saved, tmp_path):

@@ -1,15 +1,26 @@
 """Real image files through the real loader."""
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from projects.MAE import digits
-from projects.MAE.data.build import build_image_test_loader, build_image_train_loader
-from projects.MAE.data.datasets import ClassificationDataset, PretrainingDataset
+from projects.MAE.data.build import (
+    build_image_test_loader,
+    build_image_train_loader,
+    check_sample,
+)
+from projects.MAE.data.datasets import (
+    ClassificationDataset,
+    ConcatenatedDataset,
+    PretrainingDataset,
+)
+from projects.MAE.data.fixed_samples import fixed_samples
 from projects.MAE.data.image_folder import ImageFolder
 from projects.MAE.data.mixup import Mixup
 from projects.MAE.data.transforms import Compose, RandomResizedCrop, ToArray
 from projects.MAE.digits import write_digits
+from projects.MAE.engine.reconstruction_hook import pixels_of
 from projects.MAE.errors import UserError
 from tests.commands.process import refused, succeed
 
@@ -117,3 +128,61 @@ def test_the_command_that_writes_digits(tmp_path, capsys):
     error = refused(capsys, digits.main, tmp_path / ("n" * 300))
     assert "File name too long" in error and file.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.rglob("*")) == sorted([*before, "file"])
+
+
+class Own:
+    """A data set of a user's own, without files; fields of its sample that a test changes."""
+
+    classes = ["a", "b"]
+
+    def __init__(self, **changes):
+        images, noise = np.zeros((4, 8, 8), np.float32), np.zeros(4, np.float32)
+        self.sample = dict(images=images, labels=np.uint8(1), noise=noise)
+        self.sample.update(changes)
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, key):
+        return {name: value for name, value in self.sample.items() if value is not None}
+
+
+MODEL = OmegaConf.create(dict(img_size=8, patch_size=4, in_chans=4, depth=2, drop_path_rate=0.1))
+DRAWS = np.zeros(4, np.float32)
+
+
+def test_a_data_set_of_ones_own_is_evaluated_without_its_help():
+    check_sample(Own(drop_path_noise=DRAWS), MODEL, has_labels=True, trains=True)
+    check_sample(ConcatenatedDataset([Own(), Own()]), MODEL, has_labels=False, trains=False)
+    (batch, last) = build_image_test_loader(Own(), 4, num_workers=0)
+    fields = last.get_fields()
+    assert fields["valid"].tensor.numpy().tolist() == [1, 1, 0, 0]
+    assert fields["labels"].tensor.numpy().tolist() == [1, 1, -1, -1]
+    found = fixed_samples(Own(), 2)
+    assert found.labels == ["sample 0", "sample 3"] and found.images.shape == (2, 4, 8, 8)
+    pixels = pixels_of(Own(), found.images)(found.images)
+    assert pixels.shape == (2, 8, 8, 3) and pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "changes, labels, said",
+    [
+        (dict(images=None), True, "has no 'images': add it, float32 \\[4, 8, 8\\]"),
+        (dict(images=np.zeros((4, 8, 8))), True, "'images' is float64 .*takes float32"),
+        (dict(images=np.zeros((3, 8, 8), np.float32)), True, "float32 \\[3, 8, 8\\], but this model"),
+        (dict(labels=None), True, "has no 'labels'"),
+        (dict(labels=0.5), True, "'labels' is float64 \\[\\], but .* takes int64"),
+        (dict(noise=None), False, "has no 'noise': add it, float32 \\[4\\]"),
+        (dict(), True, "has no 'drop_path_noise': add it, float32 \\[4\\]"),
+    ],
+)
+def test_what_a_data_set_of_ones_own_lacks(changes, labels, said):
+    with pytest.raises(UserError, match=said):
+        check_sample(Own(**changes), MODEL, labels, trains=labels)
+
+
+def test_a_classifier_needs_names_of_classes():
+    data = Own(drop_path_noise=DRAWS)
+    data.classes = []
+    with pytest.raises(UserError, match="Own has no attribute classes"):
+        check_sample(data, MODEL, has_labels=True, trains=True)

@@ -78,6 +78,17 @@ def test_files_that_are_missing_or_damaged(tmp_path, name, content):
     assert {"config.yaml": run.config, "environment.json": run.environment}[name] == {}
 
 
+def test_files_that_cannot_be_read(tmp_path):
+    folder = make_run(tmp_path / "run")
+    (folder / "environment.json").unlink()
+    (folder / "environment.json").mkdir()
+    assert read_run(str(folder)).environment == {}
+    (folder / "metrics.json").unlink()
+    (folder / "metrics.json").symlink_to("/proc/self/mem")  # a file, and reading it fails
+    with pytest.raises(UserError, match="metrics.json: can't be read: Input/output error"):
+        read_run(str(folder))
+
+
 def test_a_damaged_card_costs_the_card_alone(tmp_path):
     folder = make_run(tmp_path / "run")
     make_checkpoint(folder, "model_best")

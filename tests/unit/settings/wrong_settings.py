@@ -21,6 +21,10 @@ PRETRAINING = [
         "are: 0",
     ),
     # Types
+    ("data.exif=no", "data.exif=no must be apply or ignore"),
+    ("data.bits=20", "data.bits=20 must be a whole number of bits from 8 to 16, or null for all"),
+    ("data.mean=0.5", "data.mean=0.5 must be a list of 3, each a number"),
+    ("data.std=[0,1,1]", "data.std=[0, 1, 1] must be a list of 3, each a number above 0"),
     ("train.seed=abc", "train.seed=abc must be a whole number of at least 0 and below 2^63"),
     ("train.seed=-1", "train.seed=-1 must be a whole number of at least 0 and below 2^63"),
     (
@@ -397,6 +401,23 @@ OWN_LINES = [
     (
         "del dataloader.train.dataset[0].transform.transforms[0]['size']",
         f"{CROP}.size is missing: RandomResizedCrop needs it",
+    ),
+    (
+        "dataloader.train.dataset[0].transform.transforms[1]['mean'] = [0.5, 0.5, 0.5]",
+        "dataloader.train.dataset.0.transform.transforms.1.mean=[0.5, 0.5, 0.5], but data.mean=[0.485, "
+        "0.456, 0.406]: training and evaluation need the same: set only data.mean, and leave the "
+        "others at ${data.mean}",
+    ),
+    (
+        "del data['std']; dataloader.test[0].dataset.transform.transforms[2]['std'] = [0.5, 0.5, 0.5]",
+        "dataloader.test.0.dataset.transform.transforms.2.std=[0.5, 0.5, 0.5], but dataloader.train."
+        "dataset.0.transform.transforms.1.std=[0.229, 0.224, 0.225]: training and evaluation need the "
+        "same: set only data.std, and leave the others at ${data.std}",
+    ),
+    (
+        "dataloader.test[0].dataset['exif'] = 'ignore'",
+        "dataloader.test.0.dataset.exif=ignore, but data.exif=apply: training and evaluation need the "
+        "same: set only data.exif, and leave the others at ${data.exif}",
     ),
     (
         "model['_target_'] = 'no.such.Model'",

@@ -1,0 +1,116 @@
+"""What is said at the start of images: those taken, those left out, and the odd ones among them."""
+import sys
+import time
+from typing import NamedTuple
+
+from projects.MAE.data.fixed_samples import spread
+from projects.MAE.data.image_file import (
+    BadImage,
+    Reading,
+    is_wide,
+    open_image,
+    orientation,
+    wide_values,
+)
+from projects.MAE.data.image_list import ImageReader
+from projects.MAE.errors import printable
+
+LOOKED_AT = 500  # images, spread evenly over all
+SECONDS = 2  # of looking, on a slow disk
+DECODED = 16  # images of more than 8 bits, to see how many of them they use
+NAMED = 8  # kinds of files in a line
+USUAL_BITS = (8, 10, 12, 14)  # of cameras and scanners that write files of 16
+TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+class Found(NamedTuple):
+    """What was seen in some of the images of a data set."""
+
+    looked_at: int
+    turned: int  # images with an EXIF orientation
+    transparent: int
+    largest: int  # value in files of 16 bits, 0 where none was seen
+
+
+def look(images):
+    """`Found` in images with `path(index)`: their headers, and the pixels of a few wide ones."""
+    began, looked_at, turned, transparent, decoded, largest = time.monotonic(), 0, 0, 0, 0, 0
+    for index in spread(len(images), LOOKED_AT):
+        if time.monotonic() - began > SECONDS:
+            break
+        looked_at += 1
+        try:
+            with open_image(images.path(index)) as image:
+                transparent += image.mode in TRANSPARENT or "transparency" in image.info
+                wide = is_wide(image) and decoded < DECODED
+                turned += orientation(image) != 1  # which may decode it
+                if wide:
+                    values, declared = wide_values(image)
+                    largest = max(largest, int(values.max()) if declared is None else 0)
+                    decoded += 1
+        except (BadImage, MemoryError):
+            continue  # whoever reads it says so, or skips it
+    return Found(looked_at, turned, transparent, largest)
+
+
+def describe(images, reading, found, way_out="data.exif=ignore"):
+    """The line about images with taken and left_out, see `ImageIndex`.
+
+    Args:
+        found: see `look`.
+        way_out: what leaves images as they are stored.
+    """
+    said = [f"{len(images):,} images taken ({_counts(images.taken)})"]
+    if images.left_out:
+        said.append(f"left out: {_counts(images.left_out)}")
+    some = "" if found.looked_at == len(images) else f" of {found.looked_at:,} looked at"
+    if found.turned:
+        done = f"turned upright ({way_out}: not)" if reading.exif == "apply" else "left as stored"
+        said.append(f"with an EXIF rotation, {done}: {found.turned:,}{some}")
+    if found.transparent:
+        said.append(f"with transparency, which is dropped: {found.transparent:,}{some}")
+    return printable("; ".join(said))
+
+
+def narrow(reading, largest, way_out="data.bits="):
+    """The warning that files of 16 bits, of `largest` value, hold fewer; None where they don't, or the
+    bits were given."""
+    bits = next((b for b in USUAL_BITS if not largest >> b), None)
+    if not largest or bits is None or reading.bits not in (None, 16):
+        return None
+    return (
+        f"files of 16 bits hold no value above {largest:,} in the images looked at, so they "
+        f"become nearly black: if they hold {bits} bits, set {way_out}{bits}"
+    )
+
+
+def reader_of(saved, images, args):
+    """The `ImageReader` of a command for an `ImageList`; says on stderr what is odd about its images.
+
+    Args:
+        saved: a `SavedModel`, whose card may say how files become pixels.
+        args: with on_error, and exif and bits that win where they are given.
+    """
+    reading = reading_of(saved, args.exif, args.bits)
+    found = look(images)
+    warning = narrow(reading, found.largest, "--bits ")
+    if images.left_out or found.turned:
+        print(describe(images, reading, found, "--exif ignore"), file=sys.stderr)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    transform, size = saved.preprocessing.transform(), saved.sizes.img_size
+    return ImageReader(images, transform, size, args.on_error == "skip", reading)
+
+
+def reading_of(saved, exif=None, bits=None):
+    """How files become pixels for a `SavedModel`: as given, else as in its training, else as usual."""
+    facts = saved.facts
+    return Reading(exif or facts.get("exif", "apply"), bits or facts.get("bits"))
+
+
+def _counts(counts):
+    """{".jpg": 3, ...} in words, the most first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    said = [f"{number:,} {name}" for name, number in ordered[:NAMED]]
+    rest = sum(number for _, number in ordered[NAMED:])
+    return ", ".join([*said, f"{rest:,} others"] if rest else said)

@@ -1,0 +1,207 @@
+"""Images that are easily misread: turned by EXIF, of 12 bits, with white as zero; what is said of them."""
+import struct
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from projects.MAE.data.build import build_image_test_loader
+from projects.MAE.data.datasets import PretrainingDataset
+from projects.MAE.data.image_file import BadImage, Reading, read_image, to_rgb
+from projects.MAE.data.image_list import ImageList
+from projects.MAE.data.preprocessing import standard_preprocessing
+from projects.MAE.data.survey import reader_of
+from projects.MAE.data.transforms import CenterCrop, Compose, Resize, ToArray
+from projects.MAE.models import as_rgb
+from tests.support.images import encode, pixels, png, write
+
+GREY12 = pixels(channels=1, dtype=np.uint16) >> 4
+GREY12[0, :2] = 0, 4095
+COLOURS12 = pixels(dtype=np.uint16) >> 4
+
+
+def tiff(order, bits, photometric, samples):
+    """A grey TIFF of 16 x 12 pixels, made by hand: Pillow writes none of 12 bits."""
+    tags = [(256, 16), (257, 12), (258, bits), (259, 1), (262, photometric), (273, 200), (277, 1)]
+    tags += [(278, 12), (279, len(samples))]
+    entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in tags)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
+    return (head + entries).ljust(200, b"\0") + samples
+
+
+def packed(values):
+    """12-bit values, two in three bytes, the high bits first, as TIFF has them in either byte order."""
+    first, second = values.reshape(-1, 2).T.astype(np.uint32)
+    triples = first << 12 | second
+    return np.stack([triples >> 16, triples >> 8 & 255, triples & 255], axis=1).astype(np.uint8).tobytes()
+
+
+def sixteen(order, values):
+    return values.astype(order + "u2").tobytes()
+
+
+DECLARED = {
+    "12 bits": tiff("<", 12, 1, packed(GREY12)),
+    "12 bits, big-endian": tiff(">", 12, 1, packed(GREY12)),
+    "12 bits, white is zero": tiff("<", 12, 0, packed(4095 - GREY12)),
+    "12 bits, white is zero, big-endian": tiff(">", 12, 0, packed(4095 - GREY12)),
+    "16 bits": tiff("<", 16, 1, sixteen("<", GREY12 << 4)),
+    "16 bits, white is zero": tiff("<", 16, 0, sixteen("<", 65535 - (GREY12 << 4))),
+    "16 bits, white is zero, big-endian": tiff(">", 16, 0, sixteen(">", 65535 - (GREY12 << 4))),
+}
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_grey_scales_by_what_the_file_declares(tmp_path, name):
+    path = write(tmp_path, "a.tif", DECLARED[name])
+    expected = np.stack([GREY12 >> 4] * 3, axis=2)
+    np.testing.assert_array_equal(np.asarray(read_image(path)), expected)
+    if "12" in name:  # which no setting changes
+        np.testing.assert_array_equal(np.asarray(read_image(path, Reading(bits=10))), expected)
+
+
+NARROW = {
+    "grey.png": encode(Image.fromarray(GREY12), "PNG"),
+    "grey.tif": encode(Image.fromarray(GREY12), "TIFF"),
+    "packed.tif": encode(Image.fromarray(GREY12), "TIFF", compression="tiff_lzw"),
+    "white-is-zero.tif": tiff("<", 16, 0, sixteen("<", 4095 - GREY12)),
+    "colours.png": png(16, 12, 16, 2, sixteen(">", COLOURS12)),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_12_bits_in_a_file_of_16_scale_by_the_setting(tmp_path, name):
+    path = write(tmp_path, name, NARROW[name])
+    expected = (COLOURS12 if "colours" in name else np.stack([GREY12] * 3, axis=2)) >> 4
+    for found in (read_image(path, Reading(bits=12)), to_rgb(Image.open(path), Reading(bits=12))):
+        np.testing.assert_array_equal(np.asarray(found), expected)
+    with pytest.raises(BadImage, match="has a value of 4[0-9]+, more than data.bits=10 can hold"):
+        read_image(path, Reading(bits=10))
+
+
+def turned(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = dict(lossless=True) if kind == "WEBP" else {}
+    return encode(pixels(), kind, exif=exif, **options)
+
+
+# How an image is shown, by its EXIF orientation (CIPA DC-008, 4.6.4).
+SHOWN = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.transpose(1, 0, 2),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda x: np.rot90(x),
+}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_honoured_or_ignored(tmp_path, kind, orientation):
+    path = write(tmp_path, "a", turned(kind, orientation))
+    stored = np.asarray(read_image(write(tmp_path, "b", turned(kind, 1))))
+    upright = SHOWN[orientation](stored)
+    for found, expected in (
+        (read_image(path), upright),
+        (read_image(path, Reading("ignore")), stored),
+        (to_rgb(Image.open(path)), upright),
+        (to_rgb(Image.open(path), Reading("ignore")), stored),
+    ):
+        np.testing.assert_array_equal(np.asarray(found), expected)
+
+
+ODD = {**DECLARED, **NARROW, **{f"turned {k}": turned(k, 6) for k in ("JPEG", "PNG", "TIFF")}}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_image_of_pillow_is_the_file_that_it_came_from(tmp_path, name):
+    path = write(tmp_path, "a", ODD[name])
+    fresh, loaded = Image.open(path), Image.open(path)
+    loaded.load()
+    for image in (fresh, loaded):
+        np.testing.assert_array_equal(np.asarray(as_rgb(image)), np.asarray(as_rgb(path)))
+
+
+def loader_of(root, **options):
+    transform = Compose([Resize(8), CenterCrop(8), ToArray()])
+    data = PretrainingDataset(root, True, transform, 8, 4, **options)
+    return build_image_test_loader(data, 4, num_workers=0)
+
+
+def said(caplog, root, **options):
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        loader_of(root, **options)
+    lines = [r.getMessage() for r in caplog.records]
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    return [line for line in lines if " taken (" in line], warnings
+
+
+def test_a_line_at_the_start_says_what_is_taken_and_left_out(tmp_path, caplog):
+    for name in ("a/1.jpg", "a/2.JPG", "3.png"):
+        write(tmp_path, name)
+    for name in ("a/4.heic", "5.HEIC", "6.cr2", ".hidden.jpg", ".thumbs/7.jpg", "a/@eaDir/1.jpg/s.jpg", "x"):
+        write(tmp_path, name, b"")
+    write(tmp_path, "8.jpg", turned("JPEG", 6))
+    write(tmp_path, "9.png", encode(np.dstack([pixels(), pixels(channels=1)]), "PNG"))
+    (line,), warnings = said(caplog, tmp_path)
+    assert not warnings and line == (
+        f"{tmp_path}: 5 images taken (3 .jpg, 2 .png); left out: 2 .heic, 1 .cr2, 1 @eaDir/, 1 hidden "
+        "files, 1 hidden folders, 1 without extension; with an EXIF rotation, turned upright "
+        "(data.exif=ignore: not): 1; with transparency, which is dropped: 1"
+    )
+    (line,), _ = said(caplog, tmp_path, exif="ignore")
+    assert "with an EXIF rotation, left as stored: 1" in line
+
+
+def test_one_warning_says_that_files_of_16_bits_hold_12(tmp_path, caplog):
+    for i in range(5):
+        write(tmp_path, f"{i}.png", NARROW["grey.png"])
+    (_,), (warning,) = said(caplog, tmp_path)
+    assert warning.endswith("if they hold 12 bits, set data.bits=12") and "above 4,095" in warning
+    assert said(caplog, tmp_path, bits=12)[1] == []
+    write(tmp_path, "full.png", encode(pixels(channels=1, dtype=np.uint16), "PNG"))
+    assert said(caplog, tmp_path)[1] == []
+
+
+def test_classification_says_which_images_lie_beside_its_classes(tmp_path):
+    from projects.MAE.data.image_folder import ImageFolder
+
+    for name in ("train/a/1.png", "train/2.png"):
+        write(tmp_path, name)
+    assert ImageFolder(tmp_path).left_out == {"images beside the class folders": 1}
+
+
+def test_a_list_of_images_takes_no_memory_in_a_worker(tmp_path):
+    for name in ("a/1.png", "b/2.png", "3.png"):
+        write(tmp_path, name)
+    images = ImageList([tmp_path])
+    assert images.labels.tolist() == [0, 1, -1]
+    # Arrays are shared inside the index alone; an attribute of the list would be copied.
+    assert not any(isinstance(value, np.ndarray) for value in vars(images).values())
+
+
+def test_commands_read_images_as_the_weights_were_trained(tmp_path, capsys):
+    for name in ("a.png", "b.png"):
+        write(tmp_path, name, NARROW["grey.png"])
+    write(tmp_path, "c.heic", b"")
+    write(tmp_path, "d.jpg", turned("JPEG", 6))
+    saved = SimpleNamespace(
+        facts={}, preprocessing=standard_preprocessing(8), sizes=SimpleNamespace(img_size=8)
+    )
+    args = SimpleNamespace(on_error="raise", exif=None, bits=None)
+    images = ImageList([tmp_path])
+    assert reader_of(saved, images, args).reading == ("apply", None)
+    told, warning = capsys.readouterr().err.splitlines()
+    assert "left out: 1 .heic; with an EXIF rotation, turned upright (--exif ignore: not): 1" in told
+    assert warning.startswith("warning: ") and warning.endswith("if they hold 12 bits, set --bits 12")
+    saved.facts.update(exif="ignore", bits=12)
+    assert reader_of(saved, images, args).reading == ("ignore", 12)
+    assert "warning" not in capsys.readouterr().err
+    args.exif, args.bits = "apply", 16
+    assert reader_of(saved, images, args).reading == ("apply", 16)
