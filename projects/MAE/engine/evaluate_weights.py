@@ -33,6 +33,7 @@ def load_for_evaluation(run, model, may_be_random=False):
     if own:
         source = find_checkpoint(own)
         weights, card = read_libai(source, model)
+        check_heads(card, cfg.model, source)
         load_weights(model, weights, source)
     elif "finetune" in cfg and cfg.finetune.enable:
         path, style = cfg.finetune.path, cfg.finetune.weight_style
@@ -48,9 +49,9 @@ def load_for_evaluation(run, model, may_be_random=False):
         if not is_libai:
             return source, {}
         card = read_card(source)
+        check_heads(card, cfg.model, source)
     else:  # without weights only where that was asked for, see check_settings
         return "initial weights", {}
-    check_heads(card, cfg.model, source)
     return source, card
 
 

@@ -1,13 +1,16 @@
 """Checkpoints of LiBai's own projects/MAE (its main branch wrote libai_main.zip), both ways."""
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import oneflow as flow
 import pytest
+from omegaconf import OmegaConf
 
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_weights
 from projects.MAE.convert_weights import main
+from projects.MAE.engine.evaluate_weights import load_for_evaluation
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.vit import VisionTransformer
@@ -139,3 +142,23 @@ def test_force_replaces_a_link_and_spares_what_it_leads_to(runs, tmp_path):
     assert not link.is_symlink() and "mask_token" in read_weights(link)
     assert "head.weight" in read_weights(kept)
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith(".link")]
+
+
+@pytest.mark.parametrize("kind, pool", [("mean", True), ("token", False)])
+@pytest.mark.parametrize("key", ["train.load_weight", "finetune.path"])
+def test_evaluating_one(runs, key, kind, pool):
+    cfg = OmegaConf.create(dict(model=dict(num_heads=2, global_pool=pool), train=dict(load_weight="")))
+    cfg.finetune = dict(enable=True, weight_style="oneflow", path="")
+    OmegaConf.update(cfg, key, str(runs / kind))
+    model = VisionTransformer(**ENCODER, num_classes=5, global_pool=pool)
+    load_for_evaluation(SimpleNamespace(cfg=cfg, resumes=False), model)
+    expected = np.load(runs / kind / "scores.npy")
+    np.testing.assert_allclose(scores_of(model, runs), expected, atol=2e-4)
+
+
+def test_evaluating_one_with_another_pooling(runs):
+    cfg = OmegaConf.create(dict(model=dict(num_heads=2, global_pool=False)))
+    cfg.train = dict(load_weight=str(runs / "mean"))
+    model = VisionTransformer(**ENCODER, num_classes=5, global_pool=False)
+    with pytest.raises(UserError, match="was trained with True: set model.global_pool=True"):
+        load_for_evaluation(SimpleNamespace(cfg=cfg, resumes=False), model)
