@@ -5,6 +5,8 @@ the user, and `main = partial(run_command, run)`; as a program it ends with `lea
 here loads OneFlow, so that --help and mistakes on the command line are quick.
 """
 import argparse
+import contextlib
+import logging
 import os
 import sys
 
@@ -93,6 +95,10 @@ SHARED = {
         help="attention heads, where neither the weights nor their size tell",
     ),
     "--decoder-num-heads": dict(metavar="N", type=positive, help="the same of the decoder"),
+    "--ema": dict(
+        action="store_true",
+        help="take the averaged (EMA) weights that a training file keeps beside the raw ones",
+    ),
     "--norm-pix-loss": dict(
         metavar="{yes,no}",
         type=_yes_or_no,
@@ -141,7 +147,8 @@ def run_command(run, argv=None):
         where what reads the output went away.
     """
     try:
-        run(sys.argv[1:] if argv is None else argv)
+        with _warnings_on_stderr():
+            run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UserError as error:
         report(error, OPTIONS)
@@ -153,6 +160,19 @@ def run_command(run, argv=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
     return 0
+
+
+@contextlib.contextmanager
+def _warnings_on_stderr():
+    """Show what the packages warn of, what is assumed of weights say: training has a log for it."""
+    handler, logger = logging.StreamHandler(), logging.getLogger("libai")
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def show(line):

@@ -1,9 +1,10 @@
 """Convert weights between LiBai checkpoints, the authors' files, timm and transformers.
 
-    python -m projects.MAE.convert_weights SRC DST --to {mae,timm,transformers,libai}
+    python -m projects.MAE.convert_weights SRC DST --to {mae,timm,transformers,libai,libai-main}
 
 SRC is any of them: a LiBai checkpoint or the output folder of a run, a .pth or safetensors file, a
 folder of transformers. What it is and holds is read from it. Values are moved, never changed.
+libai is a checkpoint of this project, libai-main one of projects/MAE in LiBai's own main branch.
 """
 import functools
 import os
@@ -11,7 +12,7 @@ import os
 from projects.MAE.command_line import CommandParser, leave, run_command, show
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.sizes import shapes_of
-from projects.MAE.weights.libai_names import torch_to_libai
+from projects.MAE.weights.libai_names import to_libai_main, torch_to_libai
 from projects.MAE.weights.source import read_source
 from projects.MAE.weights.transformers_names import make_config, to_transformers
 from projects.MAE.weights.write import (
@@ -33,21 +34,25 @@ EXAMPLES = """examples:
       --to transformers --norm-pix-loss yes
   # the authors' weights as a LiBai checkpoint
   python -m projects.MAE.convert_weights mae_pretrain_vit_base.pth encoder --to libai
+  # a pretraining run as a checkpoint that LiBai's own projects/MAE finetunes from
+  python -m projects.MAE.convert_weights output/mae_pretraining pretrained --to libai-main
 """
+LAYOUTS = ("mae", "timm", "transformers", "libai", "libai-main")
+FOLDERS = LAYOUTS[2:]
 
 
 def parse_arguments(argv):
     parser = CommandParser("convert_weights", __doc__, EXAMPLES)
     parser.add_argument("source", metavar="SRC", help="weights in any of the layouts")
     parser.add_argument("target", metavar="DST", help="file (mae, timm) or folder to write")
-    parser.add_argument("--to", required=True, choices=["mae", "timm", "transformers", "libai"])
+    parser.add_argument("--to", required=True, choices=LAYOUTS)
     parser.add_argument(
         "--format",
         choices=["pth", "safetensors"],
         help="of the file; by default as DST ends, else pth for mae and safetensors for timm",
     )
     parser.add_shared("--force", help="replace DST")
-    parser.add_shared("--num-heads", "--decoder-num-heads", "--norm-pix-loss")
+    parser.add_shared("--num-heads", "--decoder-num-heads", "--norm-pix-loss", "--ema")
     return parser.parse_args(argv)
 
 
@@ -58,8 +63,8 @@ def convert(args):
     if file_format == "pth":
         check_can_write_pth()
     heads = dict(num_heads=args.num_heads, decoder_num_heads=args.decoder_num_heads)
-    needed = args.to in ("transformers", "libai")
-    source = read_source(args.source, needed, norm_pix_loss=args.norm_pix_loss, **heads)
+    needed = args.to in FOLDERS
+    source = read_source(args.source, needed, args.ema, norm_pix_loss=args.norm_pix_loss, **heads)
     state, sizes, facts = source.state, source.sizes, dict(source.facts)
     if sizes.parts == "probe":
         raise UserError(
@@ -73,9 +78,9 @@ def convert(args):
         facts.pop("decoder_num_heads", None)
     kept = {name: state[name] for name in shapes_of(sizes)}
     card = make_card(sizes, facts, args)
-    if args.to == "libai":
-        heads = facts["num_heads"], facts.get("decoder_num_heads")
-        write_libai(args.target, torch_to_libai(kept, *heads), card)
+    if args.to in ("libai", "libai-main"):
+        names = torch_to_libai(kept, facts["num_heads"], facts.get("decoder_num_heads"))
+        write_libai(args.target, to_libai_main(names) if args.to == "libai-main" else names, card)
     elif args.to == "transformers":
         check_transformers(sizes, facts, args.source)
         names = to_transformers(kept, bare=sizes.parts == "encoder")
@@ -84,16 +89,20 @@ def convert(args):
         write_file(args.target, kept, file_format, card)
     left = [name for name in state if name not in kept]
     lines = [f"{args.target}: {len(kept)} tensors, {sizes.parts}, image size {sizes.img_size}"]
+    if args.to == "libai-main":
+        model = "" if sizes.global_pool is None else f", model.global_pool={sizes.global_pool}"
+        heads = f"model.num_heads={facts['num_heads']}{model}"
+        lines.append(f"there: {heads}; its blocks have a LayerNorm eps of 1e-5, here 1e-6")
     return lines + ([f"left out: {', '.join(left)}"] if left else [])
 
 
 def choose_format(args):
     """"pth", "safetensors", or None for LiBai's own."""
-    if args.to == "libai" and args.format:
-        raise UserError(f"--format {args.format} is not for --to libai, which writes a checkpoint")
+    if args.to in ("libai", "libai-main") and args.format:
+        raise UserError(f"--format {args.format} is not for --to {args.to}, which writes a checkpoint")
     if args.to == "transformers" and args.format == "pth":
         raise UserError("--format pth is not for --to transformers: it writes safetensors")
-    if args.to in ("libai", "transformers"):
+    if args.to in FOLDERS:
         return None
     ending = os.path.splitext(args.target)[1][1:]
     if ending in ("pth", "safetensors"):

@@ -70,7 +70,7 @@ def parse_arguments(argv):
         metavar="B",
         help="the block whose output to take, from 1 (default: the last, with the final norm)",
     )
-    parser.add_shared("--num-heads", "--batch-size", "--num-workers", "--on-error")
+    parser.add_shared("--num-heads", "--ema", "--batch-size", "--num-workers", "--on-error")
     parser.add_shared("--exif", "--bits", "--device")
     parser.add_shared("--force", help="replace FILE, and start anew whatever a stopped run left")
     parser.add_shared("--json")
@@ -87,7 +87,7 @@ def extract(args, progress):
     if {"train", "val"} <= set(images.classes):
         what = "it holds train/ and val/, which would be classes: name one"
         raise UserError(f"--images {images.root}: {what}")
-    encoder = load_encoder(args.weights, args.device, args.batch_size, args.num_heads)
+    encoder = load_encoder(args.weights, args.device, args.batch_size, args.num_heads, args.ema)
     features, block = encoder.check(args.features, args.block)
     saved = encoder.saved
     read = reader_of(saved, images, args)

@@ -21,7 +21,9 @@ from projects.MAE.runtime.single_process import start_one_process
 FEATURES = ("class", "mean", "all")
 
 
-def load_encoder(weights, device="auto", batch_size=32, num_heads=None, exif=None, bits=None):
+def load_encoder(
+    weights, device="auto", batch_size=32, num_heads=None, ema=False, exif=None, bits=None
+):
     """The `Encoder` of weights in any format.
 
     Args:
@@ -30,16 +32,19 @@ def load_encoder(weights, device="auto", batch_size=32, num_heads=None, exif=Non
         device: "auto", "cpu" or "cuda".
         batch_size: images that are encoded at a time.
         num_heads: attention heads, where neither the weights nor their size tell.
+        ema: take the averaged weights of a training file that has both.
         exif, bits: how files become pixels, see `Reading`; by default as in training, else as usual.
 
     Raises:
-        UserError: the weights can't be read, or it is not known how many heads they need.
+        UserError: the weights can't be read, take images of other than 3 channels, or it is not known
+            how many heads they need.
     """
     start_one_process(device)
     # Its modules need OneFlow set up.
     from projects.MAE.weights.saved_model import load_encoder_model
 
-    return Encoder(load_encoder_model(weights, num_heads=num_heads), batch_size, exif, bits)
+    saved = load_encoder_model(weights, num_heads=num_heads, ema=ema)
+    return Encoder(saved, batch_size, exif, bits)
 
 
 class Encoder:
@@ -54,8 +59,6 @@ class Encoder:
 
     def __init__(self, saved, batch_size=32, exif=None, bits=None):
         sizes = saved.sizes
-        if sizes.in_chans != 3:
-            raise UserError(f"{saved.source}: its images have {sizes.in_chans} channels, not RGB's 3")
         self.saved, self.batch_size = saved, batch_size
         self.depth, self.width = sizes.depth, sizes.embed_dim
         self.num_tokens = 1 + (sizes.img_size // sizes.patch_size) ** 2

@@ -43,7 +43,7 @@ def parse_arguments(argv):
     parser.add_argument(
         "--classes", metavar="FILE", help="a text file with the names of the classes, one a line"
     )
-    parser.add_shared("--num-heads")
+    parser.add_shared("--num-heads", "--ema")
     parser.add_shared("--batch-size", default=16)
     parser.add_shared("--num-workers", default=0)
     parser.add_shared("--on-error", "--exif", "--bits", "--device", "--json")
@@ -116,7 +116,7 @@ def run(argv):
     start_one_process(args.device)
     from projects.MAE.weights.saved_model import load_classifier  # it needs OneFlow set up
 
-    saved = load_classifier(args.weights, num_heads=args.num_heads)
+    saved = load_classifier(args.weights, num_heads=args.num_heads, ema=args.ema)
     classes = class_names(saved, args.classes)
     separator = "["
     for path, probabilities in predictions(saved, images, args):

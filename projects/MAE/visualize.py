@@ -54,7 +54,7 @@ def parse_arguments(argv):
     parser.add_shared("--seed", default=None, help="of the masks (default: the run's, else 0)")
     parser.add_shared("--out", default="reconstructions.png", help="PNG (default: %(default)s)")
     parser.add_shared("--force", "--on-error", "--exif", "--bits", "--norm-pix-loss")
-    parser.add_shared("--num-heads", "--decoder-num-heads", "--device")
+    parser.add_shared("--num-heads", "--decoder-num-heads", "--ema", "--device")
     args = parser.parse_args(argv)
     if args.mask_ratio is not None and not 0 < args.mask_ratio < 1:
         raise UserError(f"--mask-ratio {args.mask_ratio} must be between 0 and 1")
@@ -96,11 +96,8 @@ def load(args):
     from projects.MAE.weights.saved_model import load_autoencoder
 
     told = dict(num_heads=args.num_heads, decoder_num_heads=args.decoder_num_heads)
-    told["norm_pix_loss"] = args.norm_pix_loss
-    saved = load_autoencoder(args.weights, args.mask_ratio, **told)
-    if saved.sizes.in_chans != 3:
-        raise UserError(f"{saved.source}: its images have {saved.sizes.in_chans} channels, not RGB's 3")
-    return saved
+    told.update(norm_pix_loss=args.norm_pix_loss, ema=args.ema)
+    return load_autoencoder(args.weights, args.mask_ratio, **told)
 
 
 def title_of(saved):

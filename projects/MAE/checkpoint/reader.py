@@ -49,6 +49,8 @@ def read_card(checkpoint):
     try:
         with open(card) as file:
             content = json.load(file)
+    except OSError as error:
+        raise read_error(card, error) from None
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):

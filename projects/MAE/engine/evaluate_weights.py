@@ -3,9 +3,8 @@ import logging
 
 from projects.MAE.checkpoint.card import check_card, check_heads
 from projects.MAE.checkpoint.checkpointer import load_weights
-from projects.MAE.checkpoint.manifest import check_whole
 from projects.MAE.checkpoint.names import find_checkpoint
-from projects.MAE.checkpoint.reader import read_card, read_weights
+from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.data.build import check_sample
 from projects.MAE.data.datasets import classes_of, place_of
 from projects.MAE.engine.trainer import build_model, test_loaders
@@ -16,7 +15,7 @@ from projects.MAE.evaluation.result_file import EVALUATION, KNN, save_evaluation
 from projects.MAE.modeling.graph import evaluator_of
 from projects.MAE.report.save import renew_reports
 from projects.MAE.runtime.ranks import only_on_rank_0
-from projects.MAE.weights.pretrained import load_pretrained, log_report
+from projects.MAE.weights.pretrained import load_pretrained, log_report, read_libai
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -34,8 +33,9 @@ def load_for_evaluation(run, model, may_be_random=False):
     own = cfg.train.output_dir if run.resumes else cfg.train.load_weight
     if own:
         source = find_checkpoint(own)
-        check_whole(source, "model")
-        load_weights(model, read_weights(source), source)
+        weights, card = read_libai(source, model)
+        check_heads(card, cfg.model, source)
+        load_weights(model, weights, source)
     elif "finetune" in cfg and cfg.finetune.enable:
         path, style = cfg.finetune.path, cfg.finetune.weight_style
         is_libai = style == "oneflow"
@@ -49,10 +49,10 @@ def load_for_evaluation(run, model, may_be_random=False):
             )
         if not is_libai:
             return source, {}
+        card = read_card(source)
+        check_heads(card, cfg.model, source)
     else:  # without weights only where that was asked for, see check_settings
         return "initial weights", {}
-    card = read_card(source)
-    check_heads(card, cfg.model, source)
     return source, card
 
 

@@ -139,6 +139,13 @@ def _check_data(cfg):
         if name == "PretrainingDataset":
             _check_same(dataset, key, "img_size", model)
             _check_same(dataset, key, "patch_size", model)
+        if name in ("PretrainingDataset", "ClassificationDataset") and model.get("in_chans", 3) != 3:
+            raise UserError(
+                f"{key} reads images as RGB, of 3 channels",
+                key="model.in_chans",
+                value=model.in_chans,
+                way_out="set {key}3, or train on a data set of your own (docs/code.md)",
+            )
         if name == "ClassificationDataset" and dataset.get("drop_path_rate"):
             _check_same(dataset, key, "depth", model)
         _check_image_size(dataset, key, model)

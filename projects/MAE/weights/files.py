@@ -1,17 +1,24 @@
 """Reads weight files of other projects; recognises what they are by looking."""
 import argparse
 import json
+import logging
 import os
 
 import numpy as np
 
 from projects.MAE.checkpoint.names import is_checkpoint
 from projects.MAE.checkpoint.reader import check_card_types, check_preprocessing
-from projects.MAE.errors import UserError
-from projects.MAE.weights.sizes import check_names
-from projects.MAE.weights.torch_file import check_start, read_torch_file
+from projects.MAE.errors import LONGEST, UserError, printable
+from projects.MAE.weights.nesting import find_weights
+from projects.MAE.weights.sizes import MOCO, check_names, is_moco
+from projects.MAE.weights.torch_file import bfloat16_to_float32, check_start, read_torch_file
 from projects.MAE.weights.transformers_names import from_transformers, is_transformers, read_config
 
+logger = logging.getLogger("libai." + __name__)
+
+# The authors' linear probe: a batch normalisation without affine, and a linear layer.
+PROBE = {f"head.0.{name}": f"feature_norm.{name}" for name in ("running_mean", "running_var")}
+PROBE.update({f"head.1.{name}": f"head.{name}" for name in ("weight", "bias")})
 # In a folder of transformers, the first that is there; an index names several files.
 FOLDER_FILES = (
     "model.safetensors",
@@ -48,19 +55,28 @@ def read_weight_file(path):
     return state, {key: value for facts in told.values() for key, value in facts.items()}
 
 
-def read_weight_file_told(path):
+def read_weight_file_told(path, ema=False):
     """`read_weight_file`, with the facts by who tells them: {"its model card": {...}, ...}.
 
-    Where two tell of the same, the later one counts.
+    Where two tell of the same, the later one counts. What was stripped of the names is logged.
+
+    Args:
+        ema: take the averaged weights that training keeps beside the raw ones; a UserError where
+            there are none.
     """
     check_weight_file(path)
     path = str(path).rstrip("/")
     told = {}
-    if os.path.isdir(path):
-        state = _read_folder(path)
-    else:
-        state, facts = _read_file(path)
-        told["its training arguments"] = facts
+    saved = _read_folder(path) if os.path.isdir(path) else _read_file(path)
+    state, words, lines = find_weights(saved, ema, path)
+    check_tensors(state, path)
+    if "head.1.weight" in state:
+        state = {PROBE.get(name, name): state[name] for name in state}
+        state.pop("head.0.num_batches_tracked", None)
+    if is_moco(state, words, saved.get("arch")):
+        told[MOCO] = {"num_heads": 12}
+    if not os.path.isdir(path):
+        told["its training arguments"] = _training_facts(saved)
         card = _read_json(card_path(path))
         check_card_types(card, card_path(path))
         told["its model card"] = card
@@ -77,7 +93,10 @@ def read_weight_file_told(path):
         told["its config.json"] = _colours(config.get("pretrained_cfg"), "mean", "std", path)
     check_names(state, path)
     check_total(state, path)
-    return {name: _float32(array, name, path) for name, array in state.items()}, told
+    state = {name: _float32(array, name, path) for name, array in state.items()}
+    for line in lines:
+        logger.warning(printable(line[:LONGEST]))
+    return state, told
 
 
 def _colours(config, mean, std, path):
@@ -134,7 +153,7 @@ def _folder_file(folder):
 def _read_folder(folder):
     name = _folder_file(folder)
     if not name.endswith(".index.json"):
-        return _read_file(os.path.join(folder, name))[0]
+        return _read_file(os.path.join(folder, name))
     state = {}
     parts = _read_json(os.path.join(folder, name)).get("weight_map")
     if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
@@ -142,19 +161,22 @@ def _read_folder(folder):
     for part in sorted(set(parts.values())):
         if os.path.basename(part) != part or not part.isprintable():
             raise UserError(f"refused: {name} names a file outside the folder ({part!r})", path=folder)
-        state.update(_read_file(os.path.join(folder, part))[0])
+        state.update(_read_file(os.path.join(folder, part)))
     return state
 
 
 def _read_file(path):
-    """{name: array} and facts of one torch or safetensors file."""
+    """The dictionary in one torch or safetensors file."""
     if _is_safetensors(path):
-        return _read_safetensors(path), {}
+        return _read_safetensors(path)
     saved = read_torch_file(path)
     if not isinstance(saved, dict):
         raise UserError(f"holds a {type(saved).__name__}, not a dictionary of tensors", path=path)
-    key = next((k for k in ("model", "state_dict") if isinstance(saved.get(k), dict)), None)
-    state, facts = (saved[key], _training_facts(saved)) if key else (saved, {})
+    return saved
+
+
+def check_tensors(state, path):
+    """Raise a UserError unless a dictionary holds names and arrays alone."""
     for name, value in state.items():
         if not isinstance(name, str):
             raise UserError(f"a tensor has a {type(name).__name__} for a name", path=path)
@@ -162,20 +184,36 @@ def _read_file(path):
             wanted = "a dictionary of tensors, or one under the key model or state_dict"
             what = f"{name} is no tensor but a {type(value).__name__}; expected {wanted}"
             raise UserError(what, path=path)
-    return state, facts
 
 
 def _read_safetensors(path):
     try:  # a LiBai checkout that this project was copied into need not have the package
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError:
         raise UserError("reading it needs a package: pip install safetensors", path=path) from None
     try:
-        return load_file(path)
+        with safe_open(path, "np") as file:  # it checks all sizes and places
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+            state = {n: file.get_tensor(n) for n, kind in kinds.items() if kind != "BF16"}
+        return {**state, **_read_bfloat16(path, [name for name in kinds if name not in state])}
     except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"damaged, truncated or with numbers of a type NumPy lacks ({error})"
         raise UserError(what, path=path) from None
+
+
+def _read_bfloat16(path, names):
+    """{name: float32 array} of a safetensors file's tensors of bfloat16, which NumPy has not."""
+    if not names:
+        return {}
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    data, state = np.memmap(path, np.uint8, "r", 8 + length), {}
+    for name in names:
+        start, end = header[name]["data_offsets"]
+        bits = np.frombuffer(data[start:end].tobytes(), "<u2")
+        state[name] = bfloat16_to_float32(bits.reshape(header[name]["shape"]))
+    return state
 
 
 def _training_facts(saved):

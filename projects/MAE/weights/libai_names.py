@@ -3,6 +3,8 @@ import re
 
 import numpy as np
 
+from projects.MAE.errors import UserError
+
 # LiBai's names of a transformer block's parts, by PyTorch's.
 BLOCK_PARTS = {
     "norm1": "input_layernorm",
@@ -13,6 +15,8 @@ BLOCK_PARTS = {
     "mlp.fc2": "mlp.dense_4h_to_h",
 }
 TORCH_PARTS = {libai: torch for torch, libai in BLOCK_PARTS.items()}
+# The layouts of LiBai checkpoints: this project's (LiBai 0.1.1's), and LiBai's main branch's.
+OURS, MAIN = "[in, out]", "[out, in]"
 BLOCK_NAME = re.compile(r"^((?:decoder_)?blocks\.\d+)\.(.+)\.(weight|bias)$")
 
 
@@ -77,3 +81,38 @@ def libai_to_torch(state_dict, num_heads, decoder_num_heads=None):
             array = _regrouped(array, heads, 3)
         result[_rename(name, TORCH_PARTS)] = np.ascontiguousarray(array)
     return result
+
+
+def linear_layout(state_dict, source):
+    """`MAIN` or `OURS`: how the Linear weights of LiBai's {name: array} lie, by the shapes of those
+    that are not square.
+
+    Raises:
+        UserError: some lie in one way, some in the other.
+    """
+    found = {}
+    for name, array in state_dict.items():
+        match = BLOCK_NAME.match(name)
+        if match and array.ndim == 2 and match[2] == "self_attention.query_key_value":
+            layout = {3: MAIN, 1 / 3: OURS}.get(array.shape[0] / max(array.shape[1], 1))
+            found.setdefault(layout, name)
+    if OURS in found and MAIN in found:
+        what = f"{found[OURS]} lies as {OURS}, {found[MAIN]} as {MAIN}: they are of two LiBais"
+        raise UserError(what, path=source)
+    return MAIN if MAIN in found else OURS
+
+
+def from_libai_main(state_dict, global_pool):
+    """LiBai main's {name: array} in this project's layout: Linear weights [out, in] become [in, out];
+    `norm` becomes `fc_norm` in a classifier that averages the patches."""
+    pooled = global_pool and "head.weight" in state_dict
+    names = {f"norm.{kind}": f"fc_norm.{kind}" for kind in ("weight", "bias")} if pooled else {}
+    return {names.get(n, n): np.ascontiguousarray(_transposed(n, a)) for n, a in state_dict.items()}
+
+
+def to_libai_main(state_dict):
+    """The inverse of `from_libai_main`."""
+    return {
+        re.sub("^fc_norm", "norm", name): np.ascontiguousarray(_transposed(name, array))
+        for name, array in state_dict.items()
+    }

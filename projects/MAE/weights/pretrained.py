@@ -5,7 +5,7 @@ import os
 
 from projects.MAE.checkpoint.manifest import check_whole
 from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint, newest_checkpoints
-from projects.MAE.checkpoint.reader import read_card, read_weights
+from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.errors import UserError, about
 from projects.MAE.modeling.initialization import assign, named_tensors
 from projects.MAE.modeling.pos_embed import resize_pos_embed
@@ -13,6 +13,7 @@ from projects.MAE.modeling.task import task_of_module
 from projects.MAE.weights.files import check_weight_file, read_weight_file
 from projects.MAE.weights.libai_names import torch_name, torch_shape, torch_to_libai
 from projects.MAE.weights.sizes import check_finite
+from projects.MAE.weights.source import read_checkpoint
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -92,8 +93,11 @@ def load_pretrained(model, path, weight_style=None):
 
 
 def _load(model, source, weight_style):
-    read = _read_oneflow if weight_style == "oneflow" else read_weight_file
-    weights, facts = read(source)
+    if weight_style == "oneflow":
+        weights, facts = read_libai(source, model)
+    else:
+        weights, facts = read_weight_file(source)
+        _say_assumed(model, facts, source)
     _check_heads(model, facts, source)
 
     task = task_of_module(model)
@@ -122,10 +126,21 @@ def _load(model, source, weight_style):
     return {"loaded": list(chosen), "new": new, "left": left, "reshaped": reshaped}
 
 
-def _read_oneflow(path):
+def read_libai(path, model):
+    """{LiBai's name: float32 array} of a whole checkpoint for a model, and its card: where it has
+    none (LiBai's own), what its run's config.yaml says. What neither says is the model's."""
     checkpoint = find_checkpoint(path)
     check_whole(checkpoint, "model")
-    return read_weights(checkpoint), read_card(checkpoint)
+    weights, told = read_checkpoint(checkpoint, getattr(model, "global_pool", None))
+    facts = told["its model card"] or told["its run's config.yaml"]
+    _say_assumed(model, facts, checkpoint)
+    return weights, facts
+
+
+def _say_assumed(model, facts, source):
+    for key in ("num_heads", "decoder_num_heads"):
+        if hasattr(model, key) and not facts.get(key):
+            logger.info(f"{source} does not say its {key}: model.{key}={getattr(model, key)} is assumed")
 
 
 def _check_heads(model, facts, source):

@@ -36,7 +36,7 @@ def load_autoencoder(path, mask_ratio=None, **options):
     Args:
         path: weights in any format, see `source.read_source`.
         mask_ratio: of the model; by default what it was trained with, else 0.75.
-        options: num_heads, decoder_num_heads, norm_pix_loss where the weights don't tell.
+        options: num_heads, decoder_num_heads, norm_pix_loss where the weights don't tell; ema.
 
     Raises:
         UserError: no decoder in the weights; something that they don't tell and options don't give.

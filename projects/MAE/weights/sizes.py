@@ -5,11 +5,14 @@ import re
 import numpy as np
 
 from projects.MAE.errors import UserError
+from projects.MAE.modeling.pos_embed import sincos_pos_embed_2d
 from projects.MAE.modeling.sizes import Sizes, shapes_of
 
 # (width, depth) of the models whose number of heads is a matter of record: the paper's three and
 # timm's two small ones. The number can't be read from tensors.
 KNOWN_HEADS = {(192, 12): 3, (384, 12): 6, (768, 12): 12, (1024, 24): 16, (1280, 32): 16}
+# MoCo v3's has another number, and position embeddings of its own: the row first.
+MOCO, MOCO_SIZE = "MoCo v3's ViT-S", (384, 12)
 KNOWN_DECODER_HEADS = {(512, 8): 16}
 BLOCK_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 NAME = re.compile(
@@ -28,12 +31,19 @@ def check_names(state, source):
         known = "(the authors', timm's, or transformers' ViT or ViTMAE)"
         what = f"not the weights of a ViT in a known layout {known}; its tensors are {some}, ..."
         raise UserError(what, path=source)
-    if state["cls_token"].ndim != 3:
-        raise UserError(f"cls_token has shape {state['cls_token'].shape}", path=source)
+    check_token(state, "cls_token", source)
+    if "mask_token" in state:
+        check_token(state, "mask_token", source)
     for name in state:
         if not NAME.match(name):
             what = f"the tensor {name} has no place in a plain ViT; is it a variant?"
             raise UserError(what, path=source)
+
+
+def check_token(state, name, source):
+    """Raise a UserError unless a class or mask token has three axes, the last its width."""
+    if state[name].ndim != 3 or not state[name].size:
+        raise UserError(f"{name} has shape {state[name].shape}, expected (1, 1, width)", path=source)
 
 
 def sizes_of(state, source):
@@ -102,6 +112,23 @@ def known_heads(state):
         if size in table:
             found[key] = table[size]
     return found
+
+
+def is_moco(state, words, arch):
+    """Whether {authors' name: array} are of MoCo v3's ViT-S, which has 12 heads of its width of 384.
+
+    Its files say so (words of its prefixes, the entry arch), or its fixed position embeddings:
+    the paper's with the row in the first half of the channels, the column in the second.
+    """
+    token, embedding = state.get("cls_token"), state.get("pos_embed")
+    width = token.shape[-1] if token is not None and token.ndim else None
+    if (width, _depth(state, "blocks.")) != MOCO_SIZE:
+        return False
+    if words & {"base_encoder", "momentum_encoder"} or isinstance(arch, str) and arch == "vit_small":
+        return True
+    side = math.isqrt(max(embedding.shape[1] - 1, 0)) if np.ndim(embedding) == 3 else 0
+    fixed = np.roll(sincos_pos_embed_2d(width, side), width // 2, axis=1)[None] if side else None
+    return side > 1 and fixed.shape == embedding.shape and np.allclose(embedding, fixed, atol=1e-3)
 
 
 def _width(state, name, source, axis=0):

@@ -1,5 +1,6 @@
 """Weights in any of the formats, and what is known about the model they are of."""
 import collections
+import logging
 import os
 
 import yaml
@@ -9,10 +10,12 @@ from omegaconf.errors import OmegaConfBaseException
 from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint
 from projects.MAE.checkpoint.reader import check_card_types, read_card, read_weights
 from projects.MAE.data.preprocessing import described_preprocessing, standard_preprocessing
-from projects.MAE.errors import UserError
+from projects.MAE.errors import UserError, printable
 from projects.MAE.weights.files import read_weight_file_told
-from projects.MAE.weights.libai_names import libai_to_torch
-from projects.MAE.weights.sizes import known_heads, sizes_of
+from projects.MAE.weights.libai_names import MAIN, from_libai_main, libai_to_torch, linear_layout
+from projects.MAE.weights.sizes import MOCO, check_token, known_heads, sizes_of
+
+logger = logging.getLogger("libai." + __name__)
 
 HEADS = ("num_heads", "decoder_num_heads")
 # What else than its sizes a model card may say.
@@ -21,7 +24,8 @@ FACTS += ("exif", "bits")
 LONGEST_CONFIG = 1 << 20  # characters; a run's has 6,000
 # What reading another thing than a list of transforms raises.
 DAMAGE = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError)
-CONFIG_FACTS = (*HEADS, "norm_pix_loss", "mask_ratio")
+CONFIG_FACTS = (*HEADS, "norm_pix_loss", "mask_ratio", "global_pool")
+ASSUMED = ("the known sizes of ViT", MOCO)  # tellers that go by the width alone
 
 WeightSource = collections.namedtuple("WeightSource", "path state sizes facts known_from")
 WeightSource.__doc__ = """Weights that were read.
@@ -34,39 +38,74 @@ known_from: {fact: who told it}, "its model card" for example.
 """
 
 
-def read_source(path, heads_needed=True, **options):
+def read_source(path, heads_needed=True, ema=False, **options):
     """The `WeightSource` of weights of any format.
 
     Args:
         path: a LiBai checkpoint or the output folder of a run, a .pth or safetensors file, a folder
             of transformers.
         heads_needed: whether an unknown number of heads is an error.
+        ema: take the averaged weights of a file that has both.
         options: facts that the user gave, None where not; they may only add to what the source says.
 
     Raises:
         UserError: it can't be read or is no whole model; what is told about it contradicts itself;
-            the number of heads is needed and not known.
+            the number of heads is needed and not known; it takes images of other than 3 channels.
     """
     path = str(path)
     if os.path.isdir(path) and is_checkpoint(path):
         path = find_checkpoint(path)
-        weights = read_weights(path)
-        if "cls_token" not in weights:
-            raise UserError("not the weights of a ViT, it has no cls_token", path=path)
-        told = {"its run's config.yaml": _run_facts(path, weights), "its model card": read_card(path)}
+        if ema:
+            raise UserError("a LiBai checkpoint has no averaged weights: leave --ema out", path=path)
+        weights, told = read_checkpoint(path)
         facts, known_from = _joined(told, weights, options, path)
         _check_heads(weights, facts, path, needed=True)
         state = libai_to_torch(weights, facts["num_heads"], facts.get("decoder_num_heads"))
     else:
-        state, told = read_weight_file_told(path)
+        state, told = read_weight_file_told(path, ema)
         facts, known_from = _joined(told, state, options, path)
         _check_heads(state, facts, path, heads_needed)
     sizes = sizes_of(state, path)
     for key, value in sizes._asdict().items():
         if value is not None and facts.get(key, value) != value:
             raise UserError(f"{known_from[key]} says {key}={facts[key]}, its tensors {value}", path=path)
+    if sizes.in_chans != 3:
+        raise UserError(f"its images have {sizes.in_chans} channels, not RGB's 3", path=path)
+    for key in HEADS:
+        if key in facts and known_from[key] in ASSUMED:
+            of = known_from[key] if known_from[key] == MOCO else "its width and depth"
+            option = "--" + key.replace("_", "-")
+            what = f"{key}={facts[key]} is assumed from {of}: {option} N sets another number"
+            logger.warning(printable(f"{path}: {what}"))
     facts = {key: facts[key] for key in FACTS if key in facts}
     return WeightSource(path, state, sizes, facts, {key: known_from[key] for key in facts})
+
+
+def read_checkpoint(path, global_pool=None):
+    """{LiBai's name: float32 array} of a checkpoint folder, and the facts by who tells them.
+
+    One of LiBai's own projects/MAE (its main branch's layout) is brought into this project's.
+
+    Args:
+        global_pool: whether its classifier averages the patches, where neither its card nor its run's
+            config.yaml tells; LiBai's own configurations do.
+    """
+    weights = read_weights(path)
+    if "cls_token" not in weights:
+        raise UserError("not the weights of a ViT, it has no cls_token", path=path)
+    for name in ("cls_token", "mask_token"):
+        if name in weights:
+            check_token(weights, name, path)
+    told = {"its run's config.yaml": _run_facts(path, weights), "its model card": read_card(path)}
+    if linear_layout(weights, path) == MAIN:
+        said = {key: value for facts in told.values() for key, value in facts.items()}
+        pooled = said.get("global_pool", global_pool)
+        weights = from_libai_main(weights, pooled is not False)
+        what = "weights of LiBai's own projects/MAE (LayerNorm eps in its blocks 1e-5, here 1e-6)"
+        if "fc_norm.weight" in weights and pooled is None:
+            what += "; assumed that its head averages the patches: its run's config.yaml would tell"
+        logger.warning(printable(f"{path}: {what}"))
+    return weights, told
 
 
 def preprocessing_of(source):
@@ -98,12 +137,18 @@ def _config_of(checkpoint):
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Builds plain values only, and none that repeats another: ten lines of such fill any memory."""
+    """Builds plain values only; for Python's objects and what repeats another (ten lines of such fill
+    any memory) None."""
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias")
+            self.get_event()
+            return yaml.ScalarNode("tag:yaml.org,2002:null", "")
         return super().compose_node(parent, index)
+
+
+# LiBai writes classes and functions so.
+_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *unused: None)
 
 
 def _run_facts(checkpoint, weights):
@@ -135,7 +180,7 @@ def _joined(told, state, options, path):
         if value is None:
             continue
         option = "--" + key.replace("_", "-")
-        if facts.get(key, value) != value and known_from[key] != "the known sizes of ViT":
+        if facts.get(key, value) != value and known_from[key] not in ASSUMED:
             raise UserError(f"{option} says {value}, but {path} says {facts[key]}")
         facts[key], known_from[key] = value, option
     return facts, known_from

@@ -70,6 +70,11 @@ def check_start(path):
     raise UserError(f"not a PyTorch file (it begins with {start[:8]!r})", path=path)
 
 
+def bfloat16_to_float32(bits):
+    """uint16 of any shape, the upper halves of float32 numbers -> float32."""
+    return np.asarray(bits.astype(np.uint32) << 16).view(np.float32)
+
+
 class _Storage:
     """The memory behind tensors: a flat array, and whether it holds bfloat16."""
 
@@ -99,6 +104,7 @@ class _TorchZip:
             "torch.device": _device,
             "numpy.dtype": _number_dtype,
             "numpy.core.multiarray.scalar": _number,
+            "numpy._core.multiarray.scalar": _number,  # NumPy 2's name of it
             "_codecs.encode": _latin1_bytes,
             **{f"torch.{name}": None for name in (*STORAGES, *DTYPES)},
         }
@@ -165,7 +171,7 @@ class _TorchZip:
         strides = [step * flat.itemsize for step in stride]
         view = np.lib.stride_tricks.as_strided(flat[offset:], size, strides, writeable=False)
         if storage.is_bfloat16:
-            return np.asarray(view.astype(np.uint32) << 16).view(np.float32)
+            return bfloat16_to_float32(view)
         return view
 
 

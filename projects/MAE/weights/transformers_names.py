@@ -42,10 +42,17 @@ AROUND = {
 }
 AUTHORS_ENCODER = {theirs: ours for ours, theirs in ENCODER.items()}
 AUTHORS_AROUND = {theirs: ours for ours, theirs in AROUND.items()}
-AUTHORS_PARTS = {theirs: ours for ours, theirs in BLOCK_PARTS.items()}
-THEIR_BLOCK = re.compile(r"^(encoder\.layer|decoder\.decoder_layers)\.(\d+)\.(.+)\.(weight|bias)$")
+# Version 5 has other names in memory, and its save_pretrained turns those of the decoder back wrongly.
+NEW_PARTS = {"attention.o_proj": "attn.proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+AUTHORS_PARTS = {**{theirs: ours for ours, theirs in BLOCK_PARTS.items()}, **NEW_PARTS}
+THEIR_BLOCK = re.compile(
+    r"^(encoder\.layer|layers|decoder\.decoder_layers|decoder\.decoder_encoder\.layer)"
+    r"\.(\d+)\.(.+)\.(weight|bias)$"
+)
 OUR_BLOCK = re.compile(r"^(decoder_)?blocks\.(\d+)\.(.+)\.(weight|bias)$")
 ATTENTION = "attention.attention."
+THEIR_QKV = {f"{ATTENTION}{part}": part for part in QKV}
+THEIR_QKV.update({f"attention.{part[0]}_proj": part for part in QKV})
 
 
 def is_transformers(names):
@@ -70,9 +77,9 @@ def from_transformers(state, source):
             result[AUTHORS_AROUND[name]] = array
         elif block and block[3] in AUTHORS_PARTS:
             result[f"{_our_block(block)}.{AUTHORS_PARTS[block[3]]}.{block[4]}"] = array
-        elif block and block[3] in [ATTENTION + part for part in QKV]:
+        elif block and block[3] in THEIR_QKV:
             fused = apart.setdefault(f"{_our_block(block)}.attn.qkv.{block[4]}", {})
-            fused[block[3][len(ATTENTION) :]] = array
+            fused[THEIR_QKV[block[3]]] = array
         else:
             raise UserError(f"the tensor {full_name} is not one of a ViT or ViTMAE", path=source)
     for name, parts in apart.items():

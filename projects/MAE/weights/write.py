@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from projects.MAE.checkpoint.names import CARD, is_checkpoint
+from projects.MAE.checkpoint.run_folder import remove
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.single_process import import_oneflow
 from projects.MAE.utils.disk import replaced, write_text
@@ -81,7 +82,7 @@ def _write_safetensors(path, state):
 
 @contextlib.contextmanager
 def _replaced_folder(path):
-    """Replace a file or folder by a new folder, yielded to be filled, when that is whole."""
+    """Replace a file, folder or link by a new folder, yielded to be filled, when that is whole."""
     folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
     beside = os.path.join(folder, f".{name}.partial")  # from where a rename is one step
@@ -93,7 +94,7 @@ def _replaced_folder(path):
             old = f"{beside}.replaced"
             os.rename(path, old)
             os.rename(beside, path)
-            shutil.rmtree(old) if os.path.isdir(old) else os.remove(old)
+            remove(old)
         else:
             os.rename(beside, path)
     finally:

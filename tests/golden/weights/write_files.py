@@ -98,5 +98,35 @@ def write():
     torch.save({"model": torch.nn.Linear(2, 2)}, HERE / "whole_module.pth")
 
 
+def write_wrapped():
+    """What the authors' linear probing, timm, DINO and MoCo v3 leave: heads, nesting, prefixes."""
+    torch.manual_seed(1)
+    probe = {
+        **encoder(),
+        "head.0.running_mean": torch.randn(WIDTH),
+        "head.0.running_var": torch.rand(WIDTH),
+        "head.0.num_batches_tracked": torch.tensor(7),
+        "head.1.weight": torch.randn(3, WIDTH),
+        "head.1.bias": torch.randn(3),
+    }
+    torch.save({"model": probe, "epoch": 89, "args": argparse.Namespace()}, HERE / "linprobe.pth")
+    raw, averaged = encoder(), encoder()
+    ema = {"epoch": 3, "state_dict": raw, "state_dict_ema": averaged}
+    torch.save(ema, HERE / "ema.pth")
+    dino = {
+        "student": {f"module.backbone.{name}": tensor for name, tensor in raw.items()},
+        "teacher": {f"backbone.{name}": tensor for name, tensor in averaged.items()},
+    }
+    dino["teacher"]["head.mlp.0.weight"] = torch.randn(2, WIDTH)
+    torch.save(dino, HERE / "dino.pth")
+    moco = {f"module.base_encoder.{name}": tensor for name, tensor in raw.items()}
+    moco.update({f"module.momentum_encoder.{name}": tensor for name, tensor in averaged.items()})
+    for side in ("base_encoder", "momentum_encoder"):
+        moco[f"module.{side}.head.0.weight"] = torch.randn(2, WIDTH)
+    moco["module.predictor.0.weight"] = torch.randn(2, 2)
+    torch.save({"arch": "vit_tiny", "epoch": 5, "state_dict": moco}, HERE / "moco.pth")
+
+
 if __name__ == "__main__":
     write()
+    write_wrapped()

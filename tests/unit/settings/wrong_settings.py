@@ -70,6 +70,11 @@ PRETRAINING = [
         "model.mlp_ratio=0.001 leaves no hidden unit for model.embed_dim=32: choose a larger one "
         "(the paper's is 4)",
     ),
+    (
+        "model.in_chans=4",
+        "model.in_chans=4: dataloader.train.dataset.0 reads images as RGB, of 3 channels: set "
+        "model.in_chans=3, or train on a data set of your own (docs/code.md)",
+    ),
     ("vit.size=giant", "vit.size=giant must be base or large or huge"),
     # Schedule, batch and periods
     ("train.train_iter=0", "train.train_epoch and train.train_iter are both 0: set one of them"),

@@ -1,0 +1,129 @@
+"""Finds the ViT in what a file holds: wrappers' prefixes, nesting, averaged weights beside raw ones."""
+import collections
+
+import numpy as np
+
+from projects.MAE.errors import UserError
+
+# What a model's tensors stand below, as keys of dictionaries or as parts of names: DataParallel,
+# torch.compile, MoCo v3 (base_encoder, momentum_encoder), DINO (student, teacher, backbone), ...
+METHODS = {"base_encoder", "momentum_encoder", "student", "teacher"}  # of self-supervised learning
+WRAPPERS = {
+    *("module", "_orig_mod", "backbone", "encoder", "model", "vit", "net", "network"),
+    *("state_dict", "params", *METHODS),
+}
+# The class token in the authors' and in transformers' names: what stands before it is a prefix.
+TOKENS = ("vit.embeddings.cls_token", "embeddings.cls_token", "cls_token")
+DEEPEST = 4  # dictionaries in dictionaries
+# A head that reads the features, as the authors' linear probe and timm name it; a method's own
+# (a projector of several layers) means nothing without the method.
+READOUT = {"head.weight", "head.bias", "head.1.weight", "head.1.bias"}
+READOUT.update(f"head.0.{part}" for part in ("running_mean", "running_var", "num_batches_tracked"))
+
+Candidate = collections.namedtuple("Candidate", "keys prefix tensors")
+Candidate.__doc__ = """Weights of a whole ViT: in the dictionary `tensors`, below `prefix` in its names.
+
+keys: the keys that lead to the dictionary.
+"""
+
+
+def find_weights(saved, ema, path):
+    """The one ViT in what a file holds.
+
+    Args:
+        saved: a dictionary of tensors, or one with such, at any of the names in `WRAPPERS`.
+        ema: whether its averaged weights are asked for: timm's state_dict_ema, DINO's teacher, ...
+
+    Returns:
+        {name: array} without prefixes; the words that were stripped; lines that say so. Where there
+        is no class token: the tensors as they stand.
+
+    Raises:
+        UserError: two that could be meant, or no averaged ones where those are asked for.
+    """
+    found = _candidates(saved)
+    averaged = [candidate for candidate in found if _is_averaged(candidate)]
+    raw = [candidate for candidate in found if not _is_averaged(candidate)]
+    if ema and not averaged:
+        raise UserError("it holds no averaged (EMA) weights: leave --ema out", path=path)
+    if not found:
+        inner = (saved[key] for key in ("model", "state_dict") if isinstance(saved.get(key), dict))
+        return next(inner, saved), set(), []
+    wanted = averaged if ema else raw or averaged
+    # Of student and teacher neither is the one that everybody would take.
+    rivals = found if not ema and any("student" in _words(c) for c in raw) else wanted
+    if len(rivals) > 1:
+        way_out = "save one alone"
+        if averaged and not ema:
+            way_out = f"--ema takes {_label(averaged[0])}, or {way_out}"
+        names = ", ".join(map(_label, rivals))
+        raise UserError(f"it holds the weights of {len(rivals)} models ({names}): {way_out}", path=path)
+    return _stripped(wanted[0], found, averaged, ema, path)
+
+
+def _candidates(saved):
+    found, seen = [], set()
+
+    def look(tensors, keys):
+        seen.add(id(tensors))
+        for name, value in tensors.items():
+            if not isinstance(name, str):
+                continue
+            if isinstance(value, dict) and id(value) not in seen and len(keys) < DEEPEST:
+                if _is_wrapper(name):
+                    look(value, (*keys, name))
+            token = next((t for t in TOKENS if f".{name}".endswith(f".{t}")), None)
+            if token and isinstance(value, np.ndarray):
+                prefix = name[: -len(token)]
+                if all(map(_is_wrapper, prefix.split(".")[:-1])):
+                    found.append(Candidate(keys, prefix, tensors))
+
+    look(saved, ())
+    return found
+
+
+def _words(candidate):
+    return {*candidate.keys, *candidate.prefix.split(".")} - {""}
+
+
+def _label(candidate):
+    return ": ".join([*candidate.keys, candidate.prefix]).rstrip(": ") or "those at the top"
+
+
+def _is_ema(word):
+    return word in ("teacher", "momentum_encoder") or "ema" in word.lower().split("_")
+
+
+def _is_wrapper(word):
+    return word in WRAPPERS or _is_ema(word)
+
+
+def _is_averaged(candidate):
+    return any(map(_is_ema, _words(candidate)))
+
+
+def _stripped(chosen, found, averaged, ema, path):
+    """What `find_weights` returns of the `Candidate` that was chosen among those found."""
+    prefix, tensors, words = chosen.prefix, chosen.tensors, _words(chosen)
+    others = [c.prefix for c in found if c.tensors is tensors and len(c.prefix) > len(prefix)]
+
+    def belongs(name):
+        if not isinstance(name, str):
+            return not prefix
+        return name.startswith(prefix) and not name.startswith(tuple(others))
+
+    inside = {name: name[len(prefix) :] if prefix else name for name in tensors if belongs(name)}
+    head = {name for name in inside.values() if isinstance(name, str) and name.startswith("head.")}
+    if words & METHODS and not head <= READOUT:
+        inside = {old: name for old, name in inside.items() if name not in head}
+    lines = []
+    left = [n if isinstance(n, str) else type(n).__name__ for n in tensors if n not in inside]
+    if prefix or set(chosen.keys) - {"model", "state_dict"} or left:
+        some = ", ".join(left[:3]) + (f", ... ({len(left)})" if left[3:] else "")
+        rest = f"; left out: {some}" if left else ""
+        lines.append(f"{path}: the weights below {_label(chosen)} are taken, without that prefix{rest}")
+    if averaged and not ema and not _is_averaged(chosen):
+        there = ", ".join(map(_label, averaged))
+        what = f"averaged (EMA) weights are there, too ({there}): --ema of the commands takes them"
+        lines.append(f"{path}: {what}")
+    return {name: tensors[old] for old, name in inside.items()}, words, lines
