@@ -1,6 +1,6 @@
 """Makes libai_main.zip: output folders, inputs and outputs of LiBai main's own projects/MAE, on a CPU.
 
-    git clone --depth 1 https://github.com/Oneflow-Inc/libai LIBAI && ln -s ../../configs LIBAI/libai/config/
+    git clone --depth 1 https://github.com/Oneflow-Inc/libai LIBAI
     pip install --target DEPS --no-deps dill
     PYTHONPATH=LIBAI/projects/MAE:LIBAI:DEPS:. python tests/golden/make_libai_main.py
 

@@ -87,7 +87,7 @@ def _words(candidate):
 
 
 def _label(candidate):
-    return ": ".join([*candidate.keys, candidate.prefix]).rstrip(": ") or "those at the top"
+    return ": ".join([*candidate.keys, candidate.prefix]).rstrip(": .") or "those at the top"
 
 
 def _is_ema(word):

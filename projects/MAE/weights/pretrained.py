@@ -140,7 +140,8 @@ def read_libai(path, model):
 def _say_assumed(model, facts, source):
     for key in ("num_heads", "decoder_num_heads"):
         if hasattr(model, key) and not facts.get(key):
-            logger.info(f"{source} does not say its {key}: model.{key}={getattr(model, key)} is assumed")
+            assumed = f"model.{key}={getattr(model, key)} is assumed"
+            logger.info(f"{source} does not say its {key}: {assumed}")
 
 
 def _check_heads(model, facts, source):

@@ -81,7 +81,7 @@ def test_averaged_weights_are_taken_when_asked_for(caplog):
 
 
 def test_student_and_teacher(caplog):
-    with pytest.raises(UserError, match="2 models .student: module.backbone., teacher: backbone.*--ema"):
+    with pytest.raises(UserError, match="2 models .student: module.backbone, teacher: back.*--ema"):
         read_weight_file(FILES / "dino.pth")
     state = read_weight_file_told(FILES / "dino.pth", ema=True)[0]
     assert_same(state, read_torch_file(FILES / "ema.pth")["state_dict_ema"])
@@ -160,8 +160,9 @@ def test_bfloat16_in_safetensors(full, tmp_path):
 def test_transformers_5(full, tmp_path, saved):
     """As save_pretrained of version 5 writes ViTMAE, and as its state_dict() has the names."""
     new = {"attention.attention.": "attention.", "attention.output.dense": "attention.o_proj"}
-    new.update({"intermediate.dense": "mlp.fc1", ".output.dense": ".mlp.fc2", "encoder.layer": "layers"})
-    new.update({f"attention.{part}.": f"attention.{part[0]}_proj." for part in ("query", "key", "value")})
+    new.update({"intermediate.dense": "mlp.fc1", ".output.dense": ".mlp.fc2"})
+    new["encoder.layer"] = "layers"
+    new.update({f"attention.{p}.": f"attention.{p[0]}_proj." for p in ("query", "key", "value")})
 
     def renamed(name):
         if saved:
