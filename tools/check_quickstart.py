@@ -58,4 +58,4 @@ def check_own(file, settings):
 
 
 if __name__ == "__main__":
-    leave(run_command(run))
+    leave(run_command(run, options={}))

@@ -139,8 +139,11 @@ class CommandParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
-def run_command(run, argv=None):
+def run_command(run, argv=None, options=OPTIONS):
     """Run a command with these arguments, by default those of this process.
+
+    Args:
+        options: {key of a setting: the command's option for it}, for errors about it.
 
     Returns:
         The exit status: 0; 1 after one line on stderr for a `UserError`; 130 after Ctrl-C; 141
@@ -151,7 +154,7 @@ def run_command(run, argv=None):
             run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UserError as error:
-        report(error, OPTIONS)
+        report(error, options)
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED

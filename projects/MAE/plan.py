@@ -152,7 +152,7 @@ def run(argv):
     print(json.dumps(plan(args), indent=1) if args.json else "\n".join(table(plan(args))))
 
 
-main = functools.partial(run_command, run)
+main = functools.partial(run_command, run, options={})  # it takes the settings themselves
 
 if __name__ == "__main__":
     leave(main())

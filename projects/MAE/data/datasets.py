@@ -40,9 +40,16 @@ class _ImageDataset:
             raise UserError(f"data.on_error={on_error} must be raise or skip")
         reading = Reading(exif, bits)
         self.images = ImageFolder(root, train, config_key, self.labelled, reading)
-        self.classes, self.num_classes = self.images.classes, len(self.images.classes)
         self.train, self.transform = train, transform
         self.seed, self.on_error = seed, on_error
+
+    @property
+    def classes(self):
+        return self.images.classes
+
+    @property
+    def num_classes(self):
+        return len(self.classes)
 
     def __len__(self):
         return len(self.images)

@@ -1,7 +1,5 @@
 """Mixup and CutMix: a batch's images and targets blended in pairs."""
-import dataclasses
 import math
-from typing import Optional, Sequence
 
 import numpy as np
 
@@ -19,7 +17,6 @@ def smooth_one_hot(labels, num_classes, smoothing):
     return targets
 
 
-@dataclasses.dataclass
 class Mixup:
     """Blend each image with its neighbour, by mixup or by CutMix.
 
@@ -28,21 +25,34 @@ class Mixup:
     this is as random as any other pairing, and a pair stays together in every layout. The authors'
     code draws once for each GPU's batch, which depends on the layout; the distribution of each
     image is the same.
+
+    Args:
+        mixup_alpha, cutmix_alpha: lambda ~ Beta(alpha, alpha); 0 switches that kind off.
+        prob: of blending a pair at all.
+        switch_prob: of CutMix rather than mixup, where both are on.
+        label_smoothing: s of `smooth_one_hot`.
+        num_classes: K.
+        cutmix_minmax: [smallest, largest] side of CutMix's box over the image's, in the place of a
+            drawn lambda; it makes cutmix_alpha 1, as in timm, which the authors use.
     """
 
-    mixup_alpha: float = 0.8  # lambda ~ Beta(alpha, alpha); 0 switches this kind off
-    cutmix_alpha: float = 1.0
-    prob: float = 1.0  # of blending a pair at all
-    switch_prob: float = 0.5  # of CutMix rather than mixup, where both are on
-    label_smoothing: float = 0.1  # s of `smooth_one_hot`
-    num_classes: int = 1000  # K
-    # [smallest, largest] side of CutMix's box over the image's, in the place of a drawn lambda; it
-    # makes cutmix_alpha 1, as in timm, which the authors use.
-    cutmix_minmax: Optional[Sequence[float]] = None
-
-    def __post_init__(self):
-        if self.cutmix_minmax is not None:
-            self.cutmix_alpha, self.cutmix_minmax = 1.0, tuple(self.cutmix_minmax)
+    def __init__(
+        self,
+        mixup_alpha=0.8,
+        cutmix_alpha=1.0,
+        prob=1.0,
+        switch_prob=0.5,
+        label_smoothing=0.1,
+        num_classes=1000,
+        cutmix_minmax=None,
+    ):
+        self.mixup_alpha = mixup_alpha
+        self.cutmix_alpha = cutmix_alpha if cutmix_minmax is None else 1.0
+        self.prob = prob
+        self.switch_prob = switch_prob
+        self.label_smoothing = label_smoothing
+        self.num_classes = num_classes
+        self.cutmix_minmax = None if cutmix_minmax is None else tuple(cutmix_minmax)
 
     def __call__(self, images, labels, rngs):
         """Blend a batch in place.

@@ -69,12 +69,6 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
                 yield _told(pending.popleft().result)
         while pending:
             yield _told(pending.popleft().result)
-    except (pickle.PicklingError, AttributeError) as error:
-        if _script_is_guarded():
-            raise
-        way_out = 'put what the script does under `if __name__ == "__main__":`'
-        what = f"worker processes can't import what this script defines ({error})"
-        raise UserError(what, way_out=way_out, local=True) from None
     except BrokenProcessPool:
         raise UserError(
             f"a process that reads images died (was it killed, is the memory full?): {way_on}",
@@ -114,11 +108,12 @@ def _submit(pool, keys):
     try:
         return pool.submit(_read_in_worker, keys)
     except (pickle.PicklingError, TypeError, AttributeError) as error:  # whatever can't be pickled
-        raise UserError(
-            f"the data set can't be sent to worker processes ({error}): define its class in a module that "
-            "can be imported, and open files in __getitem__, or set num_workers=0",
-            local=True,
-        ) from error
+        way_out = "define its class in a module that can be imported, and open files in __getitem__, or "
+        way_out += "set num_workers=0"
+        if not _script_is_guarded():
+            way_out = 'put what the script does under `if __name__ == "__main__":`'
+        what = f"the data set can't be sent to worker processes ({error})"
+        raise UserError(what, way_out=way_out, local=True) from error
 
 
 def _told(call, *arguments):

@@ -3,7 +3,6 @@
 Pillow's own font, the only one that is there on every machine, has the letters of English and no
 accents. What it has not is written as Python would escape it, so that a name can still be told.
 """
-import bisect
 import io
 import math
 
@@ -91,7 +90,7 @@ def wrapped(text, font, width):
             continue
         lines.append(word)
         while font.getlength(last := lines[-1]) > width:
-            fits = bisect.bisect(range(len(last)), width, key=lambda n: font.getlength(last[:n])) - 1
+            fits = _last_that(lambda n: font.getlength(last[:n]) <= width, 1, len(last) - 1)
             lines[-1:] = [last[:fits], last[fits:]]
     return [line for line in lines if line]
 
@@ -99,14 +98,21 @@ def wrapped(text, font, width):
 def shortened(pieces, font, width):
     """Pieces of a text without as many of the middle as makes it `width` pixels wide; two stay."""
     whole = "".join(pieces)
-    if font.getlength(whole) <= width:
+    if font.getlength(whole) <= width or len(pieces) <= 2:
         return whole
 
     def keeping(count):
         return "".join([*pieces[: count // 2], "...", *pieces[len(pieces) - (count + 1) // 2 :]])
 
-    counts = range(3, len(pieces))
-    return keeping(2 + bisect.bisect(counts, width, key=lambda count: font.getlength(keeping(count))))
+    return keeping(_last_that(lambda n: font.getlength(keeping(n)) <= width, 2, len(pieces) - 1))
+
+
+def _last_that(fits, low, high):
+    """The largest of low, ..., high that fits, where all below one that fits do; low if none does."""
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
 
 
 def save_png(image, path):

@@ -24,6 +24,8 @@ def sincos_pos_embed_2d(dim, grid_size):
     Returns:
         float32 [1 + grid_size**2, dim]: zeros for the class token, then patches in row-major order.
     """
+    if dim % 4:
+        raise ValueError(f"a 2-D sine-cosine embedding needs a multiple of 4 channels, not {dim}")
     rows, columns = np.divmod(np.arange(grid_size**2), grid_size)
     halves = [sincos_pos_embed_1d(dim // 2, columns), sincos_pos_embed_1d(dim // 2, rows)]
     patches = np.concatenate(halves, axis=1)

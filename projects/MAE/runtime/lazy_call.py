@@ -1,4 +1,5 @@
 """What a LazyCall of the configuration calls: by name, imported, called."""
+import copy
 import inspect
 
 from hydra.errors import InstantiationException
@@ -47,7 +48,13 @@ def instantiate(node):
     Symptom: LiBai's main branch raises an InstantiationException for whatever a constructor raises,
     so that a mistake in the data ends in a traceback. Removable when a LiBai that lets exceptions
     through, as 0.1.1 does, is the only one.
+
+    What is made gets a copy of its arguments, which it may write into, as in LiBai: the
+    configuration of a run is read-only.
     """
+    if OmegaConf.is_config(node):
+        node = copy.deepcopy(node)
+        OmegaConf.set_readonly(node, False)
     try:
         return config.instantiate(node)
     except InstantiationException as error:
@@ -63,7 +70,16 @@ def call(node, **given):
     """`instantiate` of a LazyCall with further arguments, which win over its own.
 
     They are objects, which no configuration can hold.
+
+    Raises:
+        UserError: what is called, one of the user's own, takes no such arguments.
     """
     ours = {name: value for name, value in node.items() if name not in ("_target_", *given)}
     ours = {k: instantiate(v) if OmegaConf.is_config(v) else v for k, v in ours.items()}
-    return target_of("", node)(**ours, **given)
+    target = target_of("", node)
+    try:
+        inspect.signature(target).bind(**ours, **given)
+    except TypeError as error:
+        takes = ", ".join(sorted({*ours, *given}))
+        raise UserError(f"{class_name(node)} is called with {takes}, and can't be: {error}") from None
+    return target(**ours, **given)

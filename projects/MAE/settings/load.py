@@ -18,7 +18,7 @@ from projects.MAE.runtime.compat import keeps_import
 from projects.MAE.runtime.lazy_call import is_call, target_of
 from projects.MAE.settings.alternatives import COMMAND_LINE, settle, watched_settings
 from projects.MAE.settings.check_each import check_groups
-from projects.MAE.utils.disk import replaced
+from projects.MAE.utils.disk import rename, sync
 
 # Modules whose functions a config.yaml of before a move still calls, and where they are now.
 FORMER_MODULES = {
@@ -92,9 +92,22 @@ def writable(cfg):
 
 
 def save_config(cfg, path):
-    """Write a configuration as YAML, from which `load_config` makes the same one."""
-    with replaced(path, f"{path}.partial") as beside:
-        LazyConfig.save(writable(cfg), beside)  # which writes into what it saves
+    """Write a configuration as YAML, from which `load_config` makes the same one.
+
+    LiBai writes one that YAML can't hold, with a lambda or an object, as NAME.pkl, and only logs what
+    else went wrong.
+
+    Raises:
+        UserError: neither could be written.
+    """
+    beside = f"{path}.partial"
+    LazyConfig.save(writable(cfg), beside)  # which writes into what it saves
+    kinds = [kind for kind in ("", ".pkl") if os.path.exists(beside + kind)]
+    if not kinds:
+        raise UserError("the configuration can't be written", path=path)
+    for kind in kinds:
+        sync(beside + kind)
+        rename(beside + kind, path + kind)
 
 
 def _load_file(path):

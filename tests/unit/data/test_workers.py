@@ -100,7 +100,7 @@ def test_a_script_without_a_guard(tmp_path, text):
     if text == UNGUARDED:
         assert second == "[1, 2]" and result.stderr == ""
     else:
-        assert second.startswith("one line: worker processes can't import what this script defines")
+        assert second.startswith("one line: the data set can't be sent to worker processes")
         assert second.endswith('put what the script does under `if __name__ == "__main__":`')
 
 
