@@ -63,8 +63,7 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
     pending = deque()
     try:
         for keys in batches:
-            with _without_unguarded_script():
-                pending.append(_submit(pool, keys))
+            pending.append(_submit(pool, keys))
             if len(pending) > BATCHES_AHEAD * num_workers:
                 yield _told(pending.popleft().result)
         while pending:
@@ -106,7 +105,8 @@ def _without_unguarded_script():
 def _submit(pool, keys):
     """Give keys to a worker; the first time what reads them goes to the worker, too."""
     try:
-        return pool.submit(_read_in_worker, keys)
+        with _without_unguarded_script():
+            return pool.submit(_read_in_worker, keys)
     except (pickle.PicklingError, TypeError, AttributeError) as error:  # whatever can't be pickled
         way_out = "define its class in a module that can be imported, and open files in __getitem__, or "
         way_out += "set num_workers=0"

@@ -179,6 +179,7 @@ def test_no_letter_is_cut_in_two_where_it_is_written_out():
     font = image_grid.ImageFont.load_default(image_grid.FONT_SIZE)
     pieces = drawable("\u4e2d\u6587\u56fe\u7247\u4e2d.png", font)
     assert shortened(pieces, font, 96) == "\\u4e2d...ng"
+    assert shortened(drawable("\U0001f600", font), font, 60) == "\\U0001f600"
     assert shortened(pieces, font, 140) == "\\u4e2d\\u6587...png"
 
 

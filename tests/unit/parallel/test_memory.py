@@ -250,6 +250,12 @@ del base
         table_of(str(recipe), "8")
 
 
+def test_a_setting_is_called_what_the_user_typed(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert command.main([PRETRAINING, "8", "model.mask_ratio=1"]) == 1
+    assert capsys.readouterr().err.startswith("error: model.mask_ratio=1: it leaves 0 of 196")
+
+
 @pytest.mark.parametrize("ranks, status", [("2", 0), ("two", 1)])
 def test_command(ranks, status):
     config = f"{CONFIGS}/quickstart_finetune.py"

@@ -1,5 +1,6 @@
 """A run follows from its configuration: the recipe's, or one that an earlier run has written."""
 import dataclasses
+import threading
 
 import pytest
 from omegaconf import OmegaConf
@@ -83,6 +84,17 @@ def test_nobody_writes_into_it(images):
     libais.train.start_iter = 3
     assert OmegaConf.to_yaml(writable(run.cfg).train.dist) == before and "start_iter" not in run.cfg.train
     assert libais.train.train_iter == run.schedule.iterations
+
+
+@pytest.mark.parametrize("value", [threading.Lock(), lambda x: x], ids=["lock", "lambda"])
+def test_a_configuration_that_yaml_can_not_hold(images, tmp_path, value):
+    """It ends no run: LiBai says so, and writes what it can as a pickle."""
+    cfg = writable(run_of(ROOT / CONFIGS / "quickstart_pretraining.py", images).cfg)
+    cfg.model._set_flag("allow_objects", True)
+    cfg.model.norm_layer = value
+    save_config(cfg, str(tmp_path / "config.yaml"))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert "config.yaml.pkl" in names <= {"config.yaml", "config.yaml.pkl"}
 
 
 def test_calls_of_modules_that_have_moved_are_found(images, tmp_path):
