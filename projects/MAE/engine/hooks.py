@@ -194,7 +194,7 @@ class SkippedImagesReport(HookBase):
 
 
 class Report(HookBase):
-    """Write report.html when training has ended; last of the hooks, as it shows what they left."""
+    """Write report.html when training has ended; after the other hooks, as it shows what they left."""
 
     def __init__(self, output_dir):
         self.output_dir = output_dir

@@ -34,7 +34,7 @@ class Stopped(BaseException):
 
 
 class StepWatch(HookBase):
-    """What the ranks agree on in each step; the first of the hooks.
+    """What the ranks agree on in each step; before all hooks but the clock.
 
     Args:
         max_seconds: after which the run stops, from the start of the process; None for never.

@@ -6,7 +6,7 @@ A writer has three methods, which rank 0 calls:
     image(name, pixels, iteration)      pixels is uint8 [H, W, 3]
     close()
 
-A hook finds them as `self.trainer.writers`, an empty list on other ranks. Nothing here needs OneFlow.
+A hook finds them as `self.trainer.writers`, an empty list on other ranks.
 """
 import importlib.util
 import json

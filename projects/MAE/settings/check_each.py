@@ -7,13 +7,13 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from projects.MAE.errors import UserError
-from projects.MAE.runtime.lazy_call import is_call, name_of_call, target_of
+from projects.MAE.runtime.lazy_call import class_name, is_call, name_of_call, target_of
 from projects.MAE.settings.rules import ARGUMENTS, OPTIONAL, RULES
 
 NEEDED = ("model", "train", "graph", "optim", "dataloader")
-# Arguments that calls get when they are made, so a configuration has none of them.
+# Arguments that calls get when they are made.
 GIVEN = (
-    *("params", "model", "optimizer", "max_iter", "warmup_iter"),
+    *("model", "optimizer", "max_iter", "warmup_iter"),
     *("global_batch_size", "start_iter", "train_iter", "test_batch_size"),
 )
 LONGEST_VALUE = 80  # characters of a value in a message
@@ -136,7 +136,7 @@ def _check_call(key, node):
             raise UserError(f"unknown key {key}.{argument}: {key} has no {argument!r}; {hint}")
     for argument, parameter in parameters.items():
         if parameter.default is parameter.empty and argument not in (*node, *GIVEN):
-            raise UserError(f"{key}.{argument} is missing: {name_of_call(node)} needs it")
+            raise UserError(f"{key}.{argument} is missing: {class_name(node)} needs it")
 
 
 def _text(value):
