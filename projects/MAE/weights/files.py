@@ -77,6 +77,11 @@ def _told_beside(state, path):
     cards, told = [card_path(path)], {}
     if os.path.isdir(path) or os.path.basename(path) in FOLDER_FILES:
         cards.append(os.path.join(folder, "model_card.json"))
+    for card in dict.fromkeys(cards):
+        content = _read_json(card)
+        check_card_types(content, card)
+        if content:
+            told["its model card"] = content
     config = _read_json(os.path.join(folder, "config.json"))
     if is_transformers(state):
         where = os.path.join(folder, "preprocessor_config.json")
@@ -84,11 +89,6 @@ def _told_beside(state, path):
         told["its preprocessor_config.json"] = read_processor(_read_json(where), where)
     elif len(cards) > 1:  # a folder's: anything may lie beside a file of another name
         told["its config.json"] = read_timm(config, state, os.path.join(folder, "config.json"))
-    for card in dict.fromkeys(cards):
-        content = _read_json(card)
-        check_card_types(content, card)
-        if content:
-            told["its model card"] = content
     return told
 
 

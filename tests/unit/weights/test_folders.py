@@ -222,11 +222,11 @@ def test_timms_mean_without_fc_norm_is_refused(golden, timm):
 
 def test_files_that_contradict_each_other_are_refused(vit):
     folder = vit(preprocessor_config=PROCESSOR, model_card=dict(num_heads=8))
-    with pytest.raises(UserError, match="config.json says num_heads 4, its model card 8"):
+    with pytest.raises(UserError, match="its model card says num_heads 8, its config.json 4"):
         read_source(folder)
     told = told_preprocessing({}, 32)._asdict()
     (folder / "model_card.json").write_text(json.dumps(dict(preprocessing=told)))
-    with pytest.raises(UserError, match=r"preprocessor_config.json says preprocessing resize 32x32 .*36"):
+    with pytest.raises(UserError, match=r"preprocessing resize 36 .*preprocessor_config.json resize 32x32"):
         read_source(folder)
 
 
