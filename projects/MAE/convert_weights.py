@@ -12,8 +12,9 @@ import os
 from projects.MAE.command_line import CommandParser, leave, run_command, show
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.sizes import shapes_of
+from projects.MAE.weights.folder_config import make_processor
 from projects.MAE.weights.libai_names import to_libai_main, torch_to_libai
-from projects.MAE.weights.source import read_source
+from projects.MAE.weights.source import preprocessing_of, read_source
 from projects.MAE.weights.transformers_names import make_config, to_transformers
 from projects.MAE.weights.write import (
     check_can_write_pth,
@@ -84,7 +85,9 @@ def convert(args):
     elif args.to == "transformers":
         check_transformers(sizes, facts, args.source)
         names = to_transformers(kept, bare=sizes.parts == "encoder")
-        write_transformers(args.target, names, make_config(sizes, facts), card)
+        preprocessing, origin = preprocessing_of(source)
+        processor = make_processor(preprocessing)
+        write_transformers(args.target, names, make_config(sizes, facts), processor, card)
     else:
         write_file(args.target, kept, file_format, card)
     left = [name for name in state if name not in kept]
@@ -93,6 +96,8 @@ def convert(args):
         model = "" if sizes.global_pool is None else f", model.global_pool={sizes.global_pool}"
         heads = f"model.num_heads={facts['num_heads']}{model}"
         lines.append(f"there: {heads}; its blocks have a LayerNorm eps of 1e-5, here 1e-6")
+    if args.to == "transformers":
+        lines.append(f"preprocessor_config.json: {preprocessing}; known from {origin}")
     return lines + ([f"left out: {', '.join(left)}"] if left else [])
 
 

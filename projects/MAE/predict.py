@@ -98,6 +98,12 @@ def class_names(saved, path):
             f"--classes {path}: {len(names)} names, but {saved.source} has "
             f"{saved.sizes.num_classes} classes: a name a line is needed, in the order of the classes"
         )
+    known = saved.facts.get("classes", names)
+    if names != known and sorted(names) == sorted(known):
+        raise UserError(
+            f"--classes {path}: its names are those that {saved.source} has, in another order: leave "
+            "--classes out"
+        )
     return names
 
 

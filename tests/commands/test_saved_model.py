@@ -79,17 +79,22 @@ def test_the_preprocessing_of_a_run(image_folder, tmp_path):
 
 
 def test_the_colours_of_a_folder_of_transformers(golden, tmp_path):
-    source = write_weights(golden, "token", tmp_path / "vit")
-    assert convert_weights.main([str(source), str(tmp_path / "out"), "--to", "transformers"]) == 0
-    processor = dict(image_mean=[0.5, 0.5, 0.5], image_std=[0.25, 0.25, 0.25])
+    source = write_weights(golden, "token", tmp_path / "vit.safetensors")
+    command = [source, tmp_path / "out", "--to", "transformers", "--num-heads", 4]
+    assert convert_weights.main(list(map(str, command))) == 0
+    processor = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    processor.update(image_mean=[0.5, 0.5, 0.5], image_std=[0.25, 0.25, 0.25])
     (tmp_path / "out" / "preprocessor_config.json").write_text(json.dumps(processor))
     saved = load_classifier(tmp_path / "out")
-    assert saved.preprocessing == (36, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    assert saved.preprocessing == (36, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bicubic")
     image = Image.new("RGB", (50, 40), (255, 0, 0))
     assert saved.preprocessing.transform()(image)[:, 0, 0].tolist() == [2, -2, -2]
 
 
-def test_the_standard_preprocessing(golden, tmp_path):
-    saved = load_classifier(write_weights(golden, "mean", tmp_path / "vit"))
+def test_the_standard_preprocessing(golden, tmp_path, caplog):
+    path = write_weights(golden, "mean", tmp_path / "vit.safetensors")
+    saved = load_classifier(path, num_heads=4)
     assert (saved.preprocessing.resize, saved.preprocessing.crop) == (36, 32)
     assert saved.known_from["preprocessing"] == "the paper's, the weights don't say"
+    said = "the weights don't say how images are prepared, so as in the paper: resize 36 bicubic, crop 32"
+    assert f"{path}: {said}" in caplog.text

@@ -2,6 +2,7 @@
 import numpy as np
 from safetensors.numpy import save_file
 
+from projects.MAE.data.preprocessing import standard_preprocessing
 from projects.MAE.weights.libai_names import torch_to_libai
 from projects.MAE.weights.write import write_libai
 from tests.support.golden_models import part
@@ -28,5 +29,7 @@ def write_weights(golden, kind, path, **card):
     if str(path).endswith(".safetensors"):
         save_file({name: np.ascontiguousarray(array) for name, array in state.items()}, path)
     else:
-        write_libai(str(path), torch_to_libai(state, 4, 4), dict(num_heads=4, **card))
+        preprocessing = standard_preprocessing(32)._asdict()  # as the card of a run has one
+        card = dict(num_heads=4, preprocessing=preprocessing, **card)
+        write_libai(str(path), torch_to_libai(state, 4, 4), card)
     return path

@@ -1,9 +1,14 @@
 """Weights of other projects through tools/train.sh: evaluate them, and pretrain on from them."""
 import json
+import os
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from projects.MAE import load_encoder, predict
 from projects.MAE.convert_weights import main
+from tests.commands.process import succeed
 from tests.conftest import DATA
 from tests.support.command import TINY, finetune, pretrain, train
 
@@ -18,10 +23,85 @@ def finetuned(image_folder, tmp_path_factory):
     return folder
 
 
-def evaluation_of(path, data, output):
-    foreign = ["finetune.weight_style=pytorch", f"finetune.path={path}"]
-    log = finetune(data, output, "model.num_classes=3", "--eval-only", *foreign)
+def evaluation_of(path, data, output, *arguments):
+    foreign = ["finetune.weight_style=pytorch", f"finetune.path={path}", "--eval-only"]
+    log = finetune(data, output, "model.num_classes=3", *foreign, *arguments)
     return json.loads((output / "evaluation.json").read_text()), log
+
+
+@pytest.fixture(scope="module")
+def strange(image_folder, finetuned, tmp_path_factory):
+    """The run's classifier as a stranger would have it: classes in another order, images of another
+    range, stretched, by another filter; with a head that gives different images different classes."""
+    path = tmp_path_factory.mktemp("strange") / "vit.safetensors"
+    assert main([str(finetuned), str(path), "--to", "timm"]) == 0
+    card = json.loads(path.with_suffix(".safetensors.json").read_text())
+    card["classes"] = ["class2", "class0", "class1"]
+    card["preprocessing"] = dict(resize=[28, 26], crop=24, mean=[0.1] * 3, std=[0.9] * 3, resample="box")
+    path.with_suffix(".safetensors.json").write_text(json.dumps(card))
+    features = load_encoder(path)(sorted((image_folder / "val").glob("*/*")))
+    state = load_file(path)
+    state["head.weight"] = np.random.default_rng(0).standard_normal((3, 32), dtype=np.float32)
+    state["head.bias"] = -(features @ state["head.weight"].T).mean(axis=0)
+    save_file(state, path)
+    return path
+
+
+USED = "resize 28x26 box, crop 24, mean (0.1, 0.1, 0.1), std (0.9, 0.9, 0.9)"
+
+
+def accuracy_of_predict(capsys, weights, data, classes):
+    """Percent of images whose own class is the most probable one of `classes`."""
+    found = json.loads(succeed(capsys, predict.main, "--weights", weights, data / "val", "--json"))
+    assert len({item["predictions"][0]["class"] for item in found}) > 1
+    best = [next(p["class"] for p in item["predictions"] if p["class"] in classes) for item in found]
+    own = [item["image"].split(os.sep)[-2] for item in found]
+    return 100.0 * np.mean([a == b for a, b in zip(best, own)])
+
+
+def test_eval_only_means_what_predict_means(image_folder, strange, tmp_path, capsys):
+    """By the preprocessing that the weights name, and by the names of classes."""
+    evaluation, log = evaluation_of(strange, image_folder, tmp_path)
+    assert f"{USED}, the configuration has resize 24 bicubic" in log and "the weights' is used" in log
+    assert "the 3 class folders are outputs 1, 2, 0 of the head" in log
+    classes = ["class0", "class1", "class2"]
+    expected = accuracy_of_predict(capsys, strange, image_folder, classes)
+    assert evaluation["Acc@1"] == pytest.approx(expected)
+    evaluation, log = evaluation_of(
+        strange, image_folder, tmp_path / "recipe", "train.evaluation.preprocessing=recipe"
+    )
+    assert USED in log and "the configuration's is used" in log and evaluation["images"] == 9
+
+
+def test_eval_only_of_a_part_of_the_classes(image_folder, strange, tmp_path, capsys):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        for name in ("class0", "class2"):
+            (tmp_path / split / name).symlink_to(image_folder / split / name)
+    result = train(
+        "quickstart_finetune.py",
+        *TINY,
+        f"dataloader.train.dataset.0.root={tmp_path}",
+        f"train.output_dir={tmp_path / 'out'}",
+        "model.num_classes=3",
+        "--eval-only",
+        "finetune.weight_style=pytorch",
+        f"finetune.path={strange}",
+    )
+    (error,) = [line for line in result.stdout.splitlines() if line.startswith("error:")]
+    assert "without data: 1 (class1): train.evaluation.classes=subset" in error
+    evaluation, _ = evaluation_of(strange, tmp_path, tmp_path / "out", "train.evaluation.classes=subset")
+    expected = accuracy_of_predict(capsys, strange, tmp_path, ["class0", "class2"])
+    assert evaluation["images"] == 6 and evaluation["Acc@1"] == pytest.approx(expected)
+
+
+def test_finetuning_and_neighbours_say_whose_preprocessing_they_take(image_folder, strange, tmp_path):
+    foreign = ["finetune.weight_style=pytorch", f"finetune.path={strange}", "model.num_classes=3"]
+    log = finetune(image_folder, tmp_path / "tuned", *foreign, "train.train_iter=1")
+    assert USED in log and "this run's is used" in log
+    assert "its head is put in this one" in log
+    log = finetune(image_folder, tmp_path / "knn", *foreign, "--knn", "train.knn.k=5")
+    assert USED in log and "the weights' is used" in log
 
 
 def test_eval_only_of_a_finetuned_file(image_folder, finetuned, tmp_path):

@@ -1,8 +1,9 @@
 """What a checkpoint says of the model and the run that it belongs to: its model card."""
-from omegaconf import ListConfig, OmegaConf
+import numpy as np
+from omegaconf import ListConfig
 
 from projects.MAE.data.datasets import classes_of, files_of, place_of
-from projects.MAE.data.preprocessing import described_preprocessing
+from projects.MAE.data.preprocessing import configured_preprocessing
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.lazy_call import class_name
 
@@ -43,8 +44,7 @@ def _images_as_prepared(cfg):
     that is no usual one."""
     data = cfg.get("data", {})
     told = {"exif": data.exif, "bits": data.get("bits") or 16} if "exif" in data else {}
-    steps = OmegaConf.select(cfg, "dataloader.test.0.dataset.transform.transforms") or []
-    found = described_preprocessing([dict(step) for step in steps])
+    found = configured_preprocessing(cfg)
     if found:
         return {**told, "preprocessing": _plain(found._asdict())}
     if "mean" in data and "std" in data:
@@ -66,16 +66,45 @@ def model_card(run, dataset):
     return card
 
 
-def check_card(card, dataset, checkpoint):
-    """Raise a UserError where a classifier's labels mean other classes than the data's do."""
-    if card.get("classes") and "num_classes" in card and card["classes"] != classes_of(dataset):
-        differing = sorted(set(card["classes"]) ^ set(classes_of(dataset)))
+def columns_of(classes, dataset, subset, path):
+    """Where a head has the classes of a data set: compared by name, as a place means something else
+    to each.
+
+    Args:
+        classes: names of the classes that the weights were trained on, in the order of the head.
+        dataset: the data to evaluate, labelled.
+        subset: whether a part of the classes will do (ImageNet-A and -R have 200 of the 1000).
+        path: the weights, for errors.
+
+    Returns:
+        int64 [dataset.num_classes], places in the head; None where labels are those places already.
+
+    Raises:
+        UserError: data of a class that the weights don't know; a class without data, and no subset.
+    """
+    found = classes_of(dataset)
+    if found == classes:
+        return None
+    missing, unknown = (_some(set(a) - set(b)) for a, b in ((classes, found), (found, classes)))
+    if unknown or missing and not subset or len(set(classes)) < len(classes):
+        lists = {"without data": missing, "unknown to it": unknown}
+        says = [f"{what}: {names}" for what, names in lists.items() if names]
+        way_out = "evaluate on the class folders that it was trained on"
+        if missing and not unknown:
+            way_out = "train.evaluation.classes=subset evaluates it on these classes alone"
         raise UserError(
-            f"it was trained on the classes {', '.join(card['classes'][:3])}, ... "
-            f"({len(card['classes'])}), but {place_of(dataset)} has other class folders "
-            f"({', '.join(differing[:3])}): evaluate on the same class folders",
-            path=checkpoint,
+            f"it was trained on {len(classes)} classes, and {place_of(dataset)} has {len(found)} class "
+            f"folders; {'; '.join(says) or 'a name stands for two classes'}: {way_out}",
+            path=path,
         )
+    return np.array([classes.index(name) for name in found])
+
+
+def _some(names):
+    """Names for a message: "3 (a, b, c)", the first ten of many; "" for none."""
+    names = sorted(names)
+    more = ", ..." if len(names) > 10 else ""
+    return f"{len(names)} ({', '.join(names[:10])}{more})" if names else ""
 
 
 def check_heads(card, model_cfg, checkpoint):

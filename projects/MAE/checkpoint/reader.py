@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from projects.MAE.checkpoint.names import CARD, PICKLE
+from projects.MAE.data.transforms import FILTERS
 from projects.MAE.errors import UserError
 from projects.MAE.utils.disk import read_error
 from projects.MAE.utils.restricted_pickle import Built, ordered_dict, read_pickle
@@ -34,7 +35,7 @@ CARD_TYPES = {
     "norm_pix_loss": (bool, "true or false"),
     "global_pool": (bool, "true or false"),
     "classes": (list, "a list of names"),
-    "preprocessing": (dict, "an object with resize, crop, mean and std"),
+    "preprocessing": (dict, "an object with resize, crop, mean, std, resample"),
     "exif": (str, "apply or ignore"),
     "bits": (int, "a whole number"),
 }
@@ -76,16 +77,28 @@ def check_card_types(card, source):
 def check_preprocessing(told, source):
     """Raise a UserError for fields, {name: value}, that `Preprocessing` can't be made of."""
     for key, value in told.items():
-        if key in ("resize", "crop"):
-            fits = type(value) is int and 0 < value <= LARGEST_IMAGE
+        if key == "resample":
+            fits = value in FILTERS
+        elif key in ("mean", "std"):
+            fits = _is_list(value, 3, is_finite) and (key == "mean" or min(value) > 0)
         else:
-            is_three = isinstance(value, (list, tuple)) and len(value) == 3
-            fits = key in ("mean", "std") and is_three and all(map(_is_finite, value))
-        if not fits or key == "std" and min(value) <= 0:
+            fits = key in ("resize", "crop") and is_side(value)
+            fits = fits or key == "resize" and _is_list(value, 2, is_side)
+        if not fits:
             raise UserError(f"damaged, preprocessing can't be with {key}={str(value)[:80]}", path=source)
 
 
-def _is_finite(value):
+def _is_list(value, count, fits):
+    return isinstance(value, (list, tuple)) and len(value) == count and all(map(fits, value))
+
+
+def is_side(value):
+    """Whether a value is a number of pixels that an image may have."""
+    return type(value) is int and 0 < value <= LARGEST_IMAGE
+
+
+def is_finite(value):
+    """Whether a value is a number that a mean or standard deviation may be."""
     return type(value) in (int, float) and abs(value) < 1e6
 
 

@@ -1,4 +1,6 @@
 """The images of a split: root/train/CLASS/**/image with labels, or any folder without."""
+import functools
+import logging
 import os
 
 import numpy as np
@@ -6,6 +8,8 @@ import numpy as np
 from projects.MAE.data.image_file import EXTENSIONS, BadImage, Reading, read_image
 from projects.MAE.data.image_index import load_index
 from projects.MAE.errors import UserError
+
+logger = logging.getLogger("libai." + __name__)
 
 ONLY_PRETRAINING = "images without classes are for pretraining alone (mae_pretraining.py)"
 
@@ -44,6 +48,7 @@ class ImageFolder:
         self.classes = self._index.classes
         if labelled:
             self._check_classes()
+            warn_of_numbers(tuple(self.classes), os.path.dirname(self.root))
         elif not len(self):
             raise UserError(
                 f"{self.config_key}={root}: {self.root} holds no image at any depth "
@@ -124,6 +129,21 @@ class ImageFolder:
                 f"{self.config_key}: the class folder {empty} holds no image "
                 f"({', '.join(EXTENSIONS)}): put images there or remove it"
             )
+
+
+@functools.lru_cache(maxsize=None)  # train/ and val/ have the same
+def warn_of_numbers(classes, root):
+    """Warn where the order of class folders, which is that of text, is not that of their numbers."""
+    if not all(name.isdecimal() for name in classes):
+        return
+    by_number = sorted(classes, key=int)
+    label = next((i for i, pair in enumerate(zip(classes, by_number)) if len(set(pair)) > 1), None)
+    if label is not None:
+        logger.warning(
+            f"{root}: its class folders are numbers, and sorted as text: label {label} is folder "
+            f"{classes[label]}, not {by_number[label]}. For weights that count them as numbers, give "
+            "all as many digits (00, 01, ...)"
+        )
 
 
 def find_split(root, train, key, labelled):

@@ -1,23 +1,34 @@
 """What is done to an image before a trained model sees it."""
 import collections
 
+from omegaconf import OmegaConf
+
 from projects.MAE.data import transforms
 from projects.MAE.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 
-class Preprocessing(collections.namedtuple("Preprocessing", "resize crop mean std")):
+class Preprocessing(
+    collections.namedtuple("Preprocessing", "resize crop mean std resample", defaults=["bicubic"])
+):
     """The evaluation transform in plain values, as model cards keep it.
 
     Attributes:
-        resize: pixels of the shorter side, bicubic.
+        resize: pixels of the shorter side; or (height, width), to which images are stretched.
         crop: side of the central crop, in pixels: the model's img_size.
         mean, std: three floats each, of pixels scaled to [0, 1].
+        resample: the filter, one of `transforms.FILTERS`.
     """
 
     def transform(self):
         """The transform, `(RGB PIL.Image) -> float32 [3, crop, crop]`; it can be pickled."""
-        resize, crop = transforms.Resize(self.resize), transforms.CenterCrop(self.crop)
-        return transforms.Compose([resize, crop, transforms.ToArray(self.mean, self.std)])
+        resize = transforms.Resize(self.resize, resample=self.resample)
+        to_array = transforms.ToArray(self.mean, self.std)
+        return transforms.Compose([resize, transforms.CenterCrop(self.crop), to_array])
+
+    def __str__(self):
+        resize = "x".join(map(str, self.resize)) if isinstance(self.resize, tuple) else self.resize
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"resize {resize} {self.resample}, crop {self.crop}, mean ({mean}), std ({std})"
 
 
 def standard_preprocessing(img_size):
@@ -25,6 +36,37 @@ def standard_preprocessing(img_size):
     and std."""
     side = int(img_size / transforms.paper_crop_ratio(img_size))
     return Preprocessing(side, img_size, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def told_preprocessing(told, img_size):
+    """The `Preprocessing` of {field: value} as JSON has them; the paper's where nothing is said."""
+    plain = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in told.items()}
+    return standard_preprocessing(img_size)._replace(**plain)
+
+
+def configured_preprocessing(cfg):
+    """The `Preprocessing` of a configuration's evaluation; None where it is of another form."""
+    steps = OmegaConf.select(cfg, "dataloader.test.0.dataset.transform.transforms")
+    return steps and described_preprocessing([dict(step) for step in steps])
+
+
+def both_preprocessings(told, cfg):
+    """What weights say of images, for the size that a configuration has, and what that does itself.
+
+    Args:
+        told: {field: value} as a model card has it, or None.
+
+    Returns:
+        Two `Preprocessing`s; the second None where it is of another form, and the first the same as
+        the second where the weights don't say. Of weights of another image size mean and std count.
+    """
+    ours, side = configured_preprocessing(cfg), cfg.model.img_size
+    if not told:
+        return ours, ours
+    theirs = told_preprocessing(told, side)
+    if theirs.crop != side:
+        theirs = (ours or standard_preprocessing(side))._replace(mean=theirs.mean, std=theirs.std)
+    return theirs, ours
 
 
 def described_preprocessing(steps):
@@ -37,9 +79,11 @@ def described_preprocessing(steps):
     if names != ["Resize", "CenterCrop", "ToArray"]:
         return None
     resize, crop, to_array = calls
+    size = transforms.Resize(resize["size"], resize.get("crop_ratio", 1.0)).size
     return Preprocessing(
-        transforms.Resize(**resize).size,
+        tuple(size) if isinstance(size, list) else size,
         crop["size"],
         tuple(to_array.get("mean", IMAGENET_MEAN)),
         tuple(to_array.get("std", IMAGENET_STD)),
+        resize.get("resample", "bicubic"),
     )

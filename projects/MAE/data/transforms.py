@@ -13,6 +13,8 @@ from projects.MAE.data import resample
 # Of the pixels of ImageNet's training images scaled to [0, 1], in the order red, green, blue.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Pillow's, at the place of its number, which a preprocessor_config.json has.
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
 class Compose:
@@ -112,26 +114,40 @@ def paper_crop_ratio(size):
 
 
 class Resize:
-    """Resize, bicubic, so that a central crop of `size` is `crop_ratio` of the shorter side.
+    """Resize so that a central crop of `size` is `crop_ratio` of the shorter side.
 
     The ratio None is `paper_crop_ratio`. The shorter side gets int(size / crop_ratio)
     pixels, the longer one is rounded down. Of an image that is very long only the central part is
     resized, as long as 16 of its widths: a line of 20,000 pixels would need 4 GB.
+
+    Args:
+        size: in pixels; or [height, width], to which an image of any shape is stretched.
+        resample: the filter, one of `FILTERS`.
     """
 
     LONGEST = 16
 
-    def __init__(self, size, crop_ratio=1.0):
-        self.size = int(size / (crop_ratio or paper_crop_ratio(size)))
+    def __init__(self, size, crop_ratio=1.0, resample="bicubic"):
+        sides = [size] if isinstance(size, int) else list(size)
+        sides = [int(side / (crop_ratio or paper_crop_ratio(side))) for side in sides]
+        self.size = sides[0] if isinstance(size, int) else sides
+        self.resample = resample
 
     def __call__(self, image, rng=None):
-        image = self._central_part(image)
-        width, height = image.size
-        if width <= height:
-            target = self.size, int(self.size * height / width)
+        if isinstance(self.size, list):
+            target = tuple(self.size[::-1])
         else:
-            target = int(self.size * width / height), self.size
-        return image if target == image.size else resample.resize(image, target)
+            image = self._central_part(image)
+            width, height = image.size
+            if width <= height:
+                target = self.size, int(self.size * height / width)
+            else:
+                target = int(self.size * width / height), self.size
+        if target == image.size:
+            return image
+        if self.resample == "bicubic":
+            return resample.resize(image, target)
+        return image.resize(target, FILTERS.index(self.resample))
 
     def _central_part(self, image):
         limit = self.LONGEST * min(image.size)

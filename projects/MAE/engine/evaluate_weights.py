@@ -1,12 +1,13 @@
 """What --eval-only and --knn do: measure weights that are there, and keep the figures."""
 import logging
 
-from projects.MAE.checkpoint.card import check_card, check_heads
+from projects.MAE.checkpoint.card import check_heads, columns_of
 from projects.MAE.checkpoint.checkpointer import load_weights
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.data.build import check_sample
 from projects.MAE.data.datasets import classes_of, place_of
+from projects.MAE.data.preprocessing import both_preprocessings
 from projects.MAE.engine.trainer import build_model, test_loaders
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation.evaluate import measure
@@ -14,8 +15,10 @@ from projects.MAE.evaluation.knn import build_loaders, run_knn
 from projects.MAE.evaluation.result_file import EVALUATION, KNN, save_evaluation
 from projects.MAE.modeling.graph import evaluator_of
 from projects.MAE.report.save import renew_reports
+from projects.MAE.runtime.lazy_call import call
 from projects.MAE.runtime.ranks import only_on_rank_0
 from projects.MAE.weights.pretrained import load_pretrained, log_report, read_libai
+from projects.MAE.weights.source import run_facts
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -48,12 +51,41 @@ def load_for_evaluation(run, model, may_be_random=False):
                 "needs the weights of a whole model, with the classes and the pooling of model"
             )
         if not is_libai:
-            return source, {}
+            check_heads(report["facts"], cfg.model, source)
+            return source, report["facts"]
         card = read_card(source)
         check_heads(card, cfg.model, source)
     else:  # without weights only where that was asked for, see check_settings
         return "initial weights", {}
+    card = {**run_facts(source, cfg.model.embed_dim), **card}
     return source, card
+
+
+def prepared_for(loader, card, cfg, source):
+    """The loader of `dataloader.test` with the preprocessing that weights name, as predict has it.
+
+    Where that differs from the configuration's, one line says so, and which is used. An image size
+    of the configuration's own stays, with the mean and std of the weights.
+    """
+    told = card.get("preprocessing")
+    theirs, ours = both_preprocessings(told, cfg)
+    if not told:
+        how = ours or "with the transform"
+        logger.info(f"{source} does not say how images are prepared: {how} of the configuration")
+    if theirs == ours:
+        return loader
+    differs = f"{source} was trained with the preprocessing {theirs}, "
+    differs += f"the configuration has {ours or 'another'}"
+    is_fixed = not hasattr(loader.dataset, "evaluated_with")  # a class of the user's own
+    if is_fixed or cfg.train.evaluation.get("preprocessing") == "recipe":
+        logger.warning(f"{differs}: the configuration's is used")
+        return loader
+    other = "train.evaluation.preprocessing=recipe takes the other"
+    logger.warning(f"{differs}: the weights' is used; {other}")
+    dataset = loader.dataset.evaluated_with(theirs.transform())
+    return call(
+        cfg.dataloader.test[0], test_batch_size=cfg.train.test_micro_batch_size, dataset=dataset
+    )
 
 
 def evaluate_only(run):
@@ -62,28 +94,40 @@ def evaluate_only(run):
     loader = test_loaders(cfg)[0]
     model = build_model(cfg)
     source, card = load_for_evaluation(run, model)
-    dataset = loader.dataset
-    check_card(card, dataset, source)
+    dataset, columns = loader.dataset, None
     check_sample(dataset, cfg.model, run.task.has_labels, trains=False)
     found = len(classes_of(dataset))
-    if run.task.has_labels and found != cfg.model.num_classes:
+    if run.task.has_labels and card.get("classes"):
+        subset = cfg.train.evaluation.get("classes") == "subset"
+        columns = columns_of(card["classes"], dataset, subset, source)
+    if columns is not None:
+        logger.info(
+            f"Classes are compared by name: the {len(columns)} class folders are outputs "
+            f"{', '.join(map(str, columns[:10]))}{', ...' * (len(columns) > 10)} of the head"
+        )
+    elif run.task.has_labels and found != cfg.model.num_classes:
         raise UserError(
             f"model.num_classes={cfg.model.num_classes}, but {place_of(dataset)} has "
             f"{found} class folders: a label is a place in the sorted list of folders, "
             "so the folders of all classes are needed"
         )
+    loader = prepared_for(loader, card, cfg, source)
     logger.info(f"Evaluating {source}")
     evaluator = evaluator_of(model, cfg.graph.enabled)
-    results, images = measure(evaluator, loader, cfg.train.evaluation)
+    results, images = measure(evaluator, loader, cfg.train.evaluation, columns=columns)
     keep(cfg, EVALUATION, {**results, "images": images}, source, card, dataset)
 
 
 def probe_neighbours(run):
     """The k-NN probe of the weights that --eval-only takes, or of the initial ones; see `keep`."""
     cfg = run.cfg
-    loaders = build_loaders(cfg)
+    val_loader = test_loaders(cfg)[0]
+    loaders = build_loaders(cfg, val_loader)
     model = build_model(cfg)
     source, card = load_for_evaluation(run, model, may_be_random=True)
+    prepared = prepared_for(val_loader, card, cfg, source)
+    if prepared is not val_loader:
+        loaders = build_loaders(cfg, prepared)
     results = run_knn(cfg, model, loaders, source)
     keep(cfg, KNN, results, source, card, loaders[1].dataset)
 

@@ -12,6 +12,7 @@ from projects.MAE.checkpoint.manifest import fingerprint
 from projects.MAE.checkpoint.reader import check_part, read_card
 from projects.MAE.data.build import check_sample, to_global
 from projects.MAE.data.datasets import check_same_classes, classes_of
+from projects.MAE.data.preprocessing import both_preprocessings
 from projects.MAE.engine.build_hooks import hooks_of
 from projects.MAE.engine.eager import AccumulatingTrainer
 from projects.MAE.engine.stopping import StepWatch, Stopped
@@ -134,8 +135,16 @@ class MAETrainer(DefaultTrainer):
             self.checkpointer.resume(name)
             logger.info(f"Resumed from {checkpoint}, {run.start_iter} iterations done")
         elif "finetune" in cfg and cfg.finetune.enable:
-            report = load_pretrained(self.model, cfg.finetune.path, cfg.finetune.weight_style)
-            log_report(report, cfg.finetune.path)
+            path = cfg.finetune.path
+            classes = self.dataset.classes if run.task.has_labels else ()
+            report = load_pretrained(self.model, path, cfg.finetune.weight_style, classes)
+            log_report(report, path)
+            theirs, ours = both_preprocessings(report["facts"].get("preprocessing"), cfg)
+            if theirs != ours:
+                logger.warning(
+                    f"finetune.path={path} was trained with the preprocessing {theirs}, this run has "
+                    f"{ours or 'another'}: this run's is used"
+                )
 
     def _check_loadable(self, checkpoint, card):
         """Raise a UserError now: in the middle of loading, the others would wait for this rank."""

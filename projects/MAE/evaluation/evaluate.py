@@ -22,13 +22,13 @@ def topk_correct(scores, labels, topk):
     return [int(hits[:, :k].any(axis=1).sum()) for k in topk]
 
 
-def measure(model, loader, settings, stops=None):
+def measure(model, loader, settings, stops=None, columns=None):
     """Evaluate a module or graph, in evaluation mode, and log it; rank 0 shows how far it is.
 
     Args:
         loader: see `build_image_test_loader`.
         settings: the configuration's node `train.evaluation`.
-        stops, and what is returned: as of `evaluate`.
+        stops, columns, and what is returned: as of `evaluate`.
     """
     module = model.model if isinstance(model, flow.nn.Graph) else model
     module.eval()
@@ -36,7 +36,7 @@ def measure(model, loader, settings, stops=None):
     if dist.is_main_process():
         total = min(len(loader), settings.eval_iter or len(loader))
         batches = watched(loader, total, "Evaluating")
-    found = evaluate(model, batches, settings.topk, settings.eval_iter, stops)
+    found = evaluate(model, batches, settings.topk, settings.eval_iter, stops, columns)
     if found is None:
         return None
     loader.skipped.report("they count for nothing in the evaluation")
@@ -44,7 +44,7 @@ def measure(model, loader, settings, stops=None):
     return found
 
 
-def evaluate(model, loader, topk, max_batches, stops):
+def evaluate(model, loader, topk, max_batches, stops, columns=None):
     """Evaluate a classifier or an autoencoder.
 
     Args:
@@ -53,6 +53,7 @@ def evaluate(model, loader, topk, max_batches, stops):
         topk: the values of k for a classifier.
         max_batches: stop after so many; None for all.
         stops: a function that is asked before each batch whether to give up; None for never.
+        columns: int64 [classes of the data], the head's output for each; None where they are the same.
 
     Returns:
         {"Acc@1": percent, ...} of a classifier, for k of `telling`, or {"reconstruction_loss": ...} of
@@ -72,6 +73,7 @@ def evaluate(model, loader, topk, max_batches, stops):
                 loss += float(gather(outputs["sample_losses"])[valid].sum(dtype=np.float64))
             else:
                 scores = gather(outputs["prediction_scores"])[valid]
+                scores = scores if columns is None else scores[:, columns]
                 classes = scores.shape[1]
                 correct += topk_correct(scores, gather(labels)[valid], topk)
     if not total:

@@ -21,7 +21,7 @@ from projects.MAE.data.datasets import check_same_classes, classes_of, place_of
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.task import task_of, telling
 from projects.MAE.monitor.bar import watched
-from projects.MAE.runtime.lazy_call import call, instantiate
+from projects.MAE.runtime.lazy_call import instantiate
 from projects.MAE.runtime.ranks import gather
 
 TOPK = (1, 5)
@@ -158,11 +158,10 @@ def knn_accuracy(model, train_loader, val_loader, k, temperature, max_batches=No
     return {**accuracy, "train_images": count, "val_images": total}
 
 
-def build_loaders(cfg):
-    """Loaders of train/ and val/, both with the transform of the evaluation."""
+def build_loaders(cfg, val_loader):
+    """Loaders of train/ and val/, both with the transform of the latter."""
     train, test = cfg.dataloader.train, cfg.dataloader.test[0]
     size = cfg.train.test_micro_batch_size
-    val_loader = call(test, test_batch_size=size)
     transform = getattr(val_loader.dataset, "transform", None)
     datasets = [_as_evaluated(d, transform) for d in instantiate(train.dataset)]
     train_loader = build_image_test_loader(whole_dataset(datasets), size, test.num_workers)

@@ -88,6 +88,7 @@ CALLS_OR_NONE = Rule(
 )
 COUNT = whole(1)
 NOT_NEGATIVE = number(least=0)
+SIDES = listed(COUNT, 2)
 SHARE = number(least=0, most=1)  # probabilities, too
 BELOW_1 = number(least=0, below=1)
 PERIOD = null_or(whole(0), "for never")
@@ -154,6 +155,8 @@ RULES = {
     "train.evaluation.eval_mode": choice("max", "min"),
     "train.evaluation.topk": listed(COUNT),
     "train.evaluation.eval_iter": null_or(COUNT, "for all batches"),
+    "train.evaluation.classes": choice("all", "subset"),
+    "train.evaluation.preprocessing": choice("weights", "recipe"),
     "train.visualize.period": PERIOD,
     "train.visualize.after_n_epoch": EPOCHS,
     "train.visualize.num_images": COUNT,
@@ -176,8 +179,10 @@ RULES = {
     "vit.*.finetune.drop_path": BELOW_1,
     "vit.*.linprobe.epochs": NOT_NEGATIVE,
 }
+# Not in the config.yaml of earlier versions.
+NEWER = ("train.evaluation.classes", "train.evaluation.preprocessing")
 # A configuration may leave these out where it has the node above them.
-OPTIONAL = ("data.", "finetune.", "vit.", "dataloader.test")
+OPTIONAL = ("data.", "finetune.", "vit.", "dataloader.test", *NEWER)
 
 _COUNTS = ("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads")
 _SIZES = {**dict.fromkeys(_COUNTS, COUNT), "mlp_ratio": number(above=0)}
@@ -244,8 +249,9 @@ ARGUMENTS = {
     "RandomHorizontalFlip": {"p": SHARE},
     "ColorJitter": dict.fromkeys(("brightness", "contrast", "saturation"), NOT_NEGATIVE),
     "Resize": {
-        "size": COUNT,
+        "size": Rule(lambda v: COUNT.fits(v) or SIDES.fits(v), f"{COUNT.must_be}, or [height, width]"),
         "crop_ratio": null_or(number(above=0, most=1), "for 0.875 up to 224 pixels, 1 above"),
+        "resample": choice("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"),
     },
     "CenterCrop": {"size": COUNT},
     "ToArray": {"mean": MEAN, "std": STD},

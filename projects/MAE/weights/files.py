@@ -7,8 +7,9 @@ import os
 import numpy as np
 
 from projects.MAE.checkpoint.names import is_checkpoint
-from projects.MAE.checkpoint.reader import check_card_types, check_preprocessing
+from projects.MAE.checkpoint.reader import check_card_types
 from projects.MAE.errors import LONGEST, UserError, printable
+from projects.MAE.weights.folder_config import check_agree, read_processor, read_timm
 from projects.MAE.weights.nesting import find_weights
 from projects.MAE.weights.sizes import MOCO, check_names, is_moco
 from projects.MAE.weights.torch_file import bfloat16_to_float32, check_start, read_torch_file
@@ -77,20 +78,10 @@ def read_weight_file_told(path, ema=False):
         told[MOCO] = {"num_heads": 12}
     if not os.path.isdir(path):
         told["its training arguments"] = _training_facts(saved)
-        card = _read_json(card_path(path))
-        check_card_types(card, card_path(path))
-        told["its model card"] = card
+    told.update(_told_beside(state, path))
+    check_agree(told, path)
     if is_transformers(state):
-        folder = path if os.path.isdir(path) else os.path.dirname(path)
-        config = _read_json(os.path.join(folder, "config.json"))
-        if config:
-            told["its config.json"] = read_config(config, folder)
-        processor = _read_json(os.path.join(folder, "preprocessor_config.json"))
-        told["its preprocessor_config.json"] = _colours(processor, "image_mean", "image_std", path)
         state = from_transformers(state, path)
-    elif os.path.basename(path) in FOLDER_FILES:  # timm names its files so, too
-        config = _read_json(os.path.join(os.path.dirname(path), "config.json"))
-        told["its config.json"] = _colours(config.get("pretrained_cfg"), "mean", "std", path)
     check_names(state, path)
     check_total(state, path)
     state = {name: _float32(array, name, path) for name, array in state.items()}
@@ -99,14 +90,26 @@ def read_weight_file_told(path, ema=False):
     return state, told
 
 
-def _colours(config, mean, std, path):
-    """{"preprocessing": {"mean", "std"}} where a JSON object has both under the given keys."""
-    given = [config.get(key) if isinstance(config, dict) else None for key in (mean, std)]
-    if not all(isinstance(value, list) for value in given):
-        return {}
-    found = dict(zip(("mean", "std"), map(tuple, given)))
-    check_preprocessing(found, path)
-    return {"preprocessing": found}
+def _told_beside(state, path):
+    """What the files beside weights say, by their names: the same whether the folder or the file in
+    it is named."""
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    cards, told = [card_path(path)], {}
+    if os.path.isdir(path) or os.path.basename(path) in FOLDER_FILES:
+        cards.append(os.path.join(folder, "model_card.json"))
+    for card in dict.fromkeys(cards):
+        content = _read_json(card)
+        check_card_types(content, card)
+        if content:
+            told["its model card"] = content
+    config = _read_json(os.path.join(folder, "config.json"))
+    if is_transformers(state):
+        where = os.path.join(folder, "preprocessor_config.json")
+        told["its config.json"] = read_config(config, folder) if config else {}
+        told["its preprocessor_config.json"] = read_processor(_read_json(where), where)
+    elif len(cards) > 1:  # a folder's: anything may lie beside a file of another name
+        told["its config.json"] = read_timm(config, state, os.path.join(folder, "config.json"))
+    return told
 
 
 def card_path(path):

@@ -66,7 +66,7 @@ def told_sizes(path):
     return sizes, "the shapes of its tensors"
 
 
-def load_pretrained(model, path, weight_style=None):
+def load_pretrained(model, path, weight_style=None, classes=()):
     """Fill a model with weights of the same size; every rank calls this.
 
     A classifier takes an encoder, or another classifier with its head where it has the same
@@ -78,21 +78,25 @@ def load_pretrained(model, path, weight_style=None):
         path: a checkpoint as `find_checkpoint` takes it ("oneflow"), or a file or folder as
             `read_weight_file` does ("pytorch").
         weight_style: "oneflow" or "pytorch", which it has to be; None for what it is.
+        classes: names of the classes that the model is to tell apart, in the order of its head, where
+            they are known. A head that was trained on the same in another order is put in this one;
+            on others, it is new.
 
     Returns:
         "loaded", "new": lists of the model's tensors; new ones keep their initial values.
         "left": the tensors in the weights that the model has no place for.
         "reshaped": {name: (shape in the weights, shape in the model)}, a part of "loaded".
+        "facts": what else the weights say: heads, classes, preprocessing.
 
     Raises:
         UserError: no such weights, or those of another kind or size of model, or damaged ones.
     """
     check_source(path, weight_style)
     with about("finetune.path", path):
-        return _load(model, path, weight_style_of(path))
+        return _load(model, path, weight_style_of(path), list(classes))
 
 
-def _load(model, source, weight_style):
+def _load(model, source, weight_style, classes):
     if weight_style == "oneflow":
         weights, facts = read_libai(source, model)
     else:
@@ -105,6 +109,13 @@ def _load(model, source, weight_style):
     if weight_style == "pytorch":
         places = {n: (torch_name(n), torch_shape(n, shape)) for n, (_, shape) in places.items()}
     new = _find_new(model, places, weights, task, source)
+    head = [name for name in places if name.startswith("head.") and name not in new]
+    theirs = facts.get("classes") or classes
+    if head and classes and sorted(theirs) != sorted(classes):
+        logger.warning(f"{source} was trained on classes of other names: the head is new")
+        new += head
+    elif head and classes and theirs != classes:
+        logger.info(f"{source} has these classes in another order: its head is put in this one")
     chosen, reshaped = {}, {}
     for name, (key, shape) in places.items():
         if name in new:
@@ -122,8 +133,16 @@ def _load(model, source, weight_style):
         chosen = torch_to_libai(chosen, model.num_heads, getattr(model, "decoder_num_heads", None))
     for name, tensor in named_tensors(model).items():
         if name in chosen:
-            assign(tensor, chosen[name])
-    return {"loaded": list(chosen), "new": new, "left": left, "reshaped": reshaped}
+            in_order = name not in head or not classes or theirs == classes
+            array = chosen[name]
+            assign(tensor, array if in_order else _in_order_of(array, theirs, classes))
+    return {"loaded": list(chosen), "new": new, "left": left, "reshaped": reshaped, "facts": facts}
+
+
+def _in_order_of(head, theirs, classes):
+    """A head's weight [D, C] or bias [C], its outputs in the order of other names of classes."""
+    places = [theirs.index(name) for name in classes]
+    return head[..., places + list(range(len(places), head.shape[-1]))]
 
 
 def read_libai(path, model):

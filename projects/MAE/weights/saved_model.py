@@ -1,5 +1,6 @@
 """Models built from saved weights of any format, for the commands that use them."""
 import collections
+import logging
 
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.initialization import assign, named_tensors
@@ -9,6 +10,8 @@ from projects.MAE.modeling.sizes import shapes_of
 from projects.MAE.modeling.vit import VisionTransformer
 from projects.MAE.weights.libai_names import torch_to_libai
 from projects.MAE.weights.source import preprocessing_of, read_source
+
+logger = logging.getLogger("libai." + __name__)
 
 HOLDS = {
     "encoder": "an encoder",
@@ -119,6 +122,9 @@ def _filled(model, source, state):
     for name, tensor in named_tensors(model).items():
         assign(tensor, weights[name])
     preprocessing, origin = preprocessing_of(source)
+    if "preprocessing" not in facts:
+        said = "the weights don't say how images are prepared, so as in the paper"
+        logger.warning(f"{source.path}: {said}: {preprocessing}")
     facts = {key: value for key, value in facts.items() if key != "preprocessing"}
     told = {**source.known_from, "preprocessing": origin}
     return SavedModel(model.eval(), source.sizes, facts, told, preprocessing, source.path)

@@ -9,7 +9,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint
 from projects.MAE.checkpoint.reader import check_card_types, read_card, read_weights
-from projects.MAE.data.preprocessing import described_preprocessing, standard_preprocessing
+from projects.MAE.data.preprocessing import (
+    configured_preprocessing,
+    standard_preprocessing,
+    told_preprocessing,
+)
 from projects.MAE.errors import UserError, printable
 from projects.MAE.weights.files import read_weight_file_told
 from projects.MAE.weights.libai_names import MAIN, from_libai_main, libai_to_torch, linear_layout
@@ -69,6 +73,10 @@ def read_source(path, heads_needed=True, ema=False, **options):
     for key, value in sizes._asdict().items():
         if value is not None and facts.get(key, value) != value:
             raise UserError(f"{known_from[key]} says {key}={facts[key]}, its tensors {value}", path=path)
+    names = facts.get("classes") or []
+    if sizes.num_classes and len(names) > sizes.num_classes:
+        what = f"{known_from['classes']} names {len(names)} classes, its head has {sizes.num_classes}"
+        raise UserError(what, path=path)
     if sizes.in_chans != 3:
         raise UserError(f"its images have {sizes.in_chans} channels, not RGB's 3", path=path)
     for key in HEADS:
@@ -96,7 +104,8 @@ def read_checkpoint(path, global_pool=None):
     for name in ("cls_token", "mask_token"):
         if name in weights:
             check_token(weights, name, path)
-    told = {"its run's config.yaml": _run_facts(path, weights), "its model card": read_card(path)}
+    width = weights["cls_token"].shape[-1]
+    told = {"its run's config.yaml": run_facts(path, width), "its model card": read_card(path)}
     if linear_layout(weights, path) == MAIN:
         said = {key: value for facts in told.values() for key, value in facts.items()}
         pooled = said.get("global_pool", global_pool)
@@ -109,12 +118,20 @@ def read_checkpoint(path, global_pool=None):
 
 
 def preprocessing_of(source):
-    """The evaluation `Preprocessing` that goes with a `WeightSource`, and words for its origin."""
+    """The evaluation `Preprocessing` that goes with a `WeightSource`, and words for its origin.
+
+    Raises:
+        UserError: it is said to make images of another size than the model takes.
+    """
     size = source.sizes.img_size
-    standard, told = standard_preprocessing(size), source.facts.get("preprocessing", {})
-    if not told or told.get("crop", size) != size:
-        return standard, "the paper's, the weights don't say"
-    return standard._replace(**told), source.known_from["preprocessing"]
+    told = source.facts.get("preprocessing")
+    if not told:
+        return standard_preprocessing(size), "the paper's, the weights don't say"
+    preprocessing, origin = told_preprocessing(told, size), source.known_from["preprocessing"]
+    if preprocessing.crop != size:
+        what = f"{origin} says that images are {preprocessing.crop} pixels wide, its tensors {size}"
+        raise UserError(f"{what}: mend the file that is wrong", path=source.path)
+    return preprocessing, origin
 
 
 def run_config(checkpoint, embed_dim):
@@ -151,18 +168,16 @@ class _PlainLoader(yaml.SafeLoader):
 _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *unused: None)
 
 
-def _run_facts(checkpoint, weights):
+def run_facts(checkpoint, embed_dim):
     """What `run_config` says of the model and its images; {} without one."""
-    cfg = run_config(checkpoint, weights["cls_token"].shape[-1])
+    cfg = run_config(checkpoint, embed_dim)
     if cfg is None:
         return {}
     path = _config_of(checkpoint)
     try:
         facts = {key: OmegaConf.select(cfg, f"model.{key}") for key in CONFIG_FACTS}
-        steps = OmegaConf.select(cfg, "dataloader.test.0.dataset.transform.transforms")
-        if steps is not None:
-            preprocessing = described_preprocessing(OmegaConf.to_container(steps, resolve=True))
-            facts["preprocessing"] = preprocessing and dict(preprocessing._asdict())
+        preprocessing = configured_preprocessing(cfg)
+        facts["preprocessing"] = dict(preprocessing._asdict()) if preprocessing else None
     except (*DAMAGE, OmegaConfBaseException) as error:
         raise UserError(f"damaged ({type(error).__name__})", path=path) from None
     check_card_types(facts, path)

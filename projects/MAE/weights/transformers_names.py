@@ -10,6 +10,7 @@ import numpy as np
 
 from projects.MAE.checkpoint.reader import check_card_types
 from projects.MAE.errors import UserError
+from projects.MAE.weights.folder_config import square_side
 
 BLOCK_PARTS = {
     "norm1": "layernorm_before",
@@ -49,6 +50,13 @@ THEIR_BLOCK = re.compile(
     r"^(encoder\.layer|layers|decoder\.decoder_layers|decoder\.decoder_encoder\.layer)"
     r"\.(\d+)\.(.+)\.(weight|bias)$"
 )
+# What a config.json calls the sizes that tensors have to agree with.
+CONFIG_SIZES = {
+    "hidden_size": "embed_dim",
+    "num_hidden_layers": "depth",
+    "num_channels": "in_chans",
+    "intermediate_size": "mlp_width",
+}
 OUR_BLOCK = re.compile(r"^(decoder_)?blocks\.(\d+)\.(.+)\.(weight|bias)$")
 ATTENTION = "attention.attention."
 THEIR_QKV = {f"{ATTENTION}{part}": part for part in QKV}
@@ -123,7 +131,7 @@ def to_transformers(state, bare):
 
 
 def read_config(config, source):
-    """Those of num_heads, decoder_num_heads, norm_pix_loss, classes that a config.json tells.
+    """What a config.json tells: heads, sizes, norm_pix_loss, mask_ratio, classes.
 
     Raises:
         UserError: another kind of model, or one that computes something else.
@@ -134,19 +142,34 @@ def read_config(config, source):
     for key, needed in (("hidden_act", "gelu"), ("qkv_bias", True)):
         if config.get(key, needed) != needed:
             raise UserError(f"config.json has {key}={config[key]}, MAE has {needed}", path=source)
+    eps = config.get("layer_norm_eps", 1e-12)  # any as small as MAE's gives the same features
+    if type(eps) not in (int, float) or not 0 <= eps <= 1e-5:
+        raise UserError(f"config.json has layer_norm_eps={eps}, MAE has 1e-6", path=source)
+    where = os.path.join(source, "config.json")
     # config.json may leave out what equals the library's defaults.
     facts = {"num_heads": config.get("num_attention_heads", 12)}
+    facts.update((ours, config[theirs]) for theirs, ours in CONFIG_SIZES.items() if theirs in config)
+    for theirs, ours in (("image_size", "img_size"), ("patch_size", "patch_size")):
+        if theirs in config:
+            facts[ours] = square_side(config[theirs], theirs, where)
     if kind == "vit_mae":
         facts["decoder_num_heads"] = config.get("decoder_num_attention_heads", 16)
         facts["norm_pix_loss"] = config.get("norm_pix_loss", False)
-    check_card_types(facts, os.path.join(source, "config.json"))
-    labels = config.get("id2label", {})
-    if not isinstance(labels, dict) or not all(isinstance(x, str) for x in labels.values()):
-        raise UserError("config.json: id2label must give each class a name", path=source)
-    names = [labels[str(i)] for i in range(len(labels)) if str(i) in labels]
-    if names and names != [f"LABEL_{i}" for i in range(len(names))]:
-        facts["classes"] = names
-    return facts
+        facts["mask_ratio"] = config.get("mask_ratio", 0.75)
+    check_card_types(facts, where)
+    return {**facts, **_class_names(config.get("id2label") or {}, where)}
+
+
+def _class_names(labels, path):
+    """{"classes": names in the order of the head, which is that of id2label's keys as numbers}."""
+    labels = labels if isinstance(labels, dict) else {"": labels}
+    keys = [str(i) for i in range(len(labels))]
+    if set(keys) != set(labels) or not all(isinstance(name, str) for name in labels.values()):
+        raise UserError("id2label must give each class, from 0 on, a name", path=path)
+    names = [labels[key] for key in keys]
+    while names and names[-1] == f"LABEL_{len(names) - 1}":  # the library's, for one without a name
+        names.pop()
+    return {"classes": names} if names else {}
 
 
 def make_config(sizes, facts):
@@ -170,7 +193,8 @@ def make_config(sizes, facts):
         "torch_dtype": "float32",
     }
     if sizes.parts == "classifier":
-        names = facts.get("classes") or [f"LABEL_{i}" for i in range(sizes.num_classes)]
+        names = list(facts.get("classes", []))
+        names += [f"LABEL_{i}" for i in range(len(names), sizes.num_classes)]
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
         return config

@@ -54,11 +54,12 @@ def write_file(path, state, file_format, card):
         write_json(card_path(path), card)
 
 
-def write_transformers(path, state, config, card):
-    """Write a folder of transformers: config.json, model.safetensors and the card."""
+def write_transformers(path, state, config, processor, card):
+    """Write a folder of transformers: config.json, preprocessor_config.json, the tensors, the card."""
     with _replaced_folder(path) as folder:
         _write_safetensors(os.path.join(folder, "model.safetensors"), state)
         write_json(os.path.join(folder, "config.json"), config)
+        write_json(os.path.join(folder, "preprocessor_config.json"), processor)
         write_json(os.path.join(folder, "model_card.json"), card)
 
 

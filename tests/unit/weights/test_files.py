@@ -70,7 +70,8 @@ def test_transformers_pretraining_folder(full, tmp_path):
     write_folder(tmp_path / "mae", to_transformers(full, bare=False), config)
     state, facts = read_weight_file(tmp_path / "mae")
     assert_same(state, full)
-    assert facts == {"num_heads": 4, "decoder_num_heads": 4, "norm_pix_loss": True}
+    heads = {"num_heads": 4, "decoder_num_heads": 4, "norm_pix_loss": True, "mask_ratio": 0.75}
+    assert {key: facts[key] for key in heads} == heads
 
 
 def test_transformers_encoder_without_prefix(full, tmp_path):

@@ -49,14 +49,15 @@ def finetuned(golden):
 def load(tmp_path):
     """Write weights in the authors' names in either style, and load them into a model."""
 
-    def load(model, state, style="pytorch", **card):
+    def load(model, state, style="pytorch", ours=(), **card):
         if style == "pytorch":
             path = tmp_path / "weights.safetensors"
             save_file({n: np.ascontiguousarray(a) for n, a in state.items()}, path)
+            (tmp_path / "weights.safetensors.json").write_text(json.dumps(card))
         else:
             path = tmp_path / "checkpoint"
             write_libai(str(path), torch_to_libai(state, 4, 4), card)
-        return load_pretrained(model, str(path), style)
+        return load_pretrained(model, str(path), style, ours)
 
     return load
 
@@ -98,6 +99,28 @@ def test_another_number_of_classes_has_a_new_head(finetuned, load, style):
     report = load(model, finetuned, style)
     assert report["new"] == report["left"][::-1] == ["head.weight", "head.bias"]
     assert "fc_norm.weight" in report["loaded"]
+
+
+@STYLES
+def test_a_head_on_the_same_classes_in_another_order(finetuned, load, style):
+    """Its outputs go where the data has the class; those without a name stay."""
+    model, theirs, ours = classifier(), list("cab"), list("abc")
+    assert load(model, finetuned, style, ours, classes=theirs)["new"] == []
+    places = [1, 2, 0, *range(3, 10)]
+    after = weights_of(model)
+    np.testing.assert_array_equal(after["head.weight"], finetuned["head.weight"][places])
+    np.testing.assert_array_equal(after["head.bias"], finetuned["head.bias"][places])
+    np.testing.assert_array_equal(after["fc_norm.bias"], finetuned["fc_norm.bias"])
+
+
+@STYLES
+def test_a_head_on_other_classes_is_new(finetuned, load, style, caplog):
+    model = classifier()
+    before = weights_of(model)
+    report = load(model, finetuned, style, list("abc"), classes=list("abd"))
+    assert sorted(report["new"]) == ["head.bias", "head.weight"]
+    np.testing.assert_array_equal(weights_of(model)["head.weight"], before["head.weight"])
+    assert "was trained on classes of other names: the head is new" in caplog.text
 
 
 def test_a_head_behind_another_pooling_is_not_taken(golden, load):

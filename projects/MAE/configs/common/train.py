@@ -38,6 +38,10 @@ train = node(
         eval_mode="max",
         topk=[1, 5],
         eval_iter=None,  # batches to evaluate; null for all
+        # Of --eval-only: whether data of a part of the weights' classes will do ("subset"), and whose
+        # preprocessing counts where the weights name one ("weights" or "recipe").
+        classes="all",
+        preprocessing="weights",
     ),
     # Pictures of what a masked autoencoder makes of a few images, in OUTPUT/reconstructions.
     visualize=dict(period=0, after_n_epoch=None, num_images=8),
