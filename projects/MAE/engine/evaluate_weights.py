@@ -57,7 +57,7 @@ def load_for_evaluation(run, model, may_be_random=False):
         check_heads(card, cfg.model, source)
     else:  # without weights only where that was asked for, see check_settings
         return "initial weights", {}
-    card = {**run_facts(source, cfg.model.embed_dim), **card}
+    card = {**run_facts(source, cfg.model.get("embed_dim")), **card}
     return source, card
 
 

@@ -14,7 +14,7 @@ CLASSES = ["cat", "dog", "owl"]
 
 
 def columns(classes, found, subset=False):
-    dataset = SimpleNamespace(classes=found, images=SimpleNamespace(root="data/val"))
+    dataset = SimpleNamespace(classes=found)
     return columns_of(classes, dataset, subset, "weights")
 
 
@@ -28,7 +28,7 @@ def test_other_names_are_refused_with_both_lists(subset):
     with pytest.raises(UserError) as error:
         columns(CLASSES, ["bee", "cat", "dog", "emu"], subset)
     assert str(error.value) == (
-        "weights: it was trained on 3 classes, and data/val has 4 class folders; without data: 1 (owl); "
+        "weights: it was trained on 3 classes, and SimpleNamespace has 4 class folders; without data: 1 (owl); "
         "unknown to it: 2 (bee, emu): evaluate on the class folders that it was trained on"
     )
 
