@@ -136,7 +136,7 @@ class MAETrainer(DefaultTrainer):
             logger.info(f"Resumed from {checkpoint}, {run.start_iter} iterations done")
         elif "finetune" in cfg and cfg.finetune.enable:
             path = cfg.finetune.path
-            classes = self.dataset.classes if run.task.has_labels else ()
+            classes = classes_of(self.dataset) if run.task.has_labels else ()
             report = load_pretrained(self.model, path, cfg.finetune.weight_style, classes)
             log_report(report, path)
             theirs, ours = both_preprocessings(report["facts"].get("preprocessing"), cfg)
