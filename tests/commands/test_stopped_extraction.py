@@ -3,6 +3,7 @@ import contextlib
 import fcntl
 import glob
 import io
+import json
 import os
 import pathlib
 import re
@@ -16,6 +17,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from projects.MAE import extract_features
+from projects.MAE.data.preprocessing import standard_preprocessing
 from projects.MAE.extract_features import main
 from projects.MAE.models import Encoder
 from projects.MAE.utils.row_file import RowFile
@@ -166,8 +168,9 @@ def test_other_weights_are_not_gone_on_with(golden, image_folder, tmp_path, caps
     out = tmp_path / "out.npz"
     state, file = golden_state(golden, "mean"), tmp_path / "vit.safetensors"
     save_file(state, file)
-    command = ["--weights", file, "--num-heads", 4, "--images", image_folder / "val"]
-    command += ["--num-workers", 0]
+    card = dict(num_heads=4, preprocessing=standard_preprocessing(32)._asdict())
+    (tmp_path / "vit.safetensors.json").write_text(json.dumps(card))  # so nothing is assumed, nor said
+    command = ["--weights", file, "--images", image_folder / "val", "--num-workers", 0]
     _, rows = run_to_the_end(command, out)
     out.rename(tmp_path / "before.npz")
     (tmp_path / "out.npz.partial").write_bytes(rows)
