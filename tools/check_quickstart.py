@@ -20,7 +20,7 @@ RUNS = (
     ("quickstart_finetune.py",),
 )
 # Each run has its own, and reads those of the ones before it.
-OWN = ("train.output_dir", "train.load_weight", "finetune.enable", "finetune.path")
+OWN = ("train.output_dir", "train.load_weight", "finetune.path", "finetune.enable")
 
 
 def run(argv):
