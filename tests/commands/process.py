@@ -34,8 +34,10 @@ def succeed(capsys, main, *arguments):
 
 
 def refused(capsys, main, *arguments):
-    """Call a command's `main`, which has to fail with one line; returns it."""
+    """Call a command's `main`, which has to fail with one line; returns it. Before it may stand what
+    was assumed of weights."""
     assert main([str(a) for a in arguments]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
+    *notes, error = capsys.readouterr().err.splitlines(keepends=True)
+    assert error.startswith("error: ") and error.endswith("\n")
+    assert all(note.startswith("note: ") for note in notes), notes
     return error
