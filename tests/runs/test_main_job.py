@@ -13,14 +13,6 @@ from tests.support.runs import assert_same_weights, losses, metrics
 
 
 @pytest.fixture(scope="module")
-def pretrained(image_folder, tmp_path_factory):
-    """A pretraining run of 4 iterations on one rank."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    pretrain(image_folder, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def finetuned(image_folder, pretrained, tmp_path_factory):
     """A finetuning run of 4 iterations on one rank, and its output."""
     folder = tmp_path_factory.mktemp("finetuned")

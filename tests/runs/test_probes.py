@@ -28,7 +28,6 @@ from tests.support.command import (
     TINY,
     environment,
     must_train,
-    pretrain,
     train,
     train_command,
 )
@@ -49,13 +48,6 @@ def settings_of(data, output, *arguments):
 def probe(data, output, *arguments, **options):
     """A tiny run of linear probing or --knn."""
     return must_train("quickstart_linprobe.py", *settings_of(data, output, *arguments), **options)
-
-
-@pytest.fixture(scope="module")
-def pretrained(image_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pretrained")
-    pretrain(image_folder, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

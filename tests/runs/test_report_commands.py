@@ -1,7 +1,6 @@
 """The commands that a report proposes can be run as they stand."""
 import json
 import shlex
-import subprocess
 
 import pytest
 
@@ -9,7 +8,7 @@ from projects.MAE import extract_features, predict, visualize
 from projects.MAE.report.__main__ import main as make_report
 from projects.MAE.report.commands import next_commands
 from projects.MAE.report.run import read_run
-from tests.support.command import ROOT, TINY, environment, finetune, pretrain
+from tests.support.command import ROOT, TINY, finetune, pretrain, run_program
 from tests.support.folders import lines, make_checkpoint, make_run
 from tests.support.runs import losses
 
@@ -38,15 +37,7 @@ def stopped(image_folder, tmp_path_factory):
 
 def run(command, *settings):
     """Run a command as a person does who copies it, with more settings, and return its output."""
-    result = subprocess.run(
-        ["bash", "-c", " ".join([command, *map(shlex.quote, settings)])],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
+    result = run_program(["bash", "-c", " ".join([command, *map(shlex.quote, settings)])])
     assert result.returncode == 0, result.stdout
     return result.stdout
 

@@ -1,13 +1,12 @@
 """Runs whose disk, checkpoints or output folder are not as they should be; on tiny models."""
 import shutil
-import subprocess
 
 import pytest
 
 from projects.MAE.checkpoint.manifest import check_whole
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_weights
-from tests.support.command import CONFIGS, ROOT, TINY, TINY_DECODER, environment, pretrain, train
+from tests.support.command import CONFIGS, TINY, TINY_DECODER, pretrain, run_program, train
 from tests.support.runs import assert_same_weights
 from tests.runs.test_bad_input import assert_one_error
 
@@ -62,17 +61,8 @@ def test_a_file_that_does_not_fit_ends_the_run_and_leaves_the_checkpoint_before(
     command += [f"{CONFIGS}/quickstart_pretraining.py", str(ranks)]
     command += [*settings(image_folder, folder), "--resume", "train.train_iter=5"]
     limited = ["bash", "-c", 'ulimit -f 96 && exec "$@"', "limited", *command]
-    result = subprocess.run(
-        limited,
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
     assert_one_error(
-        result,
+        run_program(limited),
         f"{folder}/.model_0000003.partial/",
         "File too large",
         "free)",

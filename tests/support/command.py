@@ -40,8 +40,13 @@ def train_command(config, *arguments, ranks=1, file="projects/MAE/train_net.py")
 
 def train(config, *arguments, cwd=ROOT, timeout=300, **options):
     """Run `train_command`, output as text."""
+    return run_program(train_command(config, *arguments, **options), cwd, timeout)
+
+
+def run_program(command, cwd=ROOT, timeout=300):
+    """Run a command, a list, to its end, both outputs as one text."""
     return subprocess.run(
-        train_command(config, *arguments, **options),
+        command,
         cwd=cwd,
         env=environment(),
         stdout=subprocess.PIPE,

@@ -32,7 +32,7 @@ LEVEL = {package: level for level, packages in enumerate(ORDER) for package in p
 
 
 def package_of(path):
-    return path.relative_to(PROJECT).parts[0].removesuffix(".py")
+    return Path(path.relative_to(PROJECT).parts[0]).stem
 
 
 def imported(path):

@@ -153,7 +153,7 @@ def knn_accuracy(model, train_loader, val_loader, k, temperature, max_batches=No
         raise UserError("none of the images to evaluate can be read: see the log for the first of them")
     train_loader.skipped.report("they are nobody's neighbours")
     val_loader.skipped.report("they count for nothing in the evaluation")
-    told = telling(TOPK, len(classes_of(val_loader.dataset)))
+    told = telling(TOPK, num_classes)
     accuracy = {f"Acc@{n}": 100.0 * int(c) / total for n, c in zip(TOPK, correct) if n in told}
     return {**accuracy, "train_images": count, "val_images": total}
 

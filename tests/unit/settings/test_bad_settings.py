@@ -11,7 +11,8 @@ from projects.MAE.engine.process import tell
 from projects.MAE.errors import UserError
 from projects.MAE.train_net import main
 from tests.support.command import CONFIGS, ROOT, TINY, TINY_DECODER
-from tests.unit.settings.wrong_settings import BATCH, FILES, FINETUNING, OWN_LINES, PRETRAINING, ROOT_KEY
+from tests.unit.settings.wrong_files import FILES, OWN_LINES
+from tests.unit.settings.wrong_settings import BATCH, FINETUNING, PRETRAINING, ROOT_KEY
 
 
 def status_of(argv):

@@ -13,19 +13,8 @@ from tests.support.checkpoints import load_torch_state_dict
 from projects.MAE.weights.sizes import sizes_of
 from projects.MAE.weights.torch_file import read_torch_file
 from projects.MAE.weights.transformers_names import make_config, to_transformers
-from tests.support.golden_models import part
 
 FILES = DATA / "weights"
-
-
-@pytest.fixture(scope="module")
-def full(golden):
-    return part(golden("pretrain_tiny"), "state/")
-
-
-@pytest.fixture(scope="module")
-def classifier(golden):
-    return part(golden("finetune_tiny"), "cls_token/state/")
 
 
 def assert_same(first, second):

@@ -16,20 +16,9 @@ from projects.MAE.weights.torch_file import read_torch_file
 from projects.MAE.weights.transformers_names import make_config, to_transformers
 from tests.conftest import DATA
 from tests.soak import fuzz_files
-from tests.support.golden_models import part
 
 FILES = DATA / "weights"
 SMALL = Sizes("encoder", 16, 8, 3, 192, 12, 8, None, None, None, None, None)
-
-
-@pytest.fixture(scope="module")
-def full(golden):
-    return part(golden("pretrain_tiny"), "state/")
-
-
-@pytest.fixture(scope="module")
-def classifier(golden):
-    return part(golden("finetune_tiny"), "cls_token/state/")
 
 
 def assert_same(first, second):

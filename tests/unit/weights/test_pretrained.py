@@ -35,16 +35,6 @@ def weights_of(model):
     return libai_to_torch(arrays, model.num_heads, getattr(model, "decoder_num_heads", None))
 
 
-@pytest.fixture(scope="module")
-def full(golden):
-    return part(golden("pretrain_tiny"), "state/")
-
-
-@pytest.fixture(scope="module")
-def finetuned(golden):
-    return part(golden("finetune_tiny"), "global_pool/state/")
-
-
 @pytest.fixture
 def load(tmp_path):
     """Write weights in the authors' names in either style, and load them into a model."""
