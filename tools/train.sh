@@ -129,6 +129,43 @@ pass_on() { # signal, exit status
   signal_ranks "$1"
 }
 trap end_all EXIT
+
+# Each rank counts its progress in a file without a name, and writes there where it is when it is sent
+# SIGQUIT: see projects/MAE/runtime/watchdog.py.
+progress=() # descriptors
+open_progress_file() {
+  local name descriptor
+  name=$(mktemp) || fail "no file can be made in ${TMPDIR:-/tmp}: set TMPDIR to a folder with room"
+  exec {descriptor}<>"$name"
+  rm -f "$name"
+  progress+=("$descriptor")
+}
+seen=() idle=0 limit=0
+# Called once a second or so. Seconds are counted, not read from a clock: a laptop may have slept.
+stand_still() { # ranks; whether none of them has made progress for train.timeout_seconds
+  local i count moved=
+  for i in "$@"; do
+    count= limit=0
+    read -r count limit <"/proc/self/fd/${progress[$i]}" || true
+    [ "$count" = "${seen[$i]:-}" ] || moved=1
+    seen[$i]=$count
+  done
+  idle=$((idle + 1))
+  [ -z "$moved" ] || idle=0
+  [ "${limit:-0}" -gt 0 ] && [ "$idle" -ge "$limit" ]
+}
+tell_where_they_stand() { # ranks
+  local i stack
+  for i in "$@"; do kill -QUIT "${pids[$i]}" 2>/dev/null || true; done
+  sleep 2 || true
+  echo "error: no rank on this machine has made progress for train.timeout_seconds=$limit (0 for never):" \
+    "all ranks are ended. Where each was, the innermost function first:"
+  for i in "$@"; do
+    stack=$(sed -n 's/^ *File "\(.*\)", line \([0-9]*\) in \(.*\)/\3 (\1:\2)/p' "/proc/self/fd/${progress[$i]}" |
+      sed "s,(.*/site-packages/,(,; s,($root/,(," | awk 'NR <= 12 { printf "%s%s", between, $0; between = " < " }')
+    echo "  rank $((node_rank * ranks + i)): ${stack:-no answer: it is stopped, or waits in the kernel}"
+  done
+}
 trap 'pass_on INT 130' INT
 trap 'pass_on TERM 143' TERM
 trap '' USR1 # inherited by the ranks, which have nothing to save while they start
@@ -139,10 +176,11 @@ trap 'failed=1' USR2
 set -m # job control gives each rank its process group and leaves SIGINT deliverable
 for ((local_rank = 0; local_rank < ranks; local_rank++)); do
   [ -z "$asked" ] || break
+  open_progress_file
   env "${cpu_environment[@]}" PYTHONWARNINGS="$warnings" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" \
     MASTER_ADDR="$address" MASTER_PORT="$PORT" WORLD_SIZE=$((ranks * nodes)) \
     RANK=$((node_rank * ranks + local_rank)) LOCAL_RANK="$local_rank" MAE_COMMAND="$command" \
-    MAE_LAUNCHER=$$ "$python" -u "$file" --config-file "$config" "$@" </dev/null &
+    MAE_LAUNCHER=$$ MAE_PROGRESS="${progress[$local_rank]}" "$python" -u "$file" --config-file "$config" "$@" </dev/null &
   pids+=($!)
 done
 set +m
@@ -152,7 +190,7 @@ trap 'signal_ranks USR1' USR1
 exec 3>&2 2>/dev/null
 
 # Polling, because `wait -n` tells which child ended from bash 5.1 on only.
-status=0 culprit=
+status=0 culprit= polls=0
 waiting=("${!pids[@]}")
 while [ "${#waiting[@]}" -gt 0 ] && [ "$status" -eq 0 ] && [ -z "$failed" ]; do
   left=()
@@ -169,6 +207,11 @@ while [ "${#waiting[@]}" -gt 0 ] && [ "$status" -eq 0 ] && [ -z "$failed" ]; do
     fi
   done
   waiting=("${left[@]}")
+  polls=$((polls + 1))
+  if [ $((polls % 10)) -eq 0 ] && [ "${#waiting[@]}" -gt 0 ] && stand_still "${waiting[@]}"; then
+    tell_where_they_stand "${waiting[@]}" >&3
+    exit 1
+  fi
   [ "${#waiting[@]}" -eq 0 ] || sleep 0.1 || true
 done
 [ -z "$failed" ] || exit 1

@@ -12,6 +12,7 @@ from projects.MAE.modeling.one_operator import (
     mlp_branch,
 )
 from tests.native.library import close, normal_density, random, run
+from tests.support.short_graphs import launched
 
 pytestmark = pytest.mark.usefixtures("native_kernels")
 
@@ -111,14 +112,21 @@ def test_branches_are_their_parts(size, kind, scale):
         close(actual, wanted, 2e-5 * max(1, abs(wanted).max(initial=0)))
 
 
-@pytest.mark.parametrize("kind, sizes", [(TransformerLayer, (12, 48, 3)), (LayerNorm, (12,))])
-def test_libais_own_layers_learn(kind, sizes):
-    layer = kind(*sizes).train()
+LAYERS = [(TransformerLayer, (12, 48, 3)), (LayerNorm, (12,))]
+
+
+def own_layers():
+    """Three steps of training each, as tests/support/short_graphs.py launches them."""
+    return {kind.__name__: lambda k=kind, s=sizes: trained(k(*s)) for kind, sizes in LAYERS}
+
+
+def trained(layer):
+    """{"losses": [3]} of a layer of LiBai's."""
 
     class Training(flow.nn.Graph):
         def __init__(self):
             super().__init__()
-            self.layer = layer
+            self.layer = layer.train()
             self.add_optimizer(flow.optim.SGD(layer.parameters(), lr=0.1))
 
         def build(self, x):
@@ -129,5 +137,12 @@ def test_libais_own_layers_learn(kind, sizes):
     placement = flow.placement("cpu", [0])
     x = flow.tensor(random(2, 5, 12)).to_global(placement=placement, sbp=flow.sbp.broadcast)
     graph = Training()
-    losses = [graph(x).item() for _ in range(3)]
-    assert losses[0] > losses[1] > losses[2]
+    return {"losses": flow.tensor([graph(x).item() for _ in range(3)])}
+
+
+def test_libais_own_layers_learn(tmp_path):
+    found = launched("tests.native.test_operators:own_layers", tmp_path)
+    assert set(found) == {kind.__name__ for kind, _ in LAYERS}
+    for results in found.values():
+        first, second, third = results["losses"]
+        assert first > second > third

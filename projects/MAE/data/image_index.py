@@ -19,6 +19,7 @@ from collections import Counter
 import numpy as np
 
 from projects.MAE.data.shared_arrays import SharedArrays
+from projects.MAE.runtime.watchdog import progress
 from projects.MAE.utils.disk import replaced
 
 FORMAT = 3
@@ -148,6 +149,7 @@ class _Listing:
 
     def _list(self, folder):
         """(folders, images) in a folder that are not hidden, as lists of paths; folders sorted."""
+        progress()
         # Before listing, so that a change while listing shows.
         self.states[folder] = _state(os.path.join(self._root, folder))
         folders, images = [], []

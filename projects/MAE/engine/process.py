@@ -15,6 +15,7 @@ from projects.MAE.data.workers import release_semaphores
 from projects.MAE.errors import UserError, printable, report
 from projects.MAE.runtime.rendezvous import meet
 from projects.MAE.runtime.stderr_filter import hide_known_noise
+from projects.MAE.runtime.watchdog import watch
 from projects.MAE.utils.signals import end_at_once, signal_of_launchers_end
 
 FAILED = signal.SIGUSR2  # to tools/train.sh: end all ranks
@@ -120,6 +121,7 @@ def run_rank(main, argv):
     end_with_parent(signal_of_launchers_end())
     end_at_once()
     hide_known_noise()
+    watch()
     try:
         meet()
         main(argv)

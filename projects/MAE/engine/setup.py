@@ -24,6 +24,7 @@ from projects.MAE.runtime.device import choose_device
 from projects.MAE.runtime.lazy_call import instantiate
 from projects.MAE.runtime.ranks import check_agreement, only_on_rank_0, together
 from projects.MAE.runtime.versions import save_environment
+from projects.MAE.runtime.watchdog import TIMEOUT, watch
 from projects.MAE.settings.check_each import check_each
 from projects.MAE.settings.check_together import (
     check_mixup,
@@ -83,6 +84,7 @@ def prepare(args):
         args: what `train_net.parse_arguments` gives.
     """
     run = together(lambda: configure(args, dist.get_world_size()))
+    watch(run.cfg.train.get("timeout_seconds", TIMEOUT))
     _start_device(run)
     with about("train.output_dir", run.cfg.train.output_dir):
         run = _open_output_folder(run, args)

@@ -7,6 +7,7 @@ import oneflow as flow
 from libai.utils import distributed as dist
 
 from projects.MAE.errors import UserError
+from projects.MAE.runtime.watchdog import progress
 
 LENGTH = 32  # bytes of a value that are compared
 # OneFlow aborts a rank that has not read an answer when another is gone, and one that finds another
@@ -47,6 +48,7 @@ def only_on_rank_0(function):
             outcome = ["error", [field and str(field) for field in fields]]
         encoded = json.dumps(outcome).encode()
     what, value = json.loads(flow._oneflow_internal.cpu_broadcast(encoded, 0))
+    progress()
     if what == "error":
         raise UserError(*value, told=True)
     return value
@@ -98,7 +100,9 @@ def _all_rows(data):
     """[1, n] of this rank -> [ranks, n]."""
     ranks = flow.placement("cpu", list(range(flow.env.get_world_size())))
     rows = flow.tensor(data).to_global(placement=ranks, sbp=flow.sbp.split(0))
-    return rows.to_global(sbp=flow.sbp.broadcast).to_local().numpy()
+    values = rows.to_global(sbp=flow.sbp.broadcast).to_local().numpy()
+    progress()
+    return values
 
 
 def any_rank(*flags):
@@ -106,6 +110,7 @@ def any_rank(*flags):
 
     It is no operator of a graph, and done within a millisecond or so. A rank waits for the others.
     """
+    progress()
     if flow.env.get_world_size() == 1:
         return list(flags)
     counts = flow.tensor([int(flag) for flag in flags], dtype=flow.int32)
@@ -120,7 +125,9 @@ def gather(tensor):
         sbp = [flow.sbp.broadcast] * tensor.placement.ranks.ndim
         tensor = tensor.to_global(sbp=sbp)
         tensor = tensor.to_global(placement=everywhere, sbp=flow.sbp.broadcast)
-    return tensor.to_global(sbp=flow.sbp.broadcast).to_local().numpy()
+    whole = tensor.to_global(sbp=flow.sbp.broadcast).to_local().numpy()
+    progress()
+    return whole
 
 
 def on_rank_0(tensor):
@@ -130,4 +137,5 @@ def on_rank_0(tensor):
     with flow.no_grad():
         moved = tensor.to_global(placement=here, sbp=tensor.sbp)
         whole = moved.to_global(placement=first, sbp=flow.sbp.broadcast).to_local()
+    progress()
     return whole.numpy() if flow.env.get_rank() == 0 else None

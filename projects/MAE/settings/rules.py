@@ -134,6 +134,7 @@ RULES = {
     "train.base_lr": null_or(NOT_NEGATIVE, "where optim.lr is set"),
     "train.log_period": COUNT,
     "train.max_seconds": null_or(SECONDS, "for no limit"),
+    "train.timeout_seconds": whole(0),
     "train.max_bad_batches": whole(0),
     "train.tensorboard": null_or(FLAG, "for 'where tensorboardX is installed'"),
     "train.wandb.enabled": FLAG,
@@ -180,7 +181,7 @@ RULES = {
     "vit.*.linprobe.epochs": NOT_NEGATIVE,
 }
 # Not in the config.yaml of earlier versions.
-NEWER = ("train.evaluation.classes", "train.evaluation.preprocessing")
+NEWER = ("train.evaluation.classes", "train.evaluation.preprocessing", "train.timeout_seconds")
 # A configuration may leave these out where it has the node above them.
 OPTIONAL = ("data.", "finetune.", "vit.", "dataloader.test", *NEWER)
 

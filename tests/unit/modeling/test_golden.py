@@ -6,7 +6,7 @@ from oneflow import nn
 from projects.MAE.modeling.pos_embed import sincos_pos_embed_2d
 from projects.MAE.weights.libai_names import libai_to_torch
 from tests.conftest import load_golden
-from tests.support.forward_graphs import launched
+from tests.support.short_graphs import launched
 from tests.support.golden_models import part, tiny_mae, tiny_vit, to_global
 
 
@@ -26,7 +26,7 @@ def batch(golden, step=0):
 
 
 def forward_cases():
-    """The models and inputs of the forward passes, as tests/support/forward_graphs.py takes them."""
+    """The models and inputs of the forward passes, as tests/support/short_graphs.py takes them."""
     pretrain, finetune = load_golden("pretrain_tiny"), load_golden("finetune_tiny")
     images, noise = batch(pretrain)
     cases = {}

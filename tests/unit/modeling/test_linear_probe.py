@@ -15,7 +15,7 @@ from projects.MAE.optim.param_groups import param_groups_weight_decay
 from projects.MAE.optim.schedule import warmup_cosine_lr
 from projects.MAE.runtime.micro_batches import join_batch, split_batch
 from projects.MAE.weights.pretrained import load_pretrained
-from tests.support.forward_graphs import launched
+from tests.support.short_graphs import launched
 
 EPS = 1e-6
 SIZES = dict(
@@ -222,7 +222,7 @@ def test_the_initial_head(probe):
 
 
 def frozen_encoder():
-    """A case of tests/support/forward_graphs.py."""
+    """A case of tests/support/short_graphs.py."""
     flow.manual_seed(0)
     images = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
     return {"probe": (FrozenEncoder(LinearProbe(**SIZES)), dict(images=to_global(images)), False)}

@@ -18,7 +18,7 @@ from projects.MAE.modeling.layers import LayerNormOfRows, Linear
 from projects.MAE.modeling.linear_probe import LinearProbe
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.vit import VisionTransformer
-from tests.support.forward_graphs import launched
+from tests.support.short_graphs import launched
 from tests.support.golden_models import to_global
 
 pytestmark = pytest.mark.skipif(
@@ -136,7 +136,7 @@ class Operators:
 def built(case, fp16=True):
     """A case's graph, its operators, and the results of a graph that trains.
 
-    A forward graph is compiled and not launched, see tests/support/forward_graphs.py.
+    A forward graph is compiled and not launched, see tests/support/short_graphs.py.
     """
     build, model, names = CASES[case]
     flow.manual_seed(0)
@@ -149,7 +149,7 @@ def built(case, fp16=True):
 
 
 def probing():
-    """The probe's encoder with mixed precision and without, as tests/support/forward_graphs.py launches it."""
+    """The probe's encoder with mixed precision and without, as tests/support/short_graphs.py launches it."""
     encoder.layer_kinds = layers_of_a_gpu  # in that process; see plain_layers
     _, model, names = CASES["probing"]
     found = {}

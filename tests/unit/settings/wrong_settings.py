@@ -267,6 +267,7 @@ PRETRAINING = [
         "train.max_seconds=0",
         "train.max_seconds=0 must be a positive number of seconds, or null for no limit",
     ),
+    ("train.timeout_seconds=-1", "train.timeout_seconds=-1 must be a whole number of at least 0"),
     ("train.max_bad_batches=-1", "train.max_bad_batches=-1 must be a whole number of at least 0"),
     # Weights
     (

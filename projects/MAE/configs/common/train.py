@@ -21,6 +21,8 @@ train = node(
     base_lr=None,  # the rate is base_lr * global batch / 256, unless optim.lr is set
     log_period=20,  # iterations from line to line of the log and of metrics.json
     max_seconds=None,  # save and stop after so many, as on SIGTERM
+    # A run ends with a line, and where each rank is, when none has made progress for so long; 0 for never.
+    timeout_seconds=1800,
     max_bad_batches=0,  # updates to leave out where the loss is not finite, before giving up
     tensorboard=None,  # event files: True, False, or null for "where tensorboardX is installed"
     wandb=dict(enabled=False, project="mae-oneflow", name=None, mode="online"),  # or "offline"

@@ -1,0 +1,13 @@
+"""The quickstart's pretraining on a data set that hangs, for tests."""
+from ...projects.MAE.configs.quickstart_pretraining import (
+    dataloader,
+    finetune,
+    graph,
+    model,
+    optim,
+    train,
+    vit,
+)
+from tests.support.sleeping import SleepingDataset
+
+dataloader.train.dataset[0]._target_ = SleepingDataset
