@@ -10,6 +10,23 @@ from PIL import Image
 from tests.support.needs import CXX
 
 DATA = Path(__file__).parent / "golden"
+# Those that take minutes, see pytest_collection_modifyitems.
+LONG = ("test_layouts", "test_quickstart", "test_documents", "test_probes", "test_main_job", "test_setup")
+
+
+def pytest_configure(config):
+    """xdist would give the files with few tests out last, those of whole runs among them."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Where two processes share the tests, the long files come first, and single functions last."""
+
+    def place(item):
+        is_unit = "unit" in item.path.parts
+        return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG) + is_unit
+
+    items.sort(key=place)
 
 
 def load_golden(name):

@@ -120,14 +120,27 @@ end_all() {
 }
 # The first signal asks the ranks to save and stop, the second ends them.
 asked=
-pass_on() { # signal, exit status
-  if [ -n "$asked" ]; then
-    trap '' INT TERM USR1
-    exit "$2"
-  fi
+pass_on() { # signal
+  # A terminal that is closed sends it twice: to the one that leads the session, and to its group.
+  [ "$asked $1" != "HUP HUP" ] || return 0
+  [ -z "$asked" ] || end_as_asked
   asked=$1
+  local i count limit state
+  for i in "${!pids[@]}"; do
+    # While it starts, Python or OneFlow answers a signal with a traceback or a crash.
+    state=
+    read -r count limit state <"/proc/self/fd/${progress[$i]}" || true
+    [ "$state" = started ] || kill -KILL "${pids[$i]}" 2>/dev/null || true
+  done
   signal_ranks "$1"
 }
+end_as_asked() {
+  trap '' INT TERM HUP USR1
+  echo "ended by SIG$asked, which saved nothing; --resume goes on from the newest checkpoint," \
+    "where there is one" 2>/dev/null >&"$said_to" || true
+  exit $((128 + $(kill -l "$asked")))
+}
+said_to=2
 trap end_all EXIT
 
 # Each rank counts its progress in a file without a name, and writes there where it is when it is sent
@@ -143,10 +156,10 @@ open_progress_file() {
 seen=() idle=0 limit=0
 # Called once a second or so. Seconds are counted, not read from a clock: a laptop may have slept.
 stand_still() { # ranks; whether none of them has made progress for train.timeout_seconds
-  local i count moved=
+  local i count state moved=
   for i in "$@"; do
     count= limit=0
-    read -r count limit <"/proc/self/fd/${progress[$i]}" || true
+    read -r count limit state <"/proc/self/fd/${progress[$i]}" || true
     [ "$count" = "${seen[$i]:-}" ] || moved=1
     seen[$i]=$count
   done
@@ -166,8 +179,7 @@ tell_where_they_stand() { # ranks
     echo "  rank $((node_rank * ranks + i)): ${stack:-no answer: it is stopped, or waits in the kernel}"
   done
 }
-trap 'pass_on INT 130' INT
-trap 'pass_on TERM 143' TERM
+for signal in INT TERM HUP; do trap "pass_on $signal" "$signal"; done
 trap '' USR1 # inherited by the ranks, which have nothing to save while they start
 # A rank has told of an error that is its own and waits to be ended with the others, see train_net.py.
 failed=
@@ -188,6 +200,7 @@ trap 'signal_ranks USR1' USR1
 
 # Bash reports each process that a signal ended; what is said here goes to descriptor 3.
 exec 3>&2 2>/dev/null
+said_to=3
 
 # Polling, because `wait -n` tells which child ended from bash 5.1 on only.
 status=0 culprit= polls=0
@@ -215,9 +228,11 @@ while [ "${#waiting[@]}" -gt 0 ] && [ "$status" -eq 0 ] && [ -z "$failed" ]; do
   [ "${#waiting[@]}" -eq 0 ] || sleep 0.1 || true
 done
 [ -z "$failed" ] || exit 1
+# A rank that has no step done yet ends by the signal itself.
+if [ -n "$asked" ] && [ "$status" -gt 1 ]; then end_as_asked; fi
 others=
 [ "$ranks" -eq 1 ] || others=": the other ranks are ended, too"
-if [ "$status" -gt 128 ] && [ "$((status - 128))" -ne "$(kill -l "${asked:-EXIT}")" ]; then
+if [ "$status" -gt 128 ]; then
   echo "rank $((node_rank * ranks + culprit)) died of signal $((status - 128))" \
     "($(kill -l "$((status - 128))"))${others}; --resume goes on from the newest checkpoint" >&3
 fi

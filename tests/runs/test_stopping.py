@@ -1,9 +1,13 @@
 """Runs that are asked to stop or to save, and go on later."""
+import fcntl
 import os
+import pty
+import select
 import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -11,7 +15,14 @@ import pytest
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_card, read_weights
 from projects.MAE.utils.signals import SAME_REQUEST_SECONDS
-from tests.support.command import ROOT, environment, pretrain
+from tests.support.command import (
+    ROOT,
+    TINY,
+    TINY_DECODER,
+    environment,
+    pretrain,
+    train_command,
+)
 from tests.support.runs import assert_same_weights, metrics
 from tests.support.started_run import StartedRun, wait_until
 
@@ -131,3 +142,35 @@ def test_max_seconds_postpones_the_evaluation(image_folder, tmp_path):
     pretrain(image_folder, tmp_path / "whole", "train.evaluation.eval_period=1", ranks=2)
     assert_same_weights(folder / "model_best", tmp_path / "whole" / "model_best")
     assert read_card(folder / "model_best") == read_card(tmp_path / "whole" / "model_best")
+
+
+def test_a_terminal_that_is_closed(image_folder, tmp_path):
+    """It sends SIGHUP, and takes no more output."""
+    ours, theirs = pty.openpty()
+    settings = [*TINY, *TINY_DECODER, "train.train_iter=100000", f"train.output_dir={tmp_path}"]
+    settings += [f"dataloader.train.dataset.0.root={image_folder}"]
+    run = subprocess.Popen(
+        train_command("quickstart_pretraining.py", *settings, ranks=2),
+        cwd=ROOT,
+        env=environment(),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    try:
+        os.close(theirs)
+        path = tmp_path / "metrics.json"
+        deadline = time.monotonic() + 100
+        while not (path.exists() and len(path.read_text().splitlines()) > 3):
+            assert run.poll() is None and time.monotonic() < deadline
+            if select.select([ours], [], [], 0.1)[0]:
+                os.read(ours, 1 << 16)
+        os.close(ours)
+        assert run.wait(60) == 0
+    finally:
+        run.kill()
+    done = checkpoint_iteration(tmp_path)
+    assert metrics(tmp_path)[-1]["iteration"] == done
+    assert f"Stopped after iteration {done} of 100000 (SIGHUP)" in (tmp_path / "log.txt").read_text()

@@ -1,17 +1,26 @@
-"""A data set of a user's own that never gives one of its samples, on the rank that has it."""
+"""Data sets of a user's own that never give one of their samples, on the rank that has it."""
 import time
 
-from projects.MAE.data.datasets import PretrainingDataset
+from projects.MAE.data.datasets import ClassificationDataset, PretrainingDataset
 
 
-class SleepingDataset(PretrainingDataset):
-    """Sleeps over one sample, from its second epoch on."""
+class Sleeping:
+    """Sleeps over one sample: in training from its second epoch on."""
 
     def __getitem__(self, key):
-        if key.index == 7 and key.epoch == 1:
+        if key.index == 7 and (key.epoch == 1 or not self.train):
             self.sleep_for_ever()
         return super().__getitem__(key)
 
     def sleep_for_ever(self):
+        print("asleep", flush=True)
         while True:
             time.sleep(60)
+
+
+class SleepingDataset(Sleeping, PretrainingDataset):
+    """Of images alone."""
+
+
+class SleepingClassification(Sleeping, ClassificationDataset):
+    """Of images and labels."""

@@ -11,3 +11,4 @@ from ...projects.MAE.configs.quickstart_pretraining import (
 from tests.support.sleeping import SleepingDataset
 
 dataloader.train.dataset[0]._target_ = SleepingDataset
+dataloader.test[0].dataset._target_ = SleepingDataset

@@ -52,6 +52,7 @@ class StartedRun:
         arguments: after those of a tiny run.
         ranks: how many.
         config: a configuration of projects/MAE/configs, or the path of another.
+        tiny: the settings of a tiny run, by default those of pretraining or finetuning.
         log: the file for what it prints; by default `output` in the folder.
 
     Attributes:
@@ -59,7 +60,14 @@ class StartedRun:
     """
 
     def __init__(
-        self, data, folder, *arguments, ranks=1, config="quickstart_pretraining.py", log=None
+        self,
+        data,
+        folder,
+        *arguments,
+        ranks=1,
+        config="quickstart_pretraining.py",
+        tiny=None,
+        log=None,
     ):
         self.folder, self.marker, self.ranks = folder, f"train.output_dir={folder}", ranks
         folder.mkdir(exist_ok=True)
@@ -67,8 +75,8 @@ class StartedRun:
         with open(self.log, "a") as log:
             self.launcher = subprocess.Popen(
                 ["bash", ROOT / "tools/train.sh", "projects/MAE/train_net.py"]
-                + [os.path.join(CONFIGS, config), str(ranks), *TINY]
-                + (TINY_DECODER if "pretraining" in config else [])
+                + [os.path.join(CONFIGS, config), str(ranks)]
+                + (tiny or TINY + TINY_DECODER * ("pretraining" in config))
                 + [self.marker, f"dataloader.train.dataset.0.root={data}"]
                 + ["train.train_iter=100000", *arguments],
                 cwd=ROOT,

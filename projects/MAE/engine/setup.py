@@ -35,6 +35,7 @@ from projects.MAE.settings.check_together import (
 from projects.MAE.settings.load import expand_home, load_config, save_config
 from projects.MAE.settings.run import Run, schedule_of
 from projects.MAE.utils.disk import check_writable, refusals
+from projects.MAE.utils.signals import end_at_once
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -83,8 +84,10 @@ def prepare(args):
     Args:
         args: what `train_net.parse_arguments` gives.
     """
+    end_at_once()
+    watch(state="started")
     run = together(lambda: configure(args, dist.get_world_size()))
-    watch(run.cfg.train.get("timeout_seconds", TIMEOUT))
+    watch(run.cfg.train.get("timeout_seconds", TIMEOUT), "started")
     _start_device(run)
     with about("train.output_dir", run.cfg.train.output_dir):
         run = _open_output_folder(run, args)

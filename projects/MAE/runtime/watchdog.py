@@ -15,7 +15,7 @@ import signal
 import time
 
 TIMEOUT = 1800  # seconds; longer than any compile
-STACK = 32  # where it begins in the file, behind the count and the limit
+STACK = 64  # where it begins in the file, behind the count, the limit and the state
 EVERY = 1  # seconds, at most: a step may take a millisecond
 
 
@@ -24,13 +24,14 @@ class _Watchdog:
 
     def __init__(self):
         self.file, self.seconds, self.count, self.shown = None, 0, 0, 0.0
+        self.state = "starting"
 
-    def start(self, seconds):
+    def start(self, seconds, state):
         if "MAE_PROGRESS" in os.environ and self.file is None:
             self.file = int(os.environ["MAE_PROGRESS"])
             os.lseek(self.file, STACK, os.SEEK_SET)
             faulthandler.register(signal.SIGQUIT, self.file, all_threads=False)
-        self.seconds, self.shown = seconds, 0.0
+        self.seconds, self.state, self.shown = seconds, state, 0.0
         self.progress()
 
     def progress(self):
@@ -40,7 +41,8 @@ class _Watchdog:
         self.shown = now
         if self.file is not None:
             self.count += 1
-            os.pwrite(self.file, f"{self.count} {int(self.seconds)}".ljust(STACK - 1).encode() + b"\n", 0)
+            line = f"{self.count} {self.seconds} {self.state}".ljust(STACK - 1)
+            os.pwrite(self.file, f"{line}\n".encode(), 0)
         elif self.seconds:
             faulthandler.dump_traceback_later(self.seconds, exit=True)
         else:
@@ -50,9 +52,13 @@ class _Watchdog:
 _watchdog = _Watchdog()
 
 
-def watch(seconds=TIMEOUT):
-    """From now on progress is expected every so many seconds; 0 for never."""
-    _watchdog.start(seconds)
+def watch(seconds=TIMEOUT, state="starting"):
+    """From now on progress is expected every so many seconds, int; 0 for never.
+
+    Args:
+        state: "started" once a signal that asks to stop ends this process without a word.
+    """
+    _watchdog.start(seconds, state)
 
 
 def progress():

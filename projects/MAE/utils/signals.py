@@ -1,6 +1,6 @@
 """Signals that ask a run to stop or to save.
 
-Until a run has finished a step nothing can be lost, so SIGTERM and SIGINT end it at once, as they
+Until a run has finished a step nothing can be lost, so SIGTERM, SIGINT and SIGHUP end it at once, as they
 end any program, even in the middle of OneFlow's compiler; SIGUSR1 is ignored. From then on a
 `Listener` notes what is asked for, and the training loop does it at the end of a step.
 
@@ -17,6 +17,7 @@ import time
 # A batch queue signals the launcher and its ranks at once, so a rank hears it twice.
 SAME_REQUEST_SECONDS = 2
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LAUNCHER_ENDED = signal.SIGUSR2  # Linux sends it
 # Until then a rank may finish its step and save. One that hangs, because another rank died, is left over
 # for as long.
@@ -36,15 +37,25 @@ def signal_of_launchers_end():
     return signal.SIGKILL if "MAE_COMMAND" in os.environ else LAUNCHER_ENDED
 
 
+def _stopping():
+    """Without SIGHUP below nohup, which ignores it."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in STOPPING if number != signal.SIGHUP or not ignored]
+
+
 def end_at_once():
-    """Let SIGTERM, SIGINT and the launcher's end end this process without a word, and SIGUSR1 do nothing."""
-    for number in (signal.SIGTERM, signal.SIGINT, LAUNCHER_ENDED):
+    """Let the signals that stop a run end this process without a word, and SIGUSR1 do nothing.
+
+    Called once more when OneFlow is there: its import takes SIGINT for a handler of its own, which
+    ends with status 255 or crashes.
+    """
+    for number in (*_stopping(), LAUNCHER_ENDED):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 class Listener:
-    """Notes the signals that come; a second SIGTERM or SIGINT ends the process at once.
+    """Notes the signals that come; a second one that asks to stop ends the process at once.
 
     A thread of its own reads them, because the training thread is inside OneFlow for as long as a
     step takes, where Python runs no signal handler.
@@ -62,7 +73,7 @@ class Listener:
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # first: none is lost
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, LAUNCHER_ENDED):
+        for number in (*_stopping(), signal.SIGUSR1, LAUNCHER_ENDED):
             signal.signal(number, lambda *_: None)  # the number still goes to the pipe
         threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
 
@@ -77,7 +88,7 @@ class Listener:
                     timer = threading.Timer(ORPHAN_SECONDS, os._exit, [1])
                     timer.daemon = True  # a rank that has saved ends before
                     timer.start()
-                elif number in (signal.SIGTERM, signal.SIGINT):
+                elif number in STOPPING:
                     now = time.monotonic()
                     if stopping_since is None:
                         stopping_since, self.stop = now, signal.Signals(number).name
