@@ -1,5 +1,6 @@
 """The log of a run: calm lines on standard output and in log.txt."""
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -9,6 +10,7 @@ from tqdm import tqdm
 from projects.MAE.utils.appended_file import AppendedFile
 from projects.MAE.utils.disk import refusals
 
+GONE = (errno.EPIPE, errno.EIO)  # whoever read a pipe, or the terminal
 SHOWN_BY_BAR = {"shown_by_bar": True}  # `extra` of a record that repeats what a live bar shows
 
 
@@ -43,7 +45,7 @@ class OutputHandler(logging.StreamHandler):
         if not isinstance(error, OSError):
             super().handleError(record)  # a defect
             return
-        if isinstance(error, BrokenPipeError):
+        if error.errno in GONE:
             close_to_readers(sys.stdout)
         if not self.refused:
             self.refused = True
@@ -78,14 +80,13 @@ def to_standard_error(line):
     """Print a line there; where that is refused, too, nobody is left to hear it."""
     try:
         print(line, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        close_to_readers(sys.stderr)
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno in GONE:
+            close_to_readers(sys.stderr)
 
 
 def close_to_readers(stream):
-    """Let a stream whose reader has gone, `| head` say, take what nobody reads: Python flushes both
+    """Let a stream whose reader has gone, `| head` or a terminal, take what nobody reads: Python flushes both
     whenever a process is started, and would end the run with what is left in them."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
