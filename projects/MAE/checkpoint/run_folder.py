@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 
 from projects.MAE.checkpoint.manifest import check_whole
 from projects.MAE.checkpoint.names import NUMBERED, iteration_of, named_last, newest_checkpoints
@@ -23,6 +24,28 @@ SET_ASIDE = re.compile(r"model_\d{7,}\.damaged\d*")
 LEFTOVER = re.compile(
     rf"\.(?P<name>{NUMBERED.pattern}|{BEST}|{FINAL})\.(?P<kind>{PARTIAL}|{REPLACED}|{DELETED})"
 )
+
+# What runs, evaluations and reports write besides checkpoints, files and folders.
+WRITTEN = re.compile(
+    r"(run\.lock|(config|evaluation|knn)\.yaml|(environment|metrics|evaluation|knn)\.json|report\.html"
+    r"|log\.txt(\.rank\d+)?|tensorboard|reconstructions|wandb)(\.partial)?|last_checkpoint\.partial"
+)
+
+
+def check_entries(folder):
+    """Raise a UserError where what a run writes is a link, a pipe or a device: it would write, or
+    wait, somewhere else."""
+    with refusals(folder):
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            path = os.path.join(folder, name)
+            if not WRITTEN.fullmatch(name):
+                continue
+            mode = os.lstat(path).st_mode
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                continue
+            what = f"a link to {os.readlink(path)}" if stat.S_ISLNK(mode) else "no file"
+            way_out = "remove it, or name another folder"
+            raise UserError(f"{name} is {what}, and nothing is written through it", path=folder, way_out=way_out)
 
 
 def beside(folder, name, kind):

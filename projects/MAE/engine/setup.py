@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from projects.MAE.checkpoint.card import run_card
 from projects.MAE.checkpoint.names import iteration_of
 from projects.MAE.checkpoint.output_folder import open_output_folder
+from projects.MAE.checkpoint.run_folder import check_entries
 from projects.MAE.data.build import whole_dataset
 from projects.MAE.engine.probe import ProbeTrainer
 from projects.MAE.engine.trainer import MAETrainer
@@ -100,6 +101,7 @@ def prepare(args):
 def _open_output_folder(run, args):
     """Begin the log and write the configuration down; the run, with where it goes on."""
     folder = run.cfg.train.output_dir
+    only_on_rank_0(lambda: check_entries(folder))
     if args.eval_only or args.knn:
         only_on_rank_0(lambda: check_writable(folder))
     else:

@@ -135,3 +135,34 @@ def test_a_checkpoint_that_a_kill_has_hidden_is_not_overwritten(folder):
     with pytest.raises(UserError, match="model_0000002, 3 iterations"):
         open_output_folder(str(folder), False, CARD_OF_RUN)
     assert newest(folder).is_dir()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["run.lock", "config.yaml", "environment.json", "metrics.json", "log.txt", "log.txt.rank1"],
+        *["last_checkpoint.partial", "config.yaml.partial", "tensorboard", "reconstructions"],
+    ],
+)
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+def test_nothing_is_written_through_what_is_no_file(tmp_path, name, kind):
+    target = tmp_path / "of the user"
+    target.mkdir()
+    (target / "file").write_text("mine")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        is_folder = name in ("tensorboard", "reconstructions")
+        (folder / name).symlink_to(target if is_folder else target / ("file" if kind == "link" else "new"))
+    with pytest.raises(UserError, match=f"{name} is (a link to {target}|no file)"):
+        run_folder.check_entries(str(folder))
+    assert content(target) == {str(target / "file"): b"mine"}
+
+
+def test_links_to_checkpoints_and_the_users_own_may_lie_there(folder):
+    (folder / "model_final").symlink_to("model_0000002")
+    (folder / "notes").symlink_to("/nowhere")
+    run_folder.check_entries(str(folder))
+    run_folder.check_entries(str(folder / "missing"))
