@@ -233,6 +233,8 @@ if [ -n "$asked" ] && [ "$status" -gt 1 ]; then end_as_asked; fi
 others=
 [ "$ranks" -eq 1 ] || others=": the other ranks are ended, too"
 if [ "$status" -gt 128 ]; then
+  [ "$nodes" -eq 1 ] || [ "$status" -ne 134 ] ||
+    others=": as a rule since a rank of another machine has ended, which says why there"
   echo "rank $((node_rank * ranks + culprit)) died of signal $((status - 128))" \
     "($(kill -l "$((status - 128))"))${others}; --resume goes on from the newest checkpoint" >&3
 fi

@@ -15,6 +15,7 @@ from tests.support.command import CONFIGS, ROOT, TINY, TINY_DECODER, environment
 from tests.support.runs import assert_same_weights, losses
 
 SUBNET = "10.87.65"
+FAILING = str(ROOT / "tests" / "support" / "failing_pretraining.py")
 ROOT_KEY = "dataloader.train.dataset.0.root"
 
 
@@ -54,6 +55,7 @@ def start(
     ranks=1,
     address=f"{SUBNET}.1",
     timeout=120,
+    config=f"{CONFIGS}/quickstart_pretraining.py",
     **others,
 ):
     """One machine's part of a tiny pretraining run, NODE=2, with other variables besides."""
@@ -61,7 +63,7 @@ def start(
     variables = dict(NODE="2", NODE_RANK=str(node_rank), ADDR=address, NODE_TIMEOUT=str(timeout))
     return subprocess.Popen(
         [*enter, "bash", "tools/train.sh", "projects/MAE/train_net.py"]
-        + [f"{CONFIGS}/quickstart_pretraining.py", str(ranks), *TINY, *TINY_DECODER]
+        + [config, str(ranks), *TINY, *TINY_DECODER]
         + [f"{ROOT_KEY}={data}", f"train.output_dir={output}", *arguments],
         cwd=ROOT,
         env=environment() | variables | {"PORT": "12987"} | others,
@@ -142,6 +144,20 @@ def test_machines_with_other_kernels(machines, native_kernels, image_folder, tmp
     assert status == other_status == 1 and len(errors) == 1 and not other_errors, output
     assert "rank 0 has native ones and rank 1 those of OneFlow" in errors[0]
     assert "tools/setup.sh" in errors[0] and "MAE_NATIVE=0" in errors[0]
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_an_error_on_one_machine_ends_the_other(machines, image_folder, tmp_path, seed):
+    """Whichever has the sample that fails: the seed decides."""
+    settings = ["train.train_iter=100000", f"train.seed={seed}"]
+    runs = [start(machines[k], k, image_folder, tmp_path / str(k), *settings, config=FAILING) for k in (0, 1)]
+    found = ends(*runs, seconds=100)
+    assert all(status not in (0, None) for status, _, _ in found), found
+    errors = [line for _, errors, _ in found for line in errors]
+    assert len(errors) == 1 and "ValueError: the label is no number" in errors[0], found
+    assert all("Traceback" not in output for _, _, output in found), found
+    gone = [output for status, _, output in found if status == 134]
+    assert len(gone) == 1 and "a rank of another machine has ended" in gone[0] and "@ " not in gone[0]
 
 
 def test_machine_that_never_comes(image_folder, tmp_path):

@@ -9,6 +9,9 @@ OneFlow 0.9 has no switch for these lines, and raising glog's level would hide r
 They say: no InfiniBand library, no GPU driver. Neither is needed on a CPU. Where there is a driver
 (`nvidia-smi` is on the path) the last two name a real problem, and stay.
 
+Left out, too, is what a rank says that OneFlow aborts because another has ended, "Machine 0 lost" and a stack trace:
+the one that has ended, and the launcher, say why.
+
 A process of its own reads what the C++ side writes, so that the last words of one that is killed or
 aborts still come through. It runs this file, and ends when nobody can write to it any more.
 """
@@ -25,6 +28,8 @@ NO_DRIVER = (
     rb"(Failed to get cuda runtime version: )?"
     rb"(CUDA driver version is insufficient for CUDA runtime version|no CUDA-capable device is detected)"
 )
+LOST = re.compile(rb"F\d{8} [\d:.]+ +\d+ ctrl_client\.cpp:\d+\] Check failed: .* Machine \d+ lost\s*")
+TRACE = re.compile(rb"\*\*\* Check failure stack trace: \*\*\*|    @ +0x[0-9a-f]+ .*")
 PAUSE_SECONDS = 0.2  # how long the start of a line is held back for its end
 
 
@@ -55,15 +60,17 @@ def hide_known_noise():
 
 
 def copy_without(noise, source, target):
-    """Copy bytes from one file descriptor to another, but for lines that match `noise` in full."""
-    pending, inside_line = b"", False
+    """Copy bytes from one file descriptor to another, but for lines that match `noise` in full, and
+    for what OneFlow says of a lost rank."""
+    pending, inside_line, in_trace = b"", False, False
     while True:
         # The rest of a line that was not waited for belongs to it, and the start of the next waits.
         ready = select.select([source], [], [], PAUSE_SECONDS if pending else None)[0]
         chunk = os.read(source, 1 << 16) if ready else b""
         *lines, rest = (pending + chunk).split(b"\n")
         for line in lines:
-            if inside_line or not noise.fullmatch(line):
+            in_trace = bool(LOST.fullmatch(line) or (in_trace and TRACE.fullmatch(line)))
+            if inside_line or not (in_trace or noise.fullmatch(line)):
                 _write(target, line + b"\n")
             inside_line = False
         pending = rest

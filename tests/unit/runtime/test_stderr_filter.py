@@ -45,6 +45,15 @@ def test_known_lines_are_left_out(no_driver):
     assert (text, status) == ("one\n" + real + "two\n", 0)
 
 
+def test_the_trace_of_a_lost_rank_is_left_out_and_no_other(no_driver):
+    fatal = "F20261128 07:16:49.582173  8606 {}] Check failed: rpc_client_.Call() == OK (14 vs. 0) {}\n"
+    trace = "*** Check failure stack trace: ***\n    @     0x7f72611d09ca  google::LogMessage::Fail()\n"
+    lost = fatal.format("ctrl_client.cpp:54", "Machine 0 lost") + trace
+    other = fatal.format("actor.cpp:65", "Machine 0 lost") + trace
+    text, _ = run(says("one\n", lost, "two\n", other, "three\n"), **no_driver)
+    assert text == "one\ntwo\n" + other + "three\n"
+
+
 def test_with_a_driver_its_errors_stay(tmp_path):
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\n")
