@@ -106,7 +106,7 @@ def test_memory_does_not_grow_with_the_images(golden, tmp_path):
     save_file(state, tmp_path / "vit.safetensors")
     folder = tmp_path / "images"
     folder.mkdir()
-    for i in range(1200):
+    for i in range(600):
         Image.new("RGB", (8, 8), (i % 256, 0, 0)).save(folder / f"{i:04d}.png")
     few = sorted(folder.iterdir())[:60]
     command = [sys.executable, "-c", MEASURE, sys.executable, "-m", "projects.MAE.extract_features"]
@@ -124,6 +124,6 @@ def test_memory_does_not_grow_with_the_images(golden, tmp_path):
         )
         assert result.returncode == 0, result.stderr
         peaks[name] = int(result.stdout) / 1000
-    assert (tmp_path / "many.npz").stat().st_size > 1200 * tokens * width * 4 > 157e6
+    assert (tmp_path / "many.npz").stat().st_size > 600 * tokens * width * 4 > 78e6
     # Both have a peak of some 30 MB while they start, so not all of what is kept would show.
-    assert peaks["many"] < peaks["few"] + 40, peaks  # MB
+    assert peaks["many"] < peaks["few"] + 25, peaks  # MB

@@ -49,8 +49,7 @@ LAYOUTS = [
     (1, ["graph.enabled=False"]),
     (1, ["train.num_accumulation_steps=2"]),
     (2, []),
-    (2, ["train.dist.tensor_parallel_size=2"]),
-    (2, ["train.dist.pipeline_parallel_size=2"]),
+    (4, ["train.dist.tensor_parallel_size=2", "train.dist.pipeline_parallel_size=2"]),
     (2, ["graph.enabled=False", "train.dist.pipeline_parallel_size=2"]),
 ]
 

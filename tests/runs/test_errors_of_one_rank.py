@@ -8,10 +8,12 @@ import time
 
 import pytest
 
-from tests.support.command import ROOT
+from tests.support.command import ROOT, TINY
 from tests.support.loaders import fork_servers_of, workers_of
 from tests.support.started_run import StartedRun, wait_until
 
+STAGES = "tests/support/failing_at.py"
+TINY_PROBE = [s for s in TINY if not s.startswith("optim.")] + ["model.global_pool=False"]
 FAILING = str(ROOT / "tests" / "support" / "failing_pretraining.py")
 SECONDS = 30  # from the error to the end of the last process
 
@@ -73,6 +75,41 @@ def test_ranks_that_share_a_sample_say_it_once(images, tmp_path, kind):
     with StartedRun(images, tmp_path / "run", setting, ranks=2, config=FAILING) as run:
         run.wait_for_iterations()
         assert_ends(run, "sample 7 of", "ValueError: the label is no number")
+
+
+TENSOR, PIPELINE = ("train.dist.%s_parallel_size=2" % kind for kind in ("tensor", "pipeline"))
+
+
+@pytest.mark.parametrize(
+    "stage, rank, ranks, settings",
+    [
+        ("before the first exchange", 1, 2, []),
+        ("with the configuration", 0, 2, []),
+        ("compiling", 1, 2, [TENSOR]),
+        ("in a step", 1, 2, []),
+        ("between steps", 1, 2, [PIPELINE]),
+        ("between steps", 3, 4, [TENSOR, PIPELINE]),
+        ("evaluation", 0, 2, [TENSOR, "train.evaluation.eval_period=2"]),
+        ("evaluation", 1, 2, ["train.load_weight={}", "--eval-only"]),
+        ("saving", 1, 4, [PIPELINE, "train.checkpointer.period=2"]),
+        ("k-NN", 1, 2, ["finetune.path={}", "--knn"]),
+        ("at the end", 1, 2, ["train.train_iter=3"]),
+    ],
+)
+def test_an_exception_at_any_stage(image_folder, pretrained, tmp_path, stage, rank, ranks, settings):
+    """A defect: its traceback is shown, once."""
+    options = dict(file=STAGES, ranks=ranks, variables={"FAIL_AT": f"{stage} {rank}"})
+    if stage == "k-NN":
+        options.update(config="quickstart_linprobe.py", tiny=TINY_PROBE)
+    settings = [setting.format(pretrained) for setting in settings]
+    with StartedRun(image_folder, tmp_path, *settings, **options) as run:
+        assert wait_until(lambda: "an error on rank" in run.log.read_text(), 100), run.log.read_text()
+        gone = time.monotonic() + SECONDS
+        status, output = run.end(SECONDS)
+        assert wait_until(lambda: not run.processes(), gone - time.monotonic()), run.processes()
+    assert status == 1, output
+    assert output.count("Traceback") == output.count(f"RuntimeError: an error on rank {rank}") == 1, output
+    assert "stack trace" not in output.lower() and "died of" not in output, output
 
 
 def test_nobody_reads_what_is_said(images, tmp_path):

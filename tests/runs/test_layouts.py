@@ -111,8 +111,7 @@ def clipped(image_folder, tmp_path_factory):
         (2, 2, 1, []),
         (1, 1, 2, []),
         (2, 1, 1, ["graph.enabled=False"]),
-        (1, 2, 1, ["graph.enabled=False"]),
-        (1, 1, 2, ["graph.enabled=False"]),
+        (1, 2, 2, ["graph.enabled=False"]),
     ],
 )
 def test_gradients_are_clipped_alike_on_every_layout(
@@ -127,16 +126,9 @@ def test_gradients_are_clipped_alike_on_every_layout(
         assert_same_weights(clipped, one_rank["finetune"], rtol=1e-3)
 
 
+# The layouts above are evaluated at their runs' ends, and test_checkpoint_travels loads on others.
 @pytest.mark.parametrize(
-    "job, data, tensor, pipeline",
-    [
-        ("pretrain", 1, 4, 1),
-        ("pretrain", 1, 1, 4),
-        ("pretrain", 2, 1, 2),
-        ("finetune", 4, 1, 1),
-        ("finetune", 2, 2, 1),
-        ("finetune", 1, 2, 2),
-    ],
+    "job, data, tensor, pipeline", [("pretrain", 2, 1, 2), ("finetune", 1, 2, 2)]
 )
 def test_eval_only_on_another_layout(
     image_folder, one_rank, tmp_path, job, data, tensor, pipeline
@@ -200,7 +192,7 @@ def test_every_image_counts_once(seventeen, tmp_path):
     np.testing.assert_allclose(percent, 100 * expected)
     steps = np.diff([0, *expected])  # one more image is one more right answer, or none
     assert len(steps) == 17 and set(steps) == {0, 1}
-    for data, tensor, pipeline in [(2, 1, 1), (4, 1, 1), (2, 2, 1), (2, 1, 2)]:
+    for data, tensor, pipeline in [(2, 1, 1), (2, 2, 1), (2, 1, 2)]:
         output, ranks = tmp_path / f"{data}{tensor}{pipeline}", data * tensor * pipeline
         settings = layout(tensor, pipeline)
         found = percent_of_first(seventeen, output, *settings, ranks=ranks)

@@ -54,6 +54,7 @@ class StartedRun:
         config: a configuration of projects/MAE/configs, or the path of another.
         tiny: the settings of a tiny run, by default those of pretraining or finetuning.
         log: the file for what it prints; by default `output` in the folder.
+        file, variables: what tools/train.sh runs, and more of the environment.
 
     Attributes:
         launcher: the Popen of tools/train.sh.
@@ -68,19 +69,21 @@ class StartedRun:
         config="quickstart_pretraining.py",
         tiny=None,
         log=None,
+        file="projects/MAE/train_net.py",
+        variables=None,
     ):
         self.folder, self.marker, self.ranks = folder, f"train.output_dir={folder}", ranks
         folder.mkdir(exist_ok=True)
         self.log = log or folder / "output"
         with open(self.log, "a") as log:
             self.launcher = subprocess.Popen(
-                ["bash", ROOT / "tools/train.sh", "projects/MAE/train_net.py"]
+                ["bash", ROOT / "tools/train.sh", file]
                 + [os.path.join(CONFIGS, config), str(ranks)]
                 + (tiny or TINY + TINY_DECODER * ("pretraining" in config))
                 + [self.marker, f"dataloader.train.dataset.0.root={data}"]
                 + ["train.train_iter=100000", *arguments],
                 cwd=ROOT,
-                env=environment() | {"STARTED_BY": self.marker},
+                env=environment() | {"STARTED_BY": self.marker, **(variables or {})},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
