@@ -24,7 +24,7 @@ from projects.MAE.runtime.device import choose_device
 from projects.MAE.runtime.lazy_call import instantiate
 from projects.MAE.runtime.ranks import check_agreement, only_on_rank_0, together
 from projects.MAE.runtime.versions import save_environment
-from projects.MAE.settings.check_each import check_each
+from projects.MAE.settings.check_each import check_each, unread
 from projects.MAE.settings.check_together import (
     check_mixup,
     check_paths,
@@ -56,6 +56,7 @@ def configure(args, world_size):
     if only_looks:
         cfg.train.evaluation.enabled = True
     check_each(cfg)
+    said += unread(cfg)
     said += take_from_weights(cfg, only_looks, args.resume)
     check_settings(cfg, only_looks, may_be_random=args.knn, resumes=args.resume)
     if args.knn:
