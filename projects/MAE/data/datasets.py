@@ -1,5 +1,6 @@
 """From a sample's key to the arrays that a model takes."""
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -238,8 +239,15 @@ def files_of(dataset):
 
 
 def classes_of(dataset):
-    """The names of the classes of a data set, [] where one of the user's own has none."""
-    return list(getattr(dataset, "classes", ()))
+    """The names of the classes of a data set, [] where one of the user's own has none; a UserError where
+    its `classes` is no list."""
+    found = getattr(dataset, "classes", None)
+    if found is None:
+        return []
+    if isinstance(found, str) or not isinstance(found, (Sequence, np.ndarray)):
+        name = type(dataset).__name__
+        raise UserError(f"the data set {name}: classes is {found!r}: make it a list of their names")
+    return list(found)
 
 
 def place_of(dataset):
