@@ -59,9 +59,11 @@ class _ImageDataset:
         """The file of a sample."""
         return self.images.path(index)
 
-    def evaluated_with(self, transform):
-        """The same images as evaluation takes them: in another transform, and without draws."""
+    def evaluated_with(self, transform, reading=None):
+        """The same images as evaluation takes them: in another transform, and without draws; and with
+        another `Reading` of the files, if given."""
         other = copy.copy(self)
+        other.images = self.images.read_as(reading or self.images.reading)
         other.train, other.transform, other.drop_path_draws = False, transform, 0
         return other
 

@@ -78,6 +78,9 @@ class Reading(NamedTuple):
     exif: str = "apply"  # the EXIF orientation; or "ignore"
     bits: int = None  # that are used of files of 16 bits a colour, 8 to 16; all of them by default
 
+    def __str__(self):
+        return f"data.exif={self.exif} data.bits={self.bits or 16}"
+
 
 def read_image(path, reading=Reading()):
     """Decode a file to an RGB `PIL.Image` of 8 bits; of several frames or pages the first.
