@@ -26,7 +26,8 @@ find_python() {
 
 # Libraries below such a folder can't be named to the dynamic linker, and Python makes no .venv there.
 refuse_colon() {
-  case "$1" in *:*) fail "$1: the name of a folder holds a colon, at which paths are split: rename it" ;; esac
+  [[ "$1" != *:* ]] ||
+    fail "$1: the name of a folder holds a colon, at which paths are split: rename it"
 }
 
 cpu_cores() { nproc; }

@@ -64,7 +64,7 @@ def build_image_test_loader(dataset, test_batch_size, num_workers=4):
 
 
 def size_of(dataset):
-    """`len(dataset)`, with a `UserError` for whatever is wrong with it in a class of the user's own."""
+    """`len(dataset)`; a `UserError` for whatever is wrong with it in a class of the user's own."""
     try:
         return len(dataset)
     except Exception as error:
@@ -109,8 +109,9 @@ def _check_own(dataset, model, has_labels, trains):
                 f"sample 0 of the data set {name}: {field!r} is {found.dtype} {list(found.shape[1:])}, "
                 f"but this model takes {needed}: mend the class{way_out if field == 'images' else ''}"
             )
-    optional = {"skipped", "drop_path_noise" if "drop_path_rate" in model else "", "" if trains else "valid"}
-    others = [field for field in sample if field not in {*wanted, *optional}]
+    draws = ["drop_path_noise"] if "drop_path_rate" in model else []
+    known = {*wanted, *draws, "skipped", *([] if trains else ["valid"])}
+    others = [field for field in sample if field not in known]
     if others:
         raise UserError(
             f"sample 0 of the data set {name} has {', '.join(map(repr, others))}, which this model does "

@@ -60,8 +60,8 @@ class BatchReader:
         return found
 
     def _check_label(self, key, label):
-        """Raise a `UserError` for a label that is no place in the data set's classes: OneFlow would end
-        the process at it, in training, and an evaluation count it as wrong."""
+        """Raise a `UserError` for a label that is no place in the data set's classes: OneFlow would
+        end the process at it, in training, and an evaluation count it as wrong."""
         if self._num_classes and key.valid and not 0 <= label.max(initial=-1) < self._num_classes:
             self._refuse(
                 key,

@@ -60,7 +60,7 @@ class _ImageDataset:
         return self.images.path(index)
 
     def evaluated_with(self, transform, reading=None):
-        """The same images as evaluation takes them: in another transform, and without draws; and with
+        """The same images as evaluation takes them: in another transform, without draws, and with
         another `Reading` of the files, if given."""
         other = copy.copy(self)
         other.images = self.images.read_as(reading or self.images.reading)
@@ -241,8 +241,11 @@ def files_of(dataset):
 
 
 def classes_of(dataset):
-    """The names of the classes of a data set, [] where one of the user's own has none; a UserError where
-    its `classes` is no list."""
+    """The names of the classes of a data set, [] where one of the user's own has none.
+
+    Raises:
+        UserError: its `classes` is no list.
+    """
     found = getattr(dataset, "classes", None)
     if found is None:
         return []

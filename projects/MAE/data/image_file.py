@@ -53,7 +53,7 @@ PLANAR, SAMPLE_FORMAT = 284, 339
 # In the `info` of an image of 8 bits that had 16: no value was larger; 0 where the file says how many
 # bits it uses.
 LARGEST = "largest of 16 bits"
-NO_RANGE = "its pixels are numbers of no known range (32 bits, or with a sign): save it with 8 or 16 bits"
+NO_RANGE = "its pixels are numbers of no known range (32 bits, or with a sign): save it with 8 or 16"
 ITS_PATH = "give the path of its file"
 # What makes an image with an EXIF orientation upright, and what undoes that.
 UPRIGHT = {
@@ -179,7 +179,7 @@ def _decoder(image):
 
 
 def _ppm_maximum(image):
-    """The largest value that the header of a PPM file allows, 0 of others and of one that is decoded."""
+    """The largest value that a PPM file's header allows, 0 of others and of one that is decoded."""
     if image.format != "PPM" or not _tiles(image):
         return 0
     arguments = image.tile[0][3]
@@ -263,7 +263,8 @@ def _check_decoding(image):
     if _tag(image, PLANAR) != 2 or _tag(image, COMPRESSION) != 1 or not _has_16_bits(image):
         return
     if not image.tile:
-        raise BadImage(f"its colours of 16 bits lie in planes, which Pillow decodes wrongly: {ITS_PATH}")
+        what = "its colours of 16 bits lie in planes, which Pillow decodes wrongly"
+        raise BadImage(f"{what}: {ITS_PATH}")
     if len(image.mode) != 3:
         raise BadImage(f"16 bits of {image.mode} in planes can't be decoded: save it as RGB")
     order = "L" if image.tag_v2.prefix == b"II" else "B"
@@ -274,7 +275,7 @@ def _check_decoding(image):
 def _check_decoded(image, bits):
     """Raise a `BadImage` for an image that is decoded, if its values may have had more than 8 bits.
 
-    A PNG file doesn't say so any more; one of 8 bits has larger values than the high bytes of `bits`.
+    A PNG file doesn't say so any more; one of 8 bits has larger values than high bytes of `bits`.
     """
     if _tiles(image) or image.mode[0] in "IFP1" or image.format not in ("PNG", "TIFF"):
         return

@@ -147,10 +147,8 @@ class MAETrainer(DefaultTrainer):
                 )
             theirs, ours = both_readings(report["facts"], cfg)
             if files_of(self.dataset) and theirs != ours:
-                logger.warning(
-                    f"finetune.path={path} was trained with {theirs}, this run has {ours}: this run's is "
-                    "used"
-                )
+                said = f"finetune.path={path} was trained with {theirs}, this run has {ours}"
+                logger.warning(f"{said}: this run's is used")
 
     def _check_loadable(self, checkpoint, card):
         """Raise a UserError now: in the middle of loading, the others would wait for this rank."""

@@ -75,8 +75,9 @@ def _writer(frame):
 
 
 def settle(cfg, written):
-    """Reset the setting of each pair that doesn't count; nothing is ignored in silence. null is as good
-    as the value for "not set".
+    """Reset the setting of each pair that doesn't count; nothing is ignored in silence.
+
+    null is as good as the value for "not set".
 
     Args:
         cfg: a configuration, which is written into.
@@ -112,10 +113,8 @@ def _settle(cfg, pair, written):
     found = {key: _value(cfg, key) for key, _ in pair}
     if _is_turned_off("train.warmup_epoch", found, written):
         OmegaConf.update(cfg, "train.warmup_ratio", None)
-        yield (
-            f"train.warmup_ratio={found['train.warmup_ratio']} gives way to train.warmup_epoch=0, which "
-            "was set over it"
-        )
+        given_up = f"train.warmup_ratio={found['train.warmup_ratio']}"
+        yield f"{given_up} gives way to train.warmup_epoch=0, which was set over it"
         return
     if not all(_is_set(key, value) for key, value in found.items()):
         return

@@ -36,8 +36,10 @@ def check_each(cfg):
 
 
 def unread(cfg):
-    """Yield a line for each setting in the program's groups that it doesn't have, as `train.epochs`; not
-    for one that another refers to, nor of a configuration that an earlier version has written."""
+    """Yield a line for each setting in the program's groups that it doesn't have, as `train.epochs`.
+
+    Not for one that another refers to, nor of a configuration that an earlier version has written.
+    """
     if "start_iter" in cfg.train:
         return
     text, group = str(OmegaConf.to_container(cfg, resolve=False)), None

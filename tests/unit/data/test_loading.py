@@ -180,11 +180,11 @@ def test_a_data_set_of_ones_own_is_evaluated_without_its_help():
         (dict(labels=0.5), True, "'labels' is float64 \\[\\], but .* takes int64"),
         (dict(noise=None), False, "has no 'noise': add it, float32 \\[4\\]"),
         (dict(), True, "has no 'drop_path_noise': add it, float32 \\[4\\]"),
-        (dict(drop_path_noise=DRAWS, labels=np.int64(2)), True, "has the label 2, but 2 classes: a label"),
+        (dict(drop_path_noise=DRAWS, labels=np.int64(2)), True, "has the label 2, but 2 classes"),
         (dict(drop_path_noise=DRAWS, labels=np.int64(-1)), True, "has the label -1, but 2 classes"),
         (dict(drop_path_noise=DRAWS, path=DRAWS), True, "has 'path', which this model does not take"),
         (dict(drop_path_noise=DRAWS, valid=True), True, "has 'valid', which this model does not take"),
-        (dict(labels=np.int64(1)), False, "has 'labels', which this model does not take: leave it out"),
+        (dict(labels=np.int64(1)), False, "'labels', which this model does not take: leave"),
     ],
 )
 def test_what_a_data_set_of_ones_own_lacks(changes, labels, said):

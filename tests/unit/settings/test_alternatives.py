@@ -202,13 +202,14 @@ def test_a_path_on_the_command_line_wins_over_enable_in_a_file(tmp_path):
 
 def test_a_setting_that_nothing_reads_is_told(images, tmp_path):
     own = tmp_path / "own.py"
-    lines = ["train.epochs = 3", "train.dist.nodes = 2", "finetune.weights = 'x'", "data.size = dict(a=1)"]
+    lines = ["train.epochs = 3", "train.dist.nodes = 2", "finetune.weights = 'x'"]
+    lines += ["data.size = dict(a=1)"]
     used = "train.own = dict(note=3)\ntrain.seed = '${train.own.note}'\n"
     own.write_text("from projects.MAE.configs.mae_pretraining import *\n" + used + "\n".join(lines))
     told = [line for line in run_of(own, images).said if "is no setting of this program" in line]
     assert [line.split("=")[0] for line in told] == [
-        "data.size", "train.dist.nodes", "train.epochs", "finetune.weights"
-    ]  # fmt: skip
+        *("data.size", "train.dist.nodes", "train.epochs", "finetune.weights"),
+    ]
 
 
 def test_a_folder_may_be_named_by_a_number():
