@@ -56,13 +56,14 @@ class BatchReader:
         found = {field: np.asarray(value) for field, value in sample.items()}
         if "labels" in found and found["labels"].dtype.kind in "iu":
             found["labels"] = found["labels"].astype(np.int64)
-            self._check_label(key, found["labels"])
+            if found.get("valid", key.valid):
+                self._check_label(key, found["labels"])
         return found
 
     def _check_label(self, key, label):
         """Raise a `UserError` for a label that is no place in the data set's classes: OneFlow would
         end the process at it, in training, and an evaluation count it as wrong."""
-        if self._num_classes and key.valid and not 0 <= label.max(initial=-1) < self._num_classes:
+        if self._num_classes and not 0 <= label.max(initial=-1) < self._num_classes:
             self._refuse(
                 key,
                 f"has the label {label}, but {self._num_classes} classes: a label is a place in them, "
