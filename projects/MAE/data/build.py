@@ -109,7 +109,7 @@ def _check_own(dataset, model, has_labels, trains):
                 f"sample 0 of the data set {name}: {field!r} is {found.dtype} {list(found.shape[1:])}, "
                 f"but this model takes {needed}: mend the class{way_out if field == 'images' else ''}"
             )
-    draws = ["drop_path_noise"] if "drop_path_rate" in model else []
+    draws = ["drop_path_noise"] if has_labels else []  # a class may be for probing and finetuning
     known = {*wanted, *draws, "skipped", *([] if trains else ["valid"])}
     others = [field for field in sample if field not in known]
     if others:
