@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from projects.MAE.errors import UserError
+from projects.MAE.runtime import compat
 
 COMMAND_LINE = "the command line"
 # (setting, its value for "not set") of each pair that means one thing.
@@ -30,7 +31,10 @@ RECIPES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 ZERO_COUNTS = ("train.warmup_ratio", "optim.lr", "train.base_lr")  # of the others 0 is "not set"
 _SETTINGS = {key for pair in PAIRS for key, _ in pair}
 # Where the code lies that writes for a configuration file: OmegaConf, LiBai's LazyCall, Python's own.
-_LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), lazy.__file__, __file__)
+_LIBRARIES = (
+    *map(sysconfig.get_path, ("stdlib", "purelib")),
+    *(lazy.__file__, compat.__file__, __file__),
+)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Of two settings that mean one thing the user's counts; finetune.path alone is enough."""
 import json
+import shutil
 
 import pytest
 
@@ -71,6 +72,23 @@ def test_both_of_them_are_an_error(tmp_path, in_file):
         load_config(str(file), [] if in_file else lines)
     way_out = f"leave one of them out, or set {PERIOD}=0 or {EPOCHS}=null"
     assert str(caught.value) == f"{PERIOD}=7 and {EPOCHS}=3 mean one thing: {way_out}"
+
+
+@pytest.mark.parametrize("group", ["train.checkpointer.period = 7", "own = dict(a=1)"])
+def test_all_of_a_recipe_may_be_imported_relatively(tmp_path, group):
+    shutil.copytree(RECIPE.parent, tmp_path / "configs")
+    base, own = tmp_path / "configs/base.py", tmp_path / "configs/deeper/own.py"
+    own.parent.mkdir()
+    base.write_text(f"from .mae_pretraining import *\n{group}\n")
+    own.write_text("from ..base import *\ntrain.train_iter = 9\n")
+    said = []
+    cfg = load_config(str(own), [], said)
+    assert (cfg.train.train_iter, cfg.train.train_epoch) == (9, 0)
+    assert ("own" in cfg and cfg.own.a == 1) or (value(cfg, PERIOD), value(cfg, EPOCHS)) == (7, None)
+    assert len(said) == (1 if "own" in cfg else 2)
+    own.write_text(own.read_text() + "train.train_epoch = 3\n")
+    with pytest.raises(UserError, match="mean one thing"):
+        load_config(str(own))
 
 
 WARMUP, RATIO = "train.warmup_epoch", "train.warmup_ratio"
