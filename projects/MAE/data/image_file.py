@@ -117,10 +117,10 @@ def open_image(path):
 def to_rgb(image, reading=Reading()):
     """A `PIL.Image` as `read_image` gives the file that it came from; errors as there.
 
-    One of more than 8 bits a colour that is not decoded yet stays so, to give the same another time.
+    One that Pillow would cut to 8 bits or misread stays undecoded, to give the same another time.
     """
     try:
-        if image.format in ("PNG", "TIFF") and image.tile:
+        if _is_lost_once_decoded(image, reading.bits):
             with _opened_again(image) as other:
                 return _to_rgb(other, reading)
         _check_decoding(image)
@@ -129,6 +129,12 @@ def to_rgb(image, reading=Reading()):
         raise
     except Exception as error:  # a file may be decoded only now
         raise BadImage(_reason(None, error)) from error
+
+
+def _is_lost_once_decoded(image, bits):
+    if image.format not in ("PNG", "TIFF") or not image.tile or image.mode[0] in "IF":
+        return False
+    return _tag(image, PLANAR) == 2 or (bits or 16) < 16 and is_wide(image)
 
 
 def orientation(image):
