@@ -15,11 +15,19 @@ find_python() {
     python=$MAE_PYTHON
     libraries=$("$python" -c 'import sys; print(sys.prefix)' 2>/dev/null)/lib ||
       fail "MAE_PYTHON=$MAE_PYTHON does not run: name a Python with the project's packages"
+    refuse_colon "$libraries"
     return
   fi
+  refuse_colon "$root"
   bash "$root/tools/setup.sh" || exit 1
   python=$root/.venv/bin/python
   libraries=$root/.venv/lib
+}
+
+# Libraries below such a folder can't be named to the dynamic linker, and Python makes no .venv there.
+refuse_colon() {
+  [[ "$1" != *:* ]] ||
+    fail "$1: the name of a folder holds a colon, at which paths are split: rename it"
 }
 
 cpu_cores() { nproc; }

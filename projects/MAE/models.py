@@ -88,10 +88,10 @@ class Encoder:
         features, block = self.check(features, block)
         if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
             raise TypeError("images must be a sequence of images: put one image in a list")
-        result, largest = np.empty((len(images), *self.shape(features)), np.float32), 0
+        result, largest = np.empty((len(images), *self.shape(features)), np.float32), []
         for start in range(0, len(images), self.batch_size):
             batch = [as_rgb(image, self.reading) for image in images[start : start + self.batch_size]]
-            largest = max(largest, *(image.info.get(LARGEST, 0) for image in batch))
+            largest += [image.info[LARGEST] for image in batch if image.info.get(LARGEST)]
             prepared = np.stack([self.transform(image) for image in batch])
             result[start : start + len(batch)] = self.encode(prepared, features, block)
         self._warn(narrow(self.reading, largest, "bits="))

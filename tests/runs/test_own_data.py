@@ -71,3 +71,19 @@ def test_what_a_class_lacks_is_one_line(bands):
     other = "train.output_dir=output/other"
     result = run(bands, "bands.py", "model.in_chans=3", other, must=train)
     assert_one_error(result, "sample 0 of the data set Bands", "[4, 32, 32]", "[3, 32, 32]")
+
+
+def test_a_class_for_finetuning_is_one_for_probing(bands):
+    """It gives the draws of stochastic depth in training and in evaluation; a probe takes none."""
+    drawn = (
+        "\n\nclass Drawn(Bands):\n    def __getitem__(self, key):\n"
+        "        draws = np.zeros(6, np.float32)\n"
+        "        return {**super().__getitem__(key), 'drop_path_noise': draws}\n"
+    )
+    (bands / "drawn.py").write_text((bands / "bands.py").read_text() + drawn)
+    for kind in ("finetune", "linprobe"):
+        text = (bands / CONFIGS / f"bands_{kind}.py").read_text().replace("bands.Bands", "drawn.Drawn")
+        (bands / CONFIGS / f"drawn_{kind}.py").write_text(text)
+        settings = [f"train.output_dir=output/drawn_{kind}", "finetune.enable=False"]
+        log = run(bands, f"drawn_{kind}.py", *settings, "--fast-dev-run", "model.depth=3")
+        assert "Evaluation: Acc@1" in log

@@ -19,6 +19,7 @@ NAMES = {
     "preprocessing.mean": "data.mean",
     "preprocessing.std": "data.std",
     "preprocessing.resize": "dataloader.test.0.dataset.transform: resize",
+    "preprocessing.resample": "dataloader.test.0.dataset.transform: resample",
     "preprocessing.crop": "model.img_size",
 }
 LISTS = {"classes": "class folders", "image_list": "names of the training images"}

@@ -12,7 +12,7 @@ from projects.MAE.data.sampler import EvaluationBatches, SampleKey, TrainingStre
 from projects.MAE.data.skipped import SkippedImages
 from projects.MAE.data.survey import describe, look, narrow
 from projects.MAE.data.workers import prepare_workers, read_ahead
-from projects.MAE.errors import UserError
+from projects.MAE.errors import UserError, raised_by
 
 # The loss, on the last pipeline stage, needs them; everything else enters at the first.
 LAST_STAGE_FIELDS = ("labels", "valid")
@@ -25,6 +25,8 @@ def whole_dataset(datasets):
     datasets = list(datasets)
     if not datasets:
         raise UserError("dataloader.train.dataset is empty: list one data set or more")
+    for dataset in datasets:
+        size_of(dataset)
     return datasets[0] if len(datasets) == 1 else ConcatenatedDataset(datasets)
 
 
@@ -57,8 +59,16 @@ def build_image_test_loader(dataset, test_batch_size, num_workers=4):
     that a data-parallel rank evaluates at a time, from 1 on.
     """
     ranks = dist.get_dist_util().data_parallel_size
-    batches = EvaluationBatches(len(dataset), test_batch_size, data_parallel_rank(), ranks)
+    batches = EvaluationBatches(size_of(dataset), test_batch_size, data_parallel_rank(), ranks)
     return Loader(dataset, BatchReader(dataset, evaluates=True), batches, num_workers)
+
+
+def size_of(dataset):
+    """`len(dataset)`; a `UserError` for whatever is wrong with it in a class of the user's own."""
+    try:
+        return len(dataset)
+    except Exception as error:
+        raise raised_by(f"len() of the data set {type(dataset).__name__}", error) from error
 
 
 def check_sample(dataset, model, has_labels, trains):
@@ -87,6 +97,7 @@ def _check_own(dataset, model, has_labels, trains):
         wanted["noise"] = ("float32", ((side // model.patch_size) ** 2,))
     if trains and model.get("drop_path_rate"):
         wanted["drop_path_noise"] = ("float32", (2 * model.depth,))
+    way_out = ", or set model.img_size, model.in_chans"
     sample = BatchReader(dataset)([SampleKey(epoch=0, index=0, step=0, valid=True)])
     for field, (dtype, shape) in wanted.items():
         needed = f"{dtype} {list(shape)}"
@@ -96,8 +107,16 @@ def _check_own(dataset, model, has_labels, trains):
         if (str(found.dtype), found.shape[1:]) != (dtype, shape):
             raise UserError(
                 f"sample 0 of the data set {name}: {field!r} is {found.dtype} {list(found.shape[1:])}, "
-                f"but this model takes {needed}: mend the class, or set model.img_size, model.in_chans"
+                f"but this model takes {needed}: mend the class{way_out if field == 'images' else ''}"
             )
+    draws = ["drop_path_noise"] if has_labels else []  # a class may be for probing and finetuning
+    known = {*wanted, *draws, "skipped", *([] if trains else ["valid"])}
+    others = [field for field in sample if field not in known]
+    if others:
+        raise UserError(
+            f"sample 0 of the data set {name} has {', '.join(map(repr, others))}, which this model does "
+            "not take: leave it out"
+        )
     if has_labels and not classes_of(dataset):
         raise UserError(f"the data set {name} has no attribute classes: add it, a list of their names")
 

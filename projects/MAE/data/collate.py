@@ -1,6 +1,9 @@
 """From the keys of a batch to its arrays. Worker processes run this: no OneFlow here."""
+from collections.abc import Mapping
+
 import numpy as np
 
+from projects.MAE.data.datasets import classes_of
 from projects.MAE.data.randomness import MIXING, sample_generator
 from projects.MAE.data.shared_arrays import SharedArrays
 from projects.MAE.errors import UserError, raised_by
@@ -18,6 +21,7 @@ class BatchReader:
 
     def __init__(self, dataset, mixup=None, seed=0, evaluates=False):
         self.dataset, self.mixup, self.seed, self.evaluates = dataset, mixup, seed, evaluates
+        self._num_classes = len(classes_of(dataset))
 
     def __call__(self, keys):
         """[SampleKey] -> {field: array [n, ...]}; a UserError for any exception of the data set.
@@ -35,11 +39,14 @@ class BatchReader:
 
     def _sample(self, key, skipped):
         try:
-            sample = dict(self.dataset[key])
+            sample = self.dataset[key]
         except UserError:
             raise
         except (Exception, SystemExit) as error:
             raise raised_by(f"sample {key.index} of the data set", error) from error
+        if not isinstance(sample, Mapping):
+            self._refuse(key, f"is of the type {type(sample).__name__}: give a dict of arrays")
+        sample = dict(sample)
         if "skipped" in sample:
             skipped.append(sample.pop("skipped"))
         if self.evaluates:  # a data set of the user's own may not care
@@ -49,4 +56,20 @@ class BatchReader:
         found = {field: np.asarray(value) for field, value in sample.items()}
         if "labels" in found and found["labels"].dtype.kind in "iu":
             found["labels"] = found["labels"].astype(np.int64)
+            if found.get("valid", key.valid):
+                self._check_label(key, found["labels"])
         return found
+
+    def _check_label(self, key, label):
+        """Raise a `UserError` for a label that is no place in the data set's classes: OneFlow would
+        end the process at it, in training, and an evaluation count it as wrong."""
+        if self._num_classes and not 0 <= label.max(initial=-1) < self._num_classes:
+            self._refuse(
+                key,
+                f"has the label {label}, but {self._num_classes} classes: a label is a place in them, "
+                f"from 0 to {self._num_classes - 1}",
+            )
+
+    def _refuse(self, key, problem):
+        name = type(self.dataset).__name__
+        raise UserError(f"sample {key.index} of the data set {name} {problem}", local=True)

@@ -1,5 +1,6 @@
 """From a sample's key to the arrays that a model takes."""
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -58,9 +59,11 @@ class _ImageDataset:
         """The file of a sample."""
         return self.images.path(index)
 
-    def evaluated_with(self, transform):
-        """The same images as evaluation takes them: in another transform, and without draws."""
+    def evaluated_with(self, transform, reading=None):
+        """The same images as evaluation takes them: in another transform, without draws, and with
+        another `Reading` of the files, if given."""
         other = copy.copy(self)
+        other.images = self.images.read_as(reading or self.images.reading)
         other.train, other.transform, other.drop_path_draws = False, transform, 0
         return other
 
@@ -238,8 +241,18 @@ def files_of(dataset):
 
 
 def classes_of(dataset):
-    """The names of the classes of a data set, [] where one of the user's own has none."""
-    return list(getattr(dataset, "classes", ()))
+    """The names of the classes of a data set, [] where one of the user's own has none.
+
+    Raises:
+        UserError: its `classes` is no list.
+    """
+    found = getattr(dataset, "classes", None)
+    if found is None:
+        return []
+    if isinstance(found, str) or not isinstance(found, (Sequence, np.ndarray)):
+        name = type(dataset).__name__
+        raise UserError(f"the data set {name}: classes is {found!r}: make it a list of their names")
+    return list(found)
 
 
 def place_of(dataset):

@@ -4,6 +4,7 @@ import collections
 from omegaconf import OmegaConf
 
 from projects.MAE.data import transforms
+from projects.MAE.data.image_file import Reading
 from projects.MAE.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -67,6 +68,25 @@ def both_preprocessings(told, cfg):
     if theirs.crop != side:
         theirs = (ours or standard_preprocessing(side))._replace(mean=theirs.mean, std=theirs.std)
     return theirs, ours
+
+
+def both_readings(facts, cfg):
+    """How files become pixels: as weights say it, and as a configuration does.
+
+    Where weights say nothing the first is the configuration's; data.bits that it sets is, too: it tells
+    of the files, which may be others than those of the weights.
+
+    Args:
+        facts: what is known of the weights, as a model card has it.
+
+    Returns:
+        Two `Reading`s.
+    """
+    data = cfg.get("data") or {}
+    exif, bits = data.get("exif", "apply"), data.get("bits")
+    told = facts.get("bits")
+    told = None if told == 16 else told
+    return Reading(facts.get("exif") or exif, bits or told), Reading(exif, bits)
 
 
 def described_preprocessing(steps):

@@ -29,12 +29,21 @@ class SharedArrays(dict):
 
     @classmethod
     def stack(cls, count, samples):
-        """Stack `count` samples, {name: array} each, in shared memory, one copy of each array."""
+        """Stack `count` samples, {name: array} each, in shared memory, one copy of each array.
+
+        Raises:
+            ValueError: samples with other names, shapes or types than the first.
+        """
         samples = iter(samples)
         first = next(samples)
         batch = cls()
         batch._allocate({n: ((count, *np.shape(a)), a.dtype) for n, a in first.items()})
         for row, sample in enumerate(itertools.chain([first], samples)):
+            # Assigned unseen, what differs would be zeros, repeated or rounded.
+            kinds = [{n: (np.shape(a), a.dtype) for n, a in one.items()} for one in (first, sample)]
+            if row and kinds[0] != kinds[1]:
+                told = "; ".join(", ".join(_described(kind)) for kind in kinds)
+                raise ValueError(f"samples of one batch differ: {told}")
             for name, array in sample.items():
                 batch[name][row] = array
         return batch
@@ -66,6 +75,10 @@ class SharedArrays(dict):
         replaced = {n: array for n, array in self.items() if self._shared.get(n) is not array}
         kept = [place for place in layout if place[0] not in replaced]
         return _rebuild, (DupFd(fd), size, kept, replaced)
+
+
+def _described(kinds):
+    return [f"{name} {dtype} {list(shape)}" for name, (shape, dtype) in kinds.items()]
 
 
 def _rebuild(handle, size, layout, others):

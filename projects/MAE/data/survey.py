@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 from projects.MAE.data.fixed_samples import spread
 from projects.MAE.data.image_file import (
+    LARGEST,
     BadImage,
     Reading,
     is_wide,
     open_image,
     orientation,
-    wide_values,
+    read_image,
 )
 from projects.MAE.data.image_list import ImageReader
 from projects.MAE.errors import printable
@@ -29,12 +30,12 @@ class Found(NamedTuple):
     looked_at: int
     turned: int  # images with an EXIF orientation
     transparent: int
-    largest: int  # value in files of 16 bits, 0 where none was seen
+    largest: tuple  # values of files of 16 bits, without those that say how many they use
 
 
 def look(images):
     """`Found` in images with `path(index)`: their headers, and the pixels of a few wide ones."""
-    began, looked_at, turned, transparent, decoded, largest = time.monotonic(), 0, 0, 0, 0, 0
+    began, looked_at, turned, transparent, wide = time.monotonic(), 0, 0, 0, []
     for index in spread(len(images), LOOKED_AT):
         if time.monotonic() - began > SECONDS:
             break
@@ -42,15 +43,21 @@ def look(images):
         try:
             with open_image(images.path(index)) as image:
                 transparent += image.mode in TRANSPARENT or "transparency" in image.info
-                wide = is_wide(image) and decoded < DECODED
+                if is_wide(image):
+                    wide.append(images.path(index))
                 turned += orientation(image) != 1  # which may decode it
-                if wide:
-                    values, declared = wide_values(image)
-                    largest = max(largest, int(values.max()) if declared is None else 0)
-                    decoded += 1
         except (BadImage, MemoryError):
             continue  # whoever reads it says so, or skips it
-    return Found(looked_at, turned, transparent, largest)
+    some = [wide[i] for i in spread(len(wide), DECODED)]
+    return Found(looked_at, turned, transparent, tuple(filter(None, map(_largest, some))))
+
+
+def _largest(path):
+    """No value of an image of 16 bits is larger; 0 where the file says how many it uses."""
+    try:
+        return read_image(path).info.get(LARGEST, 0)
+    except (BadImage, MemoryError):
+        return 0
 
 
 def describe(images, reading, found, way_out="data.exif=ignore"):
@@ -73,14 +80,27 @@ def describe(images, reading, found, way_out="data.exif=ignore"):
 
 
 def narrow(reading, largest, way_out="data.bits="):
-    """The warning that files of 16 bits, of `largest` value, hold fewer; None where they don't, or the
-    bits were given."""
-    bits = next((b for b in USUAL_BITS if not largest >> b), None)
-    if not largest or bits is None or reading.bits not in (None, 16):
+    """The warning that files of 16 bits hold fewer; None where none does, or the bits were given.
+
+    Args:
+        largest: values, one of each file.
+    """
+    dark = [value for value in largest if not value >> USUAL_BITS[-1]]
+    if not dark or reading.bits not in (None, 16):
         return None
+    among = "" if len(dark) == len(largest) else f"{len(dark)} of {len(largest)} "
+    bits = next(b for b in USUAL_BITS if not max(dark) >> b)
+    if not among:
+        return (
+            f"files of 16 bits hold no value above {max(dark):,} in the images looked at, so they "
+            f"become nearly black: if they hold {bits} bits, set {way_out}{bits}"
+        )
+    if bits > 12:
+        return None  # dim ones, as there are among all photographs
     return (
-        f"files of 16 bits hold no value above {largest:,} in the images looked at, so they "
-        f"become nearly black: if they hold {bits} bits, set {way_out}{bits}"
+        f"{among}files of 16 bits that were looked at hold no value above {max(dark):,}, others up to "
+        f"{max(largest):,}: if those hold {bits} bits, they become nearly black: keep them apart, with "
+        f"{way_out}{bits}"
     )
 
 

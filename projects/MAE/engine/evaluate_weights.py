@@ -6,8 +6,8 @@ from projects.MAE.checkpoint.checkpointer import load_weights
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.data.build import check_sample
-from projects.MAE.data.datasets import classes_of, place_of
-from projects.MAE.data.preprocessing import both_preprocessings
+from projects.MAE.data.datasets import classes_of, files_of, place_of
+from projects.MAE.data.preprocessing import both_preprocessings, both_readings
 from projects.MAE.engine.trainer import build_model, test_loaders
 from projects.MAE.errors import UserError
 from projects.MAE.evaluation.evaluate import measure
@@ -72,17 +72,22 @@ def prepared_for(loader, card, cfg, source):
     if not told:
         how = ours or "with the transform"
         logger.info(f"{source} does not say how images are prepared: {how} of the configuration")
-    if theirs == ours:
+    images = files_of(loader.dataset)
+    reading, our_reading = both_readings(card, cfg) if images else (None, None)
+    pairs = [(f"the preprocessing {theirs}", str(ours or "another"))] if theirs != ours else []
+    pairs += [(str(reading), str(our_reading))] if reading != our_reading else []
+    if not pairs:
         return loader
-    differs = f"{source} was trained with the preprocessing {theirs}, "
-    differs += f"the configuration has {ours or 'another'}"
+    found, has = (", ".join(texts) for texts in zip(*pairs))
+    differs = f"{source} was trained with {found}, the configuration has {has}"
     is_fixed = not hasattr(loader.dataset, "evaluated_with")  # a class of the user's own
     if is_fixed or cfg.train.evaluation.get("preprocessing") == "recipe":
         logger.warning(f"{differs}: the configuration's is used")
         return loader
     other = "train.evaluation.preprocessing=recipe takes the other"
     logger.warning(f"{differs}: the weights' is used; {other}")
-    dataset = loader.dataset.evaluated_with(theirs.transform())
+    transform = theirs.transform() if theirs != ours else loader.dataset.transform
+    dataset = loader.dataset.evaluated_with(transform, *([reading] if images else []))
     return call(
         cfg.dataloader.test[0], test_batch_size=cfg.train.test_micro_batch_size, dataset=dataset
     )

@@ -41,6 +41,7 @@ class HeadTrainer(AccumulatingTrainer):
         data = get_batch(next(self._data_loader_iter))
         data_time = time.perf_counter() - start
         labels = data.pop("labels")
+        data.pop("drop_path_noise", None)  # of a data set of the user's own, which finetuning takes, too
         with flow.no_grad():
             features = [self.encode(**micro) for micro in split_batch(data, self.grad_acc_steps)]
         losses = self.model.classify(join_batch(features), labels)

@@ -26,7 +26,7 @@ from projects.MAE.runtime.lazy_call import instantiate
 from projects.MAE.runtime.ranks import check_agreement, only_on_rank_0, together
 from projects.MAE.runtime.versions import save_environment
 from projects.MAE.runtime.watchdog import TIMEOUT, watch
-from projects.MAE.settings.check_each import check_each
+from projects.MAE.settings.check_each import check_each, unread
 from projects.MAE.settings.check_together import (
     check_mixup,
     check_paths,
@@ -59,6 +59,7 @@ def configure(args, world_size):
     if only_looks:
         cfg.train.evaluation.enabled = True
     check_each(cfg)
+    said += unread(cfg)
     said += take_from_weights(cfg, only_looks, args.resume)
     check_settings(cfg, only_looks, may_be_random=args.knn, resumes=args.resume)
     if args.knn:

@@ -11,8 +11,8 @@ from projects.MAE.checkpoint.checkpointer import MAECheckpointer
 from projects.MAE.checkpoint.manifest import fingerprint
 from projects.MAE.checkpoint.reader import check_part, read_card
 from projects.MAE.data.build import check_sample, to_global
-from projects.MAE.data.datasets import check_same_classes, classes_of
-from projects.MAE.data.preprocessing import both_preprocessings
+from projects.MAE.data.datasets import check_same_classes, classes_of, files_of
+from projects.MAE.data.preprocessing import both_preprocessings, both_readings
 from projects.MAE.engine.build_hooks import hooks_of
 from projects.MAE.engine.eager import AccumulatingTrainer
 from projects.MAE.engine.stopping import StepWatch, Stopped
@@ -145,6 +145,10 @@ class MAETrainer(DefaultTrainer):
                     f"finetune.path={path} was trained with the preprocessing {theirs}, this run has "
                     f"{ours or 'another'}: this run's is used"
                 )
+            theirs, ours = both_readings(report["facts"], cfg)
+            if files_of(self.dataset) and theirs != ours:
+                said = f"finetune.path={path} was trained with {theirs}, this run has {ours}"
+                logger.warning(f"{said}: this run's is used")
 
     def _check_loadable(self, checkpoint, card):
         """Raise a UserError now: in the middle of loading, the others would wait for this rank."""

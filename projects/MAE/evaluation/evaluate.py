@@ -67,6 +67,7 @@ def evaluate(model, loader, topk, max_batches, stops, columns=None):
             data = to_global(batch)
             valid = gather(data.pop("valid")).astype(bool)
             labels = data.pop("labels", None)
+            data.pop("drop_path_noise", None)  # nothing is dropped in an evaluation
             outputs = model(**data)
             total += int(valid.sum())
             if labels is None:

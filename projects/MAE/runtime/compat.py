@@ -7,6 +7,7 @@ import math
 import sys
 
 import oneflow as flow
+from libai.config import lazy
 from libai.utils import distributed as dist
 from omegaconf import OmegaConf
 from oneflow.framework import config_util, session_context
@@ -123,16 +124,38 @@ def take_one_batch_a_step(graph_trainer):
 
 @contextlib.contextmanager
 def keeps_import():
-    """Python's own `import` is back when the block ends.
+    """A configuration may say `from .recipe import *`; Python's own `import` is back at the end.
 
-    Symptom: LiBai replaces `builtins.__import__` while it loads a configuration, and leaves it replaced
-    where that fails. Needed with every LiBai so far.
+    Symptoms: LiBai replaces `builtins.__import__` while it loads a configuration, by one that ends a
+    relative `import *` with KeyError: '*', and leaves it replaced where loading fails. Needed with every
+    LiBai so far.
     """
-    original = builtins.__import__
+    original, patch = builtins.__import__, lazy._patch_import
+    lazy._patch_import = lambda: _with_stars(patch)
     try:
         yield
     finally:
-        builtins.__import__ = original
+        builtins.__import__, lazy._patch_import = original, patch
+
+
+@contextlib.contextmanager
+def _with_stars(patch):
+    with patch():
+        theirs = builtins.__import__
+
+        def import_(name, globals=None, locals=None, fromlist=(), level=0):
+            package = (globals or {}).get("__package__") or ""
+            is_star = level and "*" in (fromlist or ()) and package.startswith(lazy._CFG_PACKAGE_NAME)
+            if not is_star:
+                return theirs(name, globals, locals, fromlist, level)
+            module = theirs(name, globals, locals, (), level)
+            for key, value in list(vars(module).items()):
+                if not key.startswith("_"):
+                    setattr(module, key, lazy._cast_to_config(value))
+            return module
+
+        builtins.__import__ = import_
+        yield
 
 
 def log_loss(write_metrics, storage):

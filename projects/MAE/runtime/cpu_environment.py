@@ -11,7 +11,8 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 def cpu_environment(threads):
     """{name: value} for the environment; "LD_PRELOAD" is among them where MKL is installed, and
-    "LD_LIBRARY_PATH" where the folder's name holds a blank, at which the former is split.
+    "LD_LIBRARY_PATH" where the folder's name holds a blank, at which the former is split. Both are
+    split at colons: below a folder with one MKL can't be named.
 
     The BLAS inside OneFlow is ten times slower than MKL on most CPUs. OneFlow calls BLAS through
     the dynamic linker, so a library that is preloaded takes its place. What is preloaded already
@@ -19,7 +20,7 @@ def cpu_environment(threads):
     """
     variables = {name: os.environ.get(name) or str(threads) for name in THREADS}
     libraries = sorted(glob.glob(os.path.join(sys.prefix, "lib", "libmkl_rt.so.*")))
-    if libraries:
+    if libraries and ":" not in libraries[0]:
         folder, name = os.path.split(libraries[0])
         by_name = any(character.isspace() for character in folder)
         variables["LD_PRELOAD"] = _first(name if by_name else libraries[0], "LD_PRELOAD")

@@ -5,13 +5,16 @@ layer sets wins over what lies below, also where it is said with the other setti
 """
 import contextlib
 import numbers
+import os
 import sys
 import sysconfig
 
 from libai.config import lazy
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from projects.MAE.errors import UserError
+from projects.MAE.runtime import compat
 
 COMMAND_LINE = "the command line"
 # (setting, its value for "not set") of each pair that means one thing.
@@ -23,10 +26,15 @@ PAIRS = (
     (("train.evaluation.eval_period", 0), ("train.evaluation.eval_after_n_epoch", None)),
     (("train.visualize.period", 0), ("train.visualize.after_n_epoch", None)),
 )
+EVALUATIONS = ("train.evaluation.eval_period", "train.evaluation.eval_after_n_epoch")
+RECIPES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs", "")
 ZERO_COUNTS = ("train.warmup_ratio", "optim.lr", "train.base_lr")  # of the others 0 is "not set"
 _SETTINGS = {key for pair in PAIRS for key, _ in pair}
 # Where the code lies that writes for a configuration file: OmegaConf, LiBai's LazyCall, Python's own.
-_LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), lazy.__file__, __file__)
+_LIBRARIES = (
+    *map(sysconfig.get_path, ("stdlib", "purelib")),
+    *(lazy.__file__, compat.__file__, __file__),
+)
 
 
 @contextlib.contextmanager
@@ -73,17 +81,23 @@ def _writer(frame):
 def settle(cfg, written):
     """Reset the setting of each pair that doesn't count; nothing is ignored in silence.
 
+    null is as good as the value for "not set".
+
     Args:
         cfg: a configuration, which is written into.
         written: (layer, dotted key) of what was set, in the order of time.
 
     Returns:
-        A line for each that was reset.
+        A line for each that was reset, and for one that has no effect.
 
     Raises:
         UserError: the user has set both.
     """
-    return [line for pair in PAIRS for line in _settle(cfg, pair, written)]
+    lines = [line for pair in PAIRS for line in _settle(cfg, pair, written)]
+    for key, off in (setting for pair in PAIRS for setting in pair):
+        if off is not None and OmegaConf.select(cfg, key) is None:
+            OmegaConf.update(cfg, key, off)
+    return [*lines, *_without_effect(cfg, written)]
 
 
 def _is_set(key, value):
@@ -92,8 +106,20 @@ def _is_set(key, value):
     return is_number and (value > 0 or value == 0 and key in ZERO_COUNTS)
 
 
+def _value(cfg, key):
+    try:
+        return OmegaConf.select(cfg, key)
+    except InterpolationResolutionError as error:
+        raise UserError(f"{key}: {str(error).splitlines()[0]}") from None
+
+
 def _settle(cfg, pair, written):
-    found = {key: OmegaConf.select(cfg, key) for key, _ in pair}
+    found = {key: _value(cfg, key) for key, _ in pair}
+    if _is_turned_off("train.warmup_epoch", found, written):
+        OmegaConf.update(cfg, "train.warmup_ratio", None)
+        given_up = f"train.warmup_ratio={found['train.warmup_ratio']}"
+        yield f"{given_up} gives way to train.warmup_epoch=0, which was set over it"
+        return
     if not all(_is_set(key, value) for key, value in found.items()):
         return
     written = [(layer, key) for layer, key in written if key in found]
@@ -108,3 +134,24 @@ def _settle(cfg, pair, written):
         if key not in outer:
             OmegaConf.update(cfg, key, off)
             yield f"{key}={found[key]} gives way to {outer[0]}={found[outer[0]]}, which was set over it"
+
+
+def _is_turned_off(key, found, written):
+    """Whether the outermost layer that sets one of a pair sets this one alone, to 0."""
+    written = [(layer, name) for layer, name in written if name in found]
+    if found.get(key) != 0 or isinstance(found[key], bool) or not written:
+        return False
+    return {name for layer, name in written if layer == written[-1][0]} == {key} and any(
+        _is_set(name, value) for name, value in found.items() if name != key
+    )
+
+
+def _without_effect(cfg, written):
+    """A line for a time of evaluation that the user has set, where there is none."""
+    written = [(layer, key) for layer, key in written if key in EVALUATIONS]
+    if not written or OmegaConf.select(cfg, "train.evaluation.enabled") is not False:
+        return
+    layer, key = written[-1]
+    value = OmegaConf.select(cfg, key)
+    if _is_set(key, value) and not os.path.abspath(layer).startswith(RECIPES):
+        yield f"{key}={value} has no effect: train.evaluation.enabled=False"

@@ -3,7 +3,7 @@ import difflib
 import fnmatch
 import inspect
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from projects.MAE.errors import UserError
@@ -16,14 +16,13 @@ GIVEN = (
     *("model", "optimizer", "max_iter", "warmup_iter"),
     *("global_batch_size", "start_iter", "train_iter", "test_batch_size"),
 )
+GROUPS = ("train", "data", "graph", "finetune", "dataloader")  # all in them is the program's
 LONGEST_VALUE = 80  # characters of a value in a message
 SIMILAR = 0.75  # from 0 to 1, of a misspelt key to a known one, as difflib measures it
 
 
 def check_each(cfg):
     """Raise a UserError for the first setting that is unknown or no value for its key."""
-    if "vit" in cfg:
-        _check_size(cfg.vit)
     # What others refer to comes first, so that an error names the place to mend.
     first = ("vit", "train", "model", "data")
     for key, name, value in settings(cfg, order=lambda part: part not in first):
@@ -34,6 +33,24 @@ def check_each(cfg):
             _check_spelling(key, name)
         if is_call(value):
             _check_call(key, value)
+
+
+def unread(cfg):
+    """Yield a line for each setting in the program's groups that it doesn't have, as `train.epochs`.
+
+    Not for one that another refers to, nor of a configuration that an earlier version has written.
+    """
+    if "start_iter" in cfg.train:
+        return
+    text, group = str(OmegaConf.to_container(cfg, resolve=False)), None
+    for key, name, value in settings(cfg):
+        top, _, rest = key.partition(".")
+        if key != name or top not in GROUPS or not rest or (group and key.startswith(f"{group}.")):
+            continue
+        known = rule_of(name) or any(n.startswith(f"{name}.") for n in RULES)
+        if not known and key not in text:
+            group = key
+            yield f"{key}={_text(value)} is no setting of this program: nothing reads it"
 
 
 def check_groups(cfg):
@@ -47,6 +64,8 @@ def check_groups(cfg):
     for name in RULES:
         if "*" not in name and name.split(".")[0] not in ARGUMENTS:
             _check_place(cfg, name)
+    if "vit" in cfg:  # which others refer to
+        _check_size(cfg.vit)
 
 
 def _check_place(cfg, name):

@@ -48,7 +48,7 @@ def load_config(path, overrides=(), said=None):
         key, text = override.split("=", 1)
         _check_key(cfg, key)
         try:
-            OmegaConf.update(cfg, key, _parse_value(override, text), merge=True)
+            OmegaConf.update(cfg, key, _value_for(cfg, key, override, text), merge=True)
         except (OmegaConfBaseException, IndexError, ValueError, TypeError) as error:
             raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
         written.append((COMMAND_LINE, key))
@@ -172,6 +172,17 @@ def _what_failed(path, error):
         reason += ": write group['key'] = value, or make the group with OmegaConf.create({...})"
     where = f"{file}, line {line}" if line else file
     return f"--config-file {where}: {type(error).__name__}: {reason}"
+
+
+def _value_for(cfg, key, override, text):
+    """An override's value; a number is a text where a text stood: a folder may have its name."""
+    value = _parse_value(override, text)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    group, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, group) if is_number and group else None
+    if not isinstance(node, DictConfig) or OmegaConf.is_interpolation(node, name):
+        return value
+    return text.strip() if isinstance(node.get(name), str) else value
 
 
 def _parse_value(override, text):

@@ -102,7 +102,9 @@ EXIF = choice("apply", "ignore")
 BITS = null_or(
     Rule(lambda v: _is_whole(v) and 8 <= v <= 16, "a whole number of bits from 8 to 16"), "for all"
 )
-MEAN, STD = listed(number(), 3), listed(number(above=0), 3)
+_SCALED = ", of pixels scaled to [0, 1]"
+MEAN, STD = listed(number(least=0, most=1), 3), listed(number(above=0, most=1), 3)
+MEAN, STD = (rule._replace(must_be=rule.must_be + _SCALED) for rule in (MEAN, STD))
 SECONDS = Rule(number(above=0).fits, "a positive number of seconds")
 
 RULES = {

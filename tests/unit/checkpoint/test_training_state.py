@@ -68,6 +68,9 @@ def card_of(*overrides, recipe="mae_pretraining.py"):
     return run_card(SimpleNamespace(cfg=cfg, batch=Batch(64, 1, 64)))
 
 
+RESIZE = "dataloader.test.0.dataset.transform.transforms.0"
+
+
 @pytest.mark.parametrize("recipe", ["mae_pretraining.py", "mae_finetune.py", "mae_linprobe.py"])
 @pytest.mark.parametrize(
     "override, said",
@@ -76,6 +79,7 @@ def card_of(*overrides, recipe="mae_pretraining.py"):
         ("data.std=[1,1,1]", "data.std=[0.229, 0.224, 0.225], but C belongs to a run with [1, 1, 1]"),
         ("data.exif=apply", "data.exif=ignore, but C belongs to a run with apply"),
         ("data.bits=12", "data.bits=16, but C belongs to a run with 12"),
+        (f"{RESIZE}.resample=box", "dataloader.test.0.dataset.transform: resample=bicubic, but C"),
     ],
 )
 def test_a_run_goes_on_with_its_own_preprocessing_alone(recipe, override, said):

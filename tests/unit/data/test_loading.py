@@ -9,6 +9,7 @@ from projects.MAE.data.build import (
     build_image_test_loader,
     build_image_train_loader,
     check_sample,
+    whole_dataset,
 )
 from projects.MAE.data.datasets import (
     ClassificationDataset,
@@ -136,8 +137,8 @@ class Own:
     classes = ["a", "b"]
 
     def __init__(self, **changes):
-        images, noise = np.zeros((4, 8, 8), np.float32), np.zeros(4, np.float32)
-        self.sample = dict(images=images, labels=np.uint8(1), noise=noise)
+        images = np.zeros((4, 8, 8), np.float32)
+        self.sample = dict(images=images, labels=np.uint8(1))
         self.sample.update(changes)
 
     def __len__(self):
@@ -147,18 +148,23 @@ class Own:
         return {name: value for name, value in self.sample.items() if value is not None}
 
 
+def unlabelled(**changes):
+    return Own(**{**dict(labels=None, noise=np.zeros(4, np.float32)), **changes})
+
+
 MODEL = OmegaConf.create(dict(img_size=8, patch_size=4, in_chans=4, depth=2, drop_path_rate=0.1))
 DRAWS = np.zeros(4, np.float32)
 
 
 def test_a_data_set_of_ones_own_is_evaluated_without_its_help():
     check_sample(Own(drop_path_noise=DRAWS), MODEL, has_labels=True, trains=True)
-    check_sample(ConcatenatedDataset([Own(), Own()]), MODEL, has_labels=False, trains=False)
+    pair = ConcatenatedDataset([unlabelled(), unlabelled()])
+    check_sample(pair, MODEL, has_labels=False, trains=False)
     (batch, last) = build_image_test_loader(Own(), 4, num_workers=0)
     fields = last.get_fields()
     assert fields["valid"].tensor.numpy().tolist() == [1, 1, 0, 0]
     assert fields["labels"].tensor.numpy().tolist() == [1, 1, -1, -1]
-    found = fixed_samples(Own(), 2)
+    found = fixed_samples(unlabelled(), 2)
     assert found.labels == ["sample 0", "sample 3"] and found.images.shape == (2, 4, 8, 8)
     pixels = pixels_of(Own(), found.images)(found.images)
     assert pixels.shape == (2, 8, 8, 3) and pixels.dtype == np.uint8
@@ -174,11 +180,59 @@ def test_a_data_set_of_ones_own_is_evaluated_without_its_help():
         (dict(labels=0.5), True, "'labels' is float64 \\[\\], but .* takes int64"),
         (dict(noise=None), False, "has no 'noise': add it, float32 \\[4\\]"),
         (dict(), True, "has no 'drop_path_noise': add it, float32 \\[4\\]"),
+        (dict(drop_path_noise=DRAWS, labels=np.int64(2)), True, "has the label 2, but 2 classes"),
+        (dict(drop_path_noise=DRAWS, labels=np.int64(-1)), True, "has the label -1, but 2 classes"),
+        (dict(drop_path_noise=DRAWS, path=DRAWS), True, "has 'path', which this model does not take"),
+        (dict(drop_path_noise=DRAWS, valid=True), True, "has 'valid', which this model does not take"),
+        (dict(labels=np.int64(1)), False, "'labels', which this model does not take: leave"),
     ],
 )
 def test_what_a_data_set_of_ones_own_lacks(changes, labels, said):
     with pytest.raises(UserError, match=said):
-        check_sample(Own(**changes), MODEL, labels, trains=labels)
+        check_sample((Own if labels else unlabelled)(**changes), MODEL, labels, trains=labels)
+
+
+class Odd(Own):
+    """One that is of another kind from sample 4 on."""
+
+    def __init__(self, **later):
+        super().__init__()
+        self.later = later
+
+    def __getitem__(self, key):
+        found = {**self.sample, **(self.later if key.index > 3 else {})}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    "later, said",
+    [
+        (dict(labels=np.int64(2)), "sample 4 of the data set Odd has the label 2, but 2 classes"),
+        (dict(labels=None), "samples of one batch differ: .*labels int64"),
+        (dict(labels=0.5), "samples of one batch differ"),
+        (dict(images=np.ones((1, 8, 8), np.float32)), "float32 \\[4, 8, 8\\].*float32 \\[1, 8, 8\\]"),
+    ],
+)
+def test_a_sample_that_is_not_like_the_first_is_not_made_fit(later, said):
+    with pytest.raises(UserError, match=said):
+        batches(build_image_test_loader(Odd(**later), 3, num_workers=0))
+
+
+def test_what_is_no_list_or_no_length_is_told():
+    class Sized(Own):
+        def __len__(self):
+            return self.size
+
+    data = Sized(drop_path_noise=DRAWS)
+    for data.size in (6.0, -1, None):
+        with pytest.raises(UserError, match="len\\(\\) of the data set Sized raised"):
+            whole_dataset([data])
+    data.size = 6
+    for data.classes in (3, "ab", Own.__len__):
+        with pytest.raises(UserError, match="the data set Sized: classes is .*: make it a list"):
+            check_sample(data, MODEL, has_labels=True, trains=True)
+    for data.classes in (("a", "b"), np.array(["a", "b"])):
+        check_sample(data, MODEL, has_labels=True, trains=True)
 
 
 def test_a_classifier_needs_names_of_classes():

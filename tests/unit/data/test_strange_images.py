@@ -21,13 +21,36 @@ GREY12[0, :2] = 0, 4095
 COLOURS12 = pixels(dtype=np.uint16) >> 4
 
 
-def tiff(order, bits, photometric, samples):
-    """A grey TIFF of 16 x 12 pixels, made by hand: Pillow writes none of 12 bits."""
-    tags = [(256, 16), (257, 12), (258, bits), (259, 1), (262, photometric), (273, 200), (277, 1)]
-    tags += [(278, 12), (279, len(samples))]
-    entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in tags)
+def tiff(order, bits, photometric, *strips, **more):
+    """A TIFF of 16 x 12 pixels, made by hand: Pillow writes none of 12 bits, nor planes.
+
+    Args:
+        strips: bytes of each.
+        more: {"tagNNN": value or values}.
+    """
+    starts = [400 + sum(map(len, strips[:i])) for i in range(len(strips))]
+    tags = {256: 16, 257: 12, 258: bits, 259: 1, 262: photometric, 273: starts, 277: 1}
+    tags.update({278: 12, 279: [len(strip) for strip in strips]})
+    tags.update({int(name[3:]): value for name, value in more.items()})
+    entries, beyond = b"", b""
+    for tag, value in sorted(tags.items()):
+        values = value if isinstance(value, (list, tuple)) else [value]
+        packed_values = struct.pack(f"{order}{len(values)}I", *values)
+        if len(values) > 1:
+            place = 8 + 2 + 12 * len(tags) + 4 + len(beyond)
+            beyond, packed_values = beyond + packed_values, struct.pack(order + "I", place)
+        entries += struct.pack(order + "HHI", tag, 4, len(values)) + packed_values
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
-    return (head + entries).ljust(200, b"\0") + samples
+    return (head + entries + bytes(4) + beyond).ljust(400, b"\0") + b"".join(strips)
+
+
+def colours(order, values, in_planes=False, **more):
+    """A TIFF of RGB, 16 bits each, uint16 [12, 16, 3]: in planes, or in two strips."""
+    if in_planes:
+        parts = [sixteen(order, values[..., i]) for i in range(3)]
+        return tiff(order, [16] * 3, 2, *parts, tag277=3, tag284=2, **more)
+    parts = [sixteen(order, values[i : i + 6]) for i in (0, 6)]
+    return tiff(order, [16] * 3, 2, *parts, tag277=3, tag278=6, **more)
 
 
 def packed(values):
@@ -66,7 +89,14 @@ NARROW = {
     "grey.tif": encode(Image.fromarray(GREY12), "TIFF"),
     "packed.tif": encode(Image.fromarray(GREY12), "TIFF", compression="tiff_lzw"),
     "white-is-zero.tif": tiff("<", 16, 0, sixteen("<", 4095 - GREY12)),
+    "grey.pgm": encode(Image.fromarray(GREY12), "PPM"),
+    "grey-and-alpha.png": png(16, 12, 16, 4, sixteen(">", np.dstack([GREY12, GREY12[::-1]]))),
     "colours.png": png(16, 12, 16, 2, sixteen(">", COLOURS12)),
+    "colours-and-alpha.png": png(16, 12, 16, 6, sixteen(">", np.dstack([COLOURS12, GREY12]))),
+    "colours.tif": colours("<", COLOURS12),
+    "colours, big-endian.tif": colours(">", COLOURS12),
+    "colours in planes.tif": colours("<", COLOURS12, in_planes=True),
+    "colours in planes, big-endian.tif": colours(">", COLOURS12, in_planes=True),
 }
 
 
@@ -78,6 +108,49 @@ def test_12_bits_in_a_file_of_16_scale_by_the_setting(tmp_path, name):
         np.testing.assert_array_equal(np.asarray(found), expected)
     with pytest.raises(BadImage, match="has a value of 4[0-9]+, more than data.bits=10 can hold"):
         read_image(path, Reading(bits=10))
+
+
+def test_16_bits_in_planes_are_no_bytes(tmp_path):
+    values = pixels(dtype=np.uint16)
+    for order in "<>":
+        path = write(tmp_path, "a.tif", colours(order, values, in_planes=True))
+        np.testing.assert_array_equal(np.asarray(read_image(path)), values >> 8)
+    decoded = Image.open(path)
+    decoded.load()
+    with pytest.raises(BadImage, match="in planes, which Pillow decodes wrongly: give the path"):
+        to_rgb(decoded)
+
+
+def test_signed_numbers_of_8_bits_are_refused(tmp_path):
+    path = write(tmp_path, "a.tif", tiff("<", 8, 1, pixels(channels=1).tobytes(), tag339=2))
+    with pytest.raises(BadImage, match="no known range"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("name", [name for name in NARROW if "colours" in name or "alpha" in name])
+def test_what_pillow_has_cut_to_8_bits_is_not_taken_for_the_file(tmp_path, name):
+    path = write(tmp_path, name, NARROW[name])
+    image = Image.open(path)
+    for _ in range(2):  # the first time doesn't decode it
+        found = to_rgb(image, Reading(bits=12))
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(read_image(path, Reading(bits=12))))
+    image.load()
+    with pytest.raises(BadImage, match="give the path of its file"):
+        to_rgb(image, Reading(bits=12))
+
+
+def test_8_bits_beside_16_need_no_path(tmp_path):
+    for kind in ("PNG", "TIFF"):
+        image = Image.open(write(tmp_path, "a", encode(pixels(), kind)))
+        image.load()
+        np.testing.assert_array_equal(np.asarray(to_rgb(image, Reading(bits=12))), pixels())
+
+
+def test_16_bits_are_as_if_nothing_was_set(tmp_path):
+    for name in NARROW:
+        path = write(tmp_path, name, NARROW[name])
+        found = np.asarray(read_image(path, Reading(bits=16)))
+        np.testing.assert_array_equal(found, np.asarray(read_image(path)))
 
 
 def turned(kind, orientation):
@@ -123,7 +196,7 @@ def test_an_image_of_pillow_is_the_file_that_it_came_from(tmp_path, name):
     path = write(tmp_path, "a", ODD[name])
     fresh, loaded = Image.open(path), Image.open(path)
     loaded.load()
-    for image in (fresh, loaded):
+    for image in (fresh,) if "planes" in name else (fresh, loaded):  # Pillow decodes planes wrongly
         np.testing.assert_array_equal(np.asarray(as_rgb(image)), np.asarray(as_rgb(path)))
 
 
@@ -159,13 +232,25 @@ def test_a_line_at_the_start_says_what_is_taken_and_left_out(tmp_path, caplog):
     assert "with an EXIF rotation, left as stored: 1" in line
 
 
-def test_one_warning_says_that_files_of_16_bits_hold_12(tmp_path, caplog):
-    for i in range(5):
-        write(tmp_path, f"{i}.png", NARROW["grey.png"])
+@pytest.mark.parametrize("name", NARROW)
+def test_one_warning_says_that_files_of_16_bits_hold_12(tmp_path, caplog, name):
+    for i in range(3):
+        write(tmp_path, f"{i}-{name}", NARROW[name])
+        write(tmp_path, f"{i}-8-bits.png")
     (_,), (warning,) = said(caplog, tmp_path)
     assert warning.endswith("if they hold 12 bits, set data.bits=12") and "above 4,095" in warning
     assert said(caplog, tmp_path, bits=12)[1] == []
-    write(tmp_path, "full.png", encode(pixels(channels=1, dtype=np.uint16), "PNG"))
+
+
+def test_one_warning_says_that_some_files_of_16_bits_hold_12(tmp_path, caplog):
+    wide = encode(Image.fromarray((GREY12 << 4) | 15), "PNG")
+    for i in range(30):  # the first ones are not those that are odd
+        write(tmp_path, f"{i:02}.png", NARROW["grey.png"] if i > 24 else wide)
+    (_,), (warning,) = said(caplog, tmp_path)
+    assert "of 16 files of 16 bits that were looked at hold no value above 4,095, others" in warning
+    assert warning.endswith("keep them apart, with data.bits=12")
+    for i in range(25, 30):
+        write(tmp_path, f"{i:02}.png", wide)
     assert said(caplog, tmp_path)[1] == []
 
 

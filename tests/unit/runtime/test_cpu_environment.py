@@ -78,3 +78,15 @@ def test_mkl_that_was_not_found_is_not_claimed(monkeypatch):
     monkeypatch.setenv("LD_PRELOAD", "/no/such/libmkl_rt.so.3")
     with open("/proc/self/maps") as file:
         assert blas.mkl_is_preloaded() == ("libmkl_rt" in file.read())
+
+
+def test_a_colon_in_the_path_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "co:lon"
+    folder.symlink_to(sys.prefix)
+    script = f"source {ROOT}/tools/common.sh; find_python"
+    environment = dict(os.environ, MAE_PYTHON=str(folder / "bin/python"))
+    result = subprocess.run(["bash", "-c", script], env=environment, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+    assert f"{folder}/lib: the name of a folder holds a colon, at which paths are split" in result.stderr
+    monkeypatch.setattr(sys, "prefix", str(folder))  # a command goes on without MKL
+    assert set(cpu_environment(1)) == set(THREADS)

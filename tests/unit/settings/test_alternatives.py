@@ -1,5 +1,6 @@
 """Of two settings that mean one thing the user's counts; finetune.path alone is enough."""
 import json
+import shutil
 
 import pytest
 
@@ -71,6 +72,60 @@ def test_both_of_them_are_an_error(tmp_path, in_file):
         load_config(str(file), [] if in_file else lines)
     way_out = f"leave one of them out, or set {PERIOD}=0 or {EPOCHS}=null"
     assert str(caught.value) == f"{PERIOD}=7 and {EPOCHS}=3 mean one thing: {way_out}"
+
+
+@pytest.mark.parametrize("group", ["train.checkpointer.period = 7", "own = dict(a=1)"])
+def test_all_of_a_recipe_may_be_imported_relatively(tmp_path, group):
+    shutil.copytree(RECIPE.parent, tmp_path / "configs")
+    base, own = tmp_path / "configs/base.py", tmp_path / "configs/deeper/own.py"
+    own.parent.mkdir()
+    base.write_text(f"from .mae_pretraining import *\n{group}\n")
+    own.write_text("from ..base import *\ntrain.train_iter = 9\n")
+    said = []
+    cfg = load_config(str(own), [], said)
+    assert (cfg.train.train_iter, cfg.train.train_epoch) == (9, 0)
+    assert ("own" in cfg and cfg.own.a == 1) or (value(cfg, PERIOD), value(cfg, EPOCHS)) == (7, None)
+    assert len(said) == (1 if "own" in cfg else 2)
+    own.write_text(own.read_text() + "train.train_epoch = 3\n")
+    with pytest.raises(UserError, match="mean one thing"):
+        load_config(str(own))
+
+
+WARMUP, RATIO = "train.warmup_epoch", "train.warmup_ratio"
+
+
+def test_no_warm_up_on_the_command_line_wins_over_a_share_in_a_file(tmp_path):
+    own, said = tmp_path / "own.py", []
+    own.write_text(f"from projects.MAE.configs.mae_pretraining import *\n{RATIO} = 0.1\n")
+    cfg = load_config(str(own), [f"{WARMUP}=0"], said)
+    assert (value(cfg, WARMUP), value(cfg, RATIO)) == (0, None)
+    assert said == [f"{RATIO}=0.1 gives way to {WARMUP}=0, which was set over it"]
+    own.write_text(own.read_text() + f"{WARMUP} = 0\n")  # the other one of a pair, not set
+    assert value(load_config(str(own)), RATIO) == 0.1
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+@pytest.mark.parametrize("ours, other", [("train.train_iter", "train.train_epoch"), (RATIO, WARMUP)])
+def test_null_is_not_set(tmp_path, in_file, ours, other):
+    own, lines = tmp_path / "own.py", [f"{ours}=1", f"{other}=%s" % ("None" if in_file else "null")]
+    text = "from projects.MAE.configs.mae_pretraining import *\n"
+    own.write_text(text + "\n".join(lines) * in_file)
+    cfg = load_config(str(own), [] if in_file else lines)
+    assert (value(cfg, ours), value(cfg, other)) == (1, 0)
+
+
+@pytest.mark.parametrize("key", ["eval_period", "eval_after_n_epoch"])
+def test_a_time_of_evaluation_without_evaluation_is_said_to_have_no_effect(tmp_path, key):
+    own, line = tmp_path / "own.py", f"train.evaluation.{key}=3"
+    own.write_text(f"from projects.MAE.configs.mae_pretraining import *\n{line}\n")
+    for config, overrides in ((own, []), (RECIPE, [line])):
+        said = []
+        load_config(str(config), overrides, said)
+        assert said == [f"{line} has no effect: train.evaluation.enabled=False"]
+    said = []
+    quickstart = RECIPE.with_name("quickstart_pretraining.py")
+    load_config(str(quickstart), ["train.evaluation.enabled=False"], said)
+    assert not said
 
 
 def run_of(*words):
@@ -161,6 +216,34 @@ def test_a_path_on_the_command_line_wins_over_enable_in_a_file(tmp_path):
     off = ["finetune.path=x", "finetune.enable=False"]
     assert load_config(str(own), off, said).finetune.enable is False
     assert said[-1] == "finetune.path=x is not used: finetune.enable=False"
+
+
+def test_a_setting_that_nothing_reads_is_told(images, tmp_path):
+    own = tmp_path / "own.py"
+    lines = ["train.epochs = 3", "train.dist.nodes = 2", "finetune.weights = 'x'"]
+    lines += ["data.size = dict(a=1)"]
+    used = "train.own = dict(note=3)\ntrain.seed = '${train.own.note}'\n"
+    own.write_text("from projects.MAE.configs.mae_pretraining import *\n" + used + "\n".join(lines))
+    told = [line for line in run_of(own, images).said if "is no setting of this program" in line]
+    assert [line.split("=")[0] for line in told] == [
+        *("data.size", "train.dist.nodes", "train.epochs", "finetune.weights"),
+    ]
+
+
+def test_a_folder_may_be_named_by_a_number():
+    root = "dataloader.train.dataset.0.root"
+    given = [f"{root}=2012", "train.output_dir=1e3", "finetune.path=007", "train.seed=3"]
+    cfg = load_config(str(RECIPE), given)
+    assert cfg.dataloader.train.dataset[0].root == "2012" and cfg.train.seed == 3
+    assert cfg.train.output_dir == "1e3" and cfg.finetune.path == "007"
+
+
+def test_a_size_that_others_refer_to_is_checked_first():
+    for recipe in ("mae_finetune", "mae_linprobe", "mae_pretraining"):
+        with pytest.raises(UserError, match="vit.size=tiny must be base or large or huge"):
+            load_config(str(RECIPE.with_name(f"{recipe}.py")), ["vit.size=tiny"])
+    with pytest.raises(UserError, match="train.train_iter: Interpolation key 'nothing.here' not found"):
+        load_config(str(RECIPE), ["train.train_iter=${nothing.here}"])
 
 
 def test_a_path_may_hold_a_comma():

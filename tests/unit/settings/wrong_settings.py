@@ -2,6 +2,8 @@
 ROOT_KEY = "dataloader.train.dataset.0.root"
 CROP = "dataloader.train.dataset.0.transform.transforms.0"
 BATCH = "train.train_micro_batch_size=null"
+MEAN = "must be a list of 3, each a number at least 0 and at most 1, of pixels scaled to [0, 1]"
+STD = "must be a list of 3, each a number above 0 and at most 1, of pixels scaled to [0, 1]"
 
 # What `mae_pretraining.py` makes of one wrong setting, on a tiny model: the setting (or several),
 # and the whole message.
@@ -23,8 +25,10 @@ PRETRAINING = [
     # Types
     ("data.exif=no", "data.exif=no must be apply or ignore"),
     ("data.bits=20", "data.bits=20 must be a whole number of bits from 8 to 16, or null for all"),
-    ("data.mean=0.5", "data.mean=0.5 must be a list of 3, each a number"),
-    ("data.std=[0,1,1]", "data.std=[0, 1, 1] must be a list of 3, each a number above 0"),
+    ("data.mean=0.5", f"data.mean=0.5 {MEAN}"),
+    ("data.mean=[127,127,127]", f"data.mean=[127, 127, 127] {MEAN}"),
+    ("data.std=[58,57,57]", f"data.std=[58, 57, 57] {STD}"),
+    ("data.std=[0,1,1]", f"data.std=[0, 1, 1] {STD}"),
     ("train.seed=abc", "train.seed=abc must be a whole number of at least 0 and below 2^63"),
     ("train.seed=-1", "train.seed=-1 must be a whole number of at least 0 and below 2^63"),
     (
