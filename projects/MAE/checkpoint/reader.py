@@ -29,6 +29,8 @@ DTYPES = {
 CARD_TYPES = {
     "num_heads": (int, "a whole number"),
     "decoder_num_heads": (int, "a whole number"),
+    "num_classes": (int, "a whole number"),
+    "problem_type": (str, "a text"),
     "epoch": (int, "a whole number"),
     "iteration": (int, "a whole number"),
     "mask_ratio": (float, "a number below 1"),

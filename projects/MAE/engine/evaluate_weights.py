@@ -18,7 +18,7 @@ from projects.MAE.report.save import renew_reports
 from projects.MAE.runtime.lazy_call import call
 from projects.MAE.runtime.ranks import only_on_rank_0
 from projects.MAE.weights.pretrained import load_pretrained, log_report, read_libai
-from projects.MAE.weights.source import run_facts
+from projects.MAE.weights.source import check_one_label, run_facts
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -94,6 +94,7 @@ def evaluate_only(run):
     loader = test_loaders(cfg)[0]
     model = build_model(cfg)
     source, card = load_for_evaluation(run, model)
+    check_one_label(card, source)
     dataset, columns = loader.dataset, None
     check_sample(dataset, cfg.model, run.task.has_labels, trains=False)
     found = len(classes_of(dataset))

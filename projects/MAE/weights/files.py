@@ -71,7 +71,7 @@ def read_weight_file_told(path, ema=False):
     saved = _read_folder(path) if os.path.isdir(path) else _read_file(path)
     state, words, lines = find_weights(saved, ema, path)
     check_tensors(state, path)
-    if "head.1.weight" in state:
+    if "head.0.running_mean" in state:  # without it head.0 may be anything that has no tensors
         state = {PROBE.get(name, name): state[name] for name in state}
         state.pop("head.0.num_batches_tracked", None)
     if is_moco(state, words, saved.get("arch")):

@@ -9,7 +9,7 @@ from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.sizes import shapes_of
 from projects.MAE.modeling.vit import VisionTransformer
 from projects.MAE.weights.libai_names import torch_to_libai
-from projects.MAE.weights.source import preprocessing_of, read_source
+from projects.MAE.weights.source import check_one_label, preprocessing_of, read_source
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -88,6 +88,7 @@ def load_classifier(path, **options):
             "with its head",
             path=path,
         )
+    check_one_label(source.facts, source.path)
     kind = LinearProbe if sizes.parts == "probe" else VisionTransformer
     head = dict(global_pool=sizes.global_pool, num_classes=sizes.num_classes)
     return _filled(kind(**_common_sizes(source), **head), source, source.state)

@@ -24,7 +24,7 @@ logger = logging.getLogger("libai." + __name__)
 HEADS = ("num_heads", "decoder_num_heads")
 # What else than its sizes a model card may say.
 FACTS = (*HEADS, "norm_pix_loss", "mask_ratio", "classes", "epoch", "iteration", "preprocessing")
-FACTS += ("exif", "bits")
+FACTS += ("exif", "bits", "problem_type")
 LONGEST_CONFIG = 1 << 20  # characters; a run's has 6,000
 # What reading another thing than a list of transforms raises.
 DAMAGE = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError)
@@ -87,6 +87,15 @@ def read_source(path, heads_needed=True, ema=False, **options):
             logger.warning(printable(f"{path}: {what}"))
     facts = {key: facts[key] for key in FACTS if key in facts}
     return WeightSource(path, state, sizes, facts, {key: known_from[key] for key in facts})
+
+
+def check_one_label(facts, path):
+    """Raise a UserError where a head is none that gives an image one of its classes."""
+    kind = facts.get("problem_type") or "single_label_classification"
+    if kind != "single_label_classification":
+        what = f"problem_type={kind}: its outputs are not the scores of classes of which one is right"
+        way_out = "take its features, or finetune from it (other classes have a new head)"
+        raise UserError(what, path=path, way_out=way_out)
 
 
 def read_checkpoint(path, global_pool=None):
