@@ -2,7 +2,7 @@
 import numpy as np
 from omegaconf import ListConfig
 
-from projects.MAE.data.datasets import classes_of, files_of, place_of
+from projects.MAE.data.datasets import classes_of, comparable, files_of, place_of
 from projects.MAE.data.preprocessing import configured_preprocessing
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.lazy_call import class_name
@@ -66,7 +66,7 @@ def model_card(run, dataset):
     return card
 
 
-def columns_of(classes, dataset, subset, path):
+def columns_of(classes, dataset, subset, path, outputs=0):
     """Where a head has the classes of a data set: compared by name, as a place means something else
     to each.
 
@@ -75,6 +75,7 @@ def columns_of(classes, dataset, subset, path):
         dataset: the data to evaluate, labelled.
         subset: whether a part of the classes will do (ImageNet-A and -R have 200 of the 1000).
         path: the weights, for errors.
+        outputs: of the head; those that nobody named are classes, too, named as transformers does.
 
     Returns:
         int64 [dataset.num_classes], places in the head; None where labels are those places already.
@@ -82,11 +83,13 @@ def columns_of(classes, dataset, subset, path):
     Raises:
         UserError: data of a class that the weights don't know; a class without data, and no subset.
     """
-    found = classes_of(dataset)
+    classes = classes + [f"LABEL_{i}" for i in range(len(classes), outputs)]
+    classes, found = comparable(classes), comparable(classes_of(dataset))
     if found == classes:
         return None
     missing, unknown = (_some(set(a) - set(b)) for a, b in ((classes, found), (found, classes)))
-    if unknown or missing and not subset or len(set(classes)) < len(classes):
+    twice = any(len(set(names)) < len(names) for names in (classes, found))
+    if unknown or missing and not subset or twice:
         lists = {"without data": missing, "unknown to it": unknown}
         says = [f"{what}: {names}" for what, names in lists.items() if names]
         way_out = "evaluate on the class folders that it was trained on"

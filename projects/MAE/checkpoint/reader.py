@@ -50,7 +50,7 @@ def read_card(checkpoint):
     if not os.path.isfile(card):
         return {}
     try:
-        with open(card) as file:
+        with open(card, encoding="utf-8") as file:
             content = json.load(file)
     except OSError as error:
         raise read_error(card, error) from None

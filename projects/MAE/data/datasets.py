@@ -1,5 +1,6 @@
 """From a sample's key to the arrays that a model takes."""
 import copy
+import unicodedata
 
 import numpy as np
 from PIL import Image
@@ -58,10 +59,12 @@ class _ImageDataset:
         """The file of a sample."""
         return self.images.path(index)
 
-    def evaluated_with(self, transform):
-        """The same images as evaluation takes them: in another transform, and without draws."""
+    def evaluated_with(self, transform, reading=None):
+        """The same images as evaluation takes them: in another transform, and without draws; and where
+        a `Reading` is given, with files read so."""
         other = copy.copy(self)
         other.train, other.transform, other.drop_path_draws = False, transform, 0
+        other.images = self.images.read_with(reading) if reading else self.images
         return other
 
     def __getitem__(self, key):
@@ -242,6 +245,17 @@ def classes_of(dataset):
     return list(getattr(dataset, "classes", ()))
 
 
+def comparable(names):
+    """Names of classes in one Unicode form: a disk may keep é as two characters, where another has one."""
+    return [unicodedata.normalize("NFC", name) for name in names]
+
+
+def prepared(dataset, transform, reading):
+    """A data set `evaluated_with` a transform and, where it reads files itself, a `Reading`."""
+    has_files = files_of(dataset) is not None
+    return dataset.evaluated_with(transform, *([reading] if has_files else []))
+
+
 def place_of(dataset):
     """Where a data set's images are, for messages: their folder; of others the name of the class."""
     images = files_of(dataset)
@@ -253,7 +267,7 @@ def check_same_classes(first, second):
 
     A label is a place in the sorted list of folders, so one missing folder would shift all others.
     """
-    ours, theirs = classes_of(first), classes_of(second)
+    ours, theirs = comparable(classes_of(first)), comparable(classes_of(second))
     if ours == theirs:
         return
     differing = sorted(set(ours) ^ set(theirs))

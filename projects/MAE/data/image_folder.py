@@ -1,4 +1,5 @@
 """The images of a split: root/train/CLASS/**/image with labels, or any folder without."""
+import copy
 import functools
 import logging
 import os
@@ -73,6 +74,12 @@ class ImageFolder:
     @property
     def left_out(self):
         return self._index.left_out
+
+    def read_with(self, reading):
+        """The same files, decoded in another way."""
+        other = copy.copy(self)
+        other.reading = reading
+        return other
 
     def path(self, index):
         return os.path.join(self.root, self._index.path(index))

@@ -58,14 +58,16 @@ def both_preprocessings(told, cfg):
 
     Returns:
         Two `Preprocessing`s; the second None where it is of another form, and the first the same as
-        the second where the weights don't say. Of weights of another image size mean and std count.
+        the second where the weights don't say. Of weights of another image size mean, std and filter
+        count.
     """
     ours, side = configured_preprocessing(cfg), cfg.model.img_size
     if not told:
         return ours, ours
     theirs = told_preprocessing(told, side)
     if theirs.crop != side:
-        theirs = (ours or standard_preprocessing(side))._replace(mean=theirs.mean, std=theirs.std)
+        kept = dict(mean=theirs.mean, std=theirs.std, resample=theirs.resample)
+        theirs = (ours or standard_preprocessing(side))._replace(**kept)
     return theirs, ours
 
 

@@ -6,7 +6,8 @@ from projects.MAE.checkpoint.checkpointer import load_weights
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.data.build import check_sample
-from projects.MAE.data.datasets import classes_of, place_of
+from projects.MAE.data.datasets import classes_of, files_of, place_of, prepared
+from projects.MAE.data.image_file import told_reading
 from projects.MAE.data.preprocessing import both_preprocessings
 from projects.MAE.engine.trainer import build_model, test_loaders
 from projects.MAE.errors import UserError
@@ -47,8 +48,10 @@ def load_for_evaluation(run, model, may_be_random=False):
         log_report(report, source)
         if report["new"] and not may_be_random:
             raise UserError(
-                f"finetune.path={source}: it does not give {', '.join(report['new'])}: --eval-only "
-                "needs the weights of a whole model, with the classes and the pooling of model"
+                f"it does not give {', '.join(report['new'])}",
+                key="finetune.path",
+                value=source,
+                way_out=_way_out(report, cfg.model),
             )
         if not is_libai:
             check_heads(report["facts"], cfg.model, source)
@@ -61,31 +64,54 @@ def load_for_evaluation(run, model, may_be_random=False):
     return source, card
 
 
+def _way_out(report, model):
+    """Which settings of the model make weights whole, after a report of `load_pretrained`."""
+    outputs, left, wanted = report["outputs"], report["left"], []
+    for norm, pool in (("norm.weight", False), ("fc_norm.weight", True)):
+        wanted += [f"model.global_pool={pool}"] if norm in left else []
+    wanted += [f"model.num_classes={outputs}"] if outputs != model.num_classes else []
+    if not outputs or not wanted or "feature_norm.running_mean" in left:
+        return "--eval-only needs the weights of a whole model, with the classes and the pooling of model"
+    return f"set {' '.join(wanted)}, as its head has it"
+
+
 def prepared_for(loader, card, cfg, source):
-    """The loader of `dataloader.test` with the preprocessing that weights name, as predict has it.
+    """The loader of `dataloader.test` that makes of files what the weights' training did, as predict does.
 
     Where that differs from the configuration's, one line says so, and which is used. An image size
-    of the configuration's own stays, with the mean and std of the weights.
+    of the configuration's own stays, with the mean, std and filter of the weights.
     """
-    told = card.get("preprocessing")
+    told, files = card.get("preprocessing"), files_of(loader.dataset)
     theirs, ours = both_preprocessings(told, cfg)
     if not told:
         how = ours or "with the transform"
         logger.info(f"{source} does not say how images are prepared: {how} of the configuration")
-    if theirs == ours:
+    reading = files.reading if files else None
+    their_reading = told_reading(card, reading) if files else None
+    if theirs == ours and their_reading == reading:
         return loader
-    differs = f"{source} was trained with the preprocessing {theirs}, "
-    differs += f"the configuration has {ours or 'another'}"
+    readings = (their_reading, reading) if their_reading != reading else (None, None)
+    theirs_said, ours_said = map(_said, (theirs, ours), readings)
+    differs = f"{source} was trained with the preprocessing {theirs_said}, "
+    differs += f"the configuration has {ours_said or 'another'}"
     is_fixed = not hasattr(loader.dataset, "evaluated_with")  # a class of the user's own
     if is_fixed or cfg.train.evaluation.get("preprocessing") == "recipe":
         logger.warning(f"{differs}: the configuration's is used")
         return loader
     other = "train.evaluation.preprocessing=recipe takes the other"
     logger.warning(f"{differs}: the weights' is used; {other}")
-    dataset = loader.dataset.evaluated_with(theirs.transform())
+    transform = loader.dataset.transform if theirs == ours else theirs.transform()
+    dataset = prepared(loader.dataset, transform, their_reading)
     return call(
         cfg.dataloader.test[0], test_batch_size=cfg.train.test_micro_batch_size, dataset=dataset
     )
+
+
+def _said(preprocessing, reading):
+    parts = [str(preprocessing)] if preprocessing else []
+    if reading:
+        parts.append(f"EXIF rotation {reading.exif}, {reading.bits or 16} bits")
+    return ", ".join(parts)
 
 
 def evaluate_only(run):
@@ -100,7 +126,7 @@ def evaluate_only(run):
     found = len(classes_of(dataset))
     if run.task.has_labels and card.get("classes"):
         subset = cfg.train.evaluation.get("classes") == "subset"
-        columns = columns_of(card["classes"], dataset, subset, source)
+        columns = columns_of(card["classes"], dataset, subset, source, cfg.model.num_classes)
     if columns is not None:
         logger.info(
             f"Classes are compared by name: the {len(columns)} class folders are outputs "
@@ -126,9 +152,9 @@ def probe_neighbours(run):
     loaders = build_loaders(cfg, val_loader)
     model = build_model(cfg)
     source, card = load_for_evaluation(run, model, may_be_random=True)
-    prepared = prepared_for(val_loader, card, cfg, source)
-    if prepared is not val_loader:
-        loaders = build_loaders(cfg, prepared)
+    prepared_loader = prepared_for(val_loader, card, cfg, source)
+    if prepared_loader is not val_loader:
+        loaders = build_loaders(cfg, prepared_loader)
     results = run_knn(cfg, model, loaders, source)
     keep(cfg, KNN, results, source, card, loaders[1].dataset)
 

@@ -20,12 +20,13 @@ logger = logging.getLogger("libai." + __name__)
 # The authors' linear probe: a batch normalisation without affine, and a linear layer.
 PROBE = {f"head.0.{name}": f"feature_norm.{name}" for name in ("running_mean", "running_var")}
 PROBE.update({f"head.1.{name}": f"head.{name}" for name in ("weight", "bias")})
-# In a folder of transformers, the first that is there; an index names several files.
+INDEX = ".index.json"  # names several files
+# In a folder of transformers, the first that is there.
 FOLDER_FILES = (
     "model.safetensors",
-    "model.safetensors.index.json",
+    f"model.safetensors{INDEX}",
     "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
+    f"pytorch_model.bin{INDEX}",
 )
 
 
@@ -34,6 +35,8 @@ def check_weight_file(path):
     path = str(path)
     if os.path.isdir(path):
         _folder_file(path)
+    elif path.endswith(INDEX) and os.path.isfile(path):
+        _read_json(path)
     elif not _is_safetensors(path):
         check_start(path)
 
@@ -68,7 +71,8 @@ def read_weight_file_told(path, ema=False):
     check_weight_file(path)
     path = str(path).rstrip("/")
     told = {}
-    saved = _read_folder(path) if os.path.isdir(path) else _read_file(path)
+    file = os.path.join(path, _folder_file(path)) if os.path.isdir(path) else path
+    saved = _read_parts(file) if file.endswith(INDEX) else _read_file(file)
     state, words, lines = find_weights(saved, ema, path)
     check_tensors(state, path)
     if "head.0.running_mean" in state:  # without it head.0 may be anything that has no tensors
@@ -122,8 +126,9 @@ def check_total(state, path):
 
     One tensor can stand under many names, and is copied for each when it becomes float32.
     """
-    if os.path.isdir(path):
-        with os.scandir(path) as entries:
+    folder = os.path.dirname(os.path.abspath(path)) if path.endswith(INDEX) else path
+    if os.path.isdir(folder):
+        with os.scandir(folder) as entries:
             size = sum(entry.stat().st_size for entry in entries if entry.is_file())
     else:
         size = os.path.getsize(path)
@@ -153,12 +158,10 @@ def _folder_file(folder):
     raise UserError(f"a folder without weights ({', '.join(FOLDER_FILES[::2])})", path=folder)
 
 
-def _read_folder(folder):
-    name = _folder_file(folder)
-    if not name.endswith(".index.json"):
-        return _read_file(os.path.join(folder, name))
-    state = {}
-    parts = _read_json(os.path.join(folder, name)).get("weight_map")
+def _read_parts(index):
+    """The tensors of all the files that an index names."""
+    folder, name = os.path.split(index)
+    state, parts = {}, _read_json(index).get("weight_map")
     if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
         raise UserError(f"{name} is damaged: its weight_map does not name files", path=folder)
     for part in sorted(set(parts.values())):
@@ -233,7 +236,7 @@ def _read_json(path):
     if not os.path.isfile(path):
         return {}
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8-sig") as file:  # some editors begin it with a mark
             content = json.load(file)
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"not JSON ({error})", path=path) from None

@@ -6,13 +6,14 @@ import os
 from projects.MAE.checkpoint.manifest import check_whole
 from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint, newest_checkpoints
 from projects.MAE.checkpoint.reader import read_card
+from projects.MAE.data.datasets import comparable
 from projects.MAE.errors import UserError, about
 from projects.MAE.modeling.initialization import assign, named_tensors
 from projects.MAE.modeling.pos_embed import resize_pos_embed
 from projects.MAE.modeling.task import task_of_module
 from projects.MAE.weights.files import check_weight_file, read_weight_file
 from projects.MAE.weights.libai_names import torch_name, torch_shape, torch_to_libai
-from projects.MAE.weights.sizes import check_finite
+from projects.MAE.weights.sizes import check_finite, known_heads
 from projects.MAE.weights.source import read_checkpoint
 
 logger = logging.getLogger("libai." + __name__)
@@ -87,6 +88,7 @@ def load_pretrained(model, path, weight_style=None, classes=()):
         "left": the tensors in the weights that the model has no place for.
         "reshaped": {name: (shape in the weights, shape in the model)}, a part of "loaded".
         "facts": what else the weights say: heads, classes, preprocessing.
+        "outputs": of the head in the weights, 0 without one.
 
     Raises:
         UserError: no such weights, or those of another kind or size of model, or damaged ones.
@@ -101,7 +103,7 @@ def _load(model, source, weight_style, classes):
         weights, facts = read_libai(source, model)
     else:
         weights, facts = read_weight_file(source)
-        _say_assumed(model, facts, source)
+        _say_assumed(model, weights, facts, source)
     _check_heads(model, facts, source)
 
     task = task_of_module(model)
@@ -110,7 +112,7 @@ def _load(model, source, weight_style, classes):
         places = {n: (torch_name(n), torch_shape(n, shape)) for n, (_, shape) in places.items()}
     new = _find_new(model, places, weights, task, source)
     head = [name for name in places if name.startswith("head.") and name not in new]
-    theirs = facts.get("classes") or classes
+    theirs, classes = map(comparable, (facts.get("classes") or classes, classes))
     if head and classes and sorted(theirs) != sorted(classes):
         logger.warning(f"{source} was trained on classes of other names: the head is new")
         new += head
@@ -136,7 +138,8 @@ def _load(model, source, weight_style, classes):
             in_order = name not in head or not classes or theirs == classes
             array = chosen[name]
             assign(tensor, array if in_order else _in_order_of(array, theirs, classes))
-    return {"loaded": list(chosen), "new": new, "left": left, "reshaped": reshaped, "facts": facts}
+    report = {"loaded": list(chosen), "new": new, "left": left, "reshaped": reshaped, "facts": facts}
+    return {**report, "outputs": len(weights.get("head.bias", ()))}
 
 
 def _in_order_of(head, theirs, classes):
@@ -152,15 +155,23 @@ def read_libai(path, model):
     check_whole(checkpoint, "model")
     weights, told = read_checkpoint(checkpoint, getattr(model, "global_pool", None))
     facts = told["its model card"] or told["its run's config.yaml"]
-    _say_assumed(model, facts, checkpoint)
+    _say_assumed(model, weights, facts, checkpoint)
     return weights, facts
 
 
-def _say_assumed(model, facts, source):
+def _say_assumed(model, weights, facts, source):
+    """The model's heads are taken where weights don't tell; the commands take those of record."""
+    of_record = known_heads(weights)
     for key in ("num_heads", "decoder_num_heads"):
-        if hasattr(model, key) and not facts.get(key):
-            assumed = f"model.{key}={getattr(model, key)} is assumed"
-            logger.info(f"{source} does not say its {key}: {assumed}")
+        ours = getattr(model, key, None)
+        if not ours or facts.get(key):
+            continue
+        assumed = f"{source} does not say its {key}: model.{key}={ours} is assumed"
+        if of_record.get(key, ours) == ours:
+            logger.info(assumed)
+        else:
+            usual = f"a ViT of its width and depth has {of_record[key]}"
+            logger.warning(f"{assumed}, but {usual}: set model.{key}={of_record[key]} if this one does")
 
 
 def _check_heads(model, facts, source):
@@ -197,6 +208,10 @@ def _find_new(model, places, weights, task, source):
 
 def _resized(array, key, shape, source):
     """A position embedding of another image size, interpolated; other shapes are an error."""
+    if key == "patch_embed.proj.weight" and array.ndim == 4 and array.shape[1] != shape[1]:
+        way_out = f"set model.in_chans={array.shape[1]} with a data set that has them, or take others"
+        what = f"its images have {array.shape[1]} channels, this model's {shape[1]}"
+        raise UserError(what, path=source, way_out=way_out)
     tokens = [array.shape[1], shape[1]] if array.ndim == 3 and len(shape) == 3 else []
     sides = [math.isqrt(count - 1) for count in tokens]
     if (

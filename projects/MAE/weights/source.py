@@ -147,7 +147,7 @@ def run_config(checkpoint, embed_dim):
     """The config.yaml of the run that made a checkpoint folder; None where there is none, or it is
     of a model of another width."""
     try:
-        with open(_config_of(checkpoint)) as file:
+        with open(_config_of(checkpoint), encoding="utf-8") as file:
             content = yaml.load(file.read(LONGEST_CONFIG), _PlainLoader)
         if not isinstance(content, dict):
             return None

@@ -156,6 +156,24 @@ def test_evaluating_one(runs, key, kind, pool):
     np.testing.assert_allclose(scores_of(model, runs), expected, atol=2e-4)
 
 
+@pytest.mark.parametrize(
+    "kind, pool, classes, wanted",
+    [
+        ("token", True, 5, "set model.global_pool=False, as its head has it"),
+        ("token", True, 7, "set model.global_pool=False model.num_classes=5, as its head has it"),
+        ("mean", True, 7, "set model.num_classes=5, as its head has it"),
+    ],
+)
+def test_evaluating_a_head_that_does_not_fit(runs, tmp_path, kind, pool, classes, wanted):
+    file = str(tmp_path / "vit.safetensors")
+    assert main([str(runs / kind), file, "--to", "timm"]) == 0
+    cfg = OmegaConf.create(dict(model=dict(num_heads=2, global_pool=pool, num_classes=classes)))
+    cfg.train, cfg.finetune = dict(load_weight=""), dict(enable=True, weight_style=None, path=file)
+    model = VisionTransformer(**ENCODER, num_classes=classes, global_pool=pool)
+    with pytest.raises(UserError, match=wanted):
+        load_for_evaluation(SimpleNamespace(cfg=cfg, resumes=False), model)
+
+
 def test_evaluating_one_with_another_pooling(runs):
     cfg = OmegaConf.create(dict(model=dict(num_heads=2, global_pool=False)))
     cfg.train = dict(load_weight=str(runs / "mean"))
