@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from projects.MAE.checkpoint.names import is_checkpoint
+from projects.MAE.checkpoint.names import has_checkpoint
 from projects.MAE.checkpoint.reader import check_card_types
 from projects.MAE.errors import LONGEST, UserError, printable
 from projects.MAE.weights.folder_config import check_agree, read_processor, read_timm
@@ -147,7 +147,7 @@ def _is_safetensors(path):
 
 
 def _folder_file(folder):
-    if is_checkpoint(folder):
+    if has_checkpoint(folder):
         what = "a LiBai checkpoint, no weights of PyTorch: finetune.weight_style=oneflow"
         raise UserError(what, path=folder)
     for name in FOLDER_FILES:

@@ -4,8 +4,8 @@ import math
 import os
 
 from projects.MAE.checkpoint.manifest import check_whole
-from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint, newest_checkpoints
-from projects.MAE.checkpoint.reader import read_card
+from projects.MAE.checkpoint.names import find_checkpoint, has_checkpoint
+from projects.MAE.checkpoint.reader import Tensor, read_card, read_part
 from projects.MAE.data.datasets import comparable
 from projects.MAE.errors import UserError, about
 from projects.MAE.modeling.initialization import assign, named_tensors
@@ -18,11 +18,13 @@ from projects.MAE.weights.source import read_checkpoint
 
 logger = logging.getLogger("libai." + __name__)
 
+SIZED = ("patch_embed.proj.weight", "pos_embed")  # tensors whose shapes tell patch and image size
+
 
 def weight_style_of(path):
     """What weights are, as finetune.weight_style calls it: "oneflow", a folder that LiBai wrote, or
     "pytorch", all else."""
-    is_libai = os.path.isdir(path) and (is_checkpoint(path) or newest_checkpoints(path))
+    is_libai = os.path.isdir(path) and has_checkpoint(path)
     return "oneflow" if is_libai else "pytorch"
 
 
@@ -56,15 +58,22 @@ def told_sizes(path):
         UserError: the weights can't be read.
     """
     if weight_style_of(path) == "oneflow":
-        card = read_card(find_checkpoint(path))
-        return {k: card[k] for k in ("img_size", "patch_size") if k in card}, "its model card"
-    state, _ = read_weight_file(path)
-    patch, positions = state["patch_embed.proj.weight"], state.get("pos_embed")
-    if patch.ndim != 4 or positions is None or positions.ndim != 3:
+        checkpoint = find_checkpoint(path)
+        card = read_card(checkpoint)
+        told = {k: card[k] for k in ("img_size", "patch_size") if k in card}
+        if told:
+            return told, "its model card"
+        parts = read_part(os.path.join(checkpoint, "model"))
+        parts = parts if isinstance(parts, dict) else {}
+        shapes = {n: t.check(n)[1] for n, t in parts.items() if n in SIZED and isinstance(t, Tensor)}
+    else:
+        state, _ = read_weight_file(path)
+        shapes = {name: state[name].shape for name in SIZED if name in state}
+    patch, positions = (shapes.get(name, ()) for name in SIZED)
+    if len(patch) != 4 or len(positions) != 3:
         return {}, ""
-    side = math.isqrt(positions.shape[1] - 1)
-    sizes = dict(img_size=side * patch.shape[-1], patch_size=patch.shape[-1])
-    return sizes, "the shapes of its tensors"
+    side = math.isqrt(max(positions[1] - 1, 0))
+    return dict(img_size=side * patch[-1], patch_size=patch[-1]), "the shapes of its tensors"
 
 
 def load_pretrained(model, path, weight_style=None, classes=()):

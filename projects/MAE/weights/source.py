@@ -7,7 +7,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint
+from projects.MAE.checkpoint.names import find_checkpoint, has_checkpoint
 from projects.MAE.checkpoint.reader import check_card_types, read_card, read_weights
 from projects.MAE.data.preprocessing import (
     configured_preprocessing,
@@ -57,7 +57,7 @@ def read_source(path, heads_needed=True, ema=False, **options):
             the number of heads is needed and not known; it takes images of other than 3 channels.
     """
     path = str(path)
-    if os.path.isdir(path) and is_checkpoint(path):
+    if os.path.isdir(path) and has_checkpoint(path):
         path = find_checkpoint(path)
         if ema:
             raise UserError("a LiBai checkpoint has no averaged weights: leave --ema out", path=path)

@@ -15,7 +15,7 @@ from projects.MAE.errors import UserError
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.vit import VisionTransformer
 from projects.MAE.weights.libai_names import OURS, from_libai_main, linear_layout, to_libai_main
-from projects.MAE.weights.pretrained import load_pretrained
+from projects.MAE.weights.pretrained import load_pretrained, told_sizes, weight_style_of
 from projects.MAE.weights.saved_model import load_autoencoder, load_classifier
 from projects.MAE.weights.source import read_source
 from projects.MAE.weights.write import write_libai
@@ -60,6 +60,18 @@ def test_without_its_configuration_the_pooling_is_assumed_aloud(runs, caplog):
 def test_an_autoencoder(runs):
     saved = load_autoencoder(runs / "mae")
     assert saved.facts["decoder_num_heads"] == 3 and saved.facts["norm_pix_loss"] is True
+
+
+@pytest.mark.parametrize("name", ["model_final", "model_best", "model_0000009"])
+def test_a_run_without_its_last_checkpoint(runs, name):
+    """The file is gone, say when the run was copied: every command finds what is there."""
+    run = runs / "mae"
+    (run / "last_checkpoint").unlink()
+    (run / "model_final").rename(run / name)
+    assert read_source(run).path == str(run / name)
+    assert weight_style_of(str(run)) == "oneflow"
+    sizes = dict(img_size=16, patch_size=8)
+    assert told_sizes(str(run)) == (sizes, "the shapes of its tensors")
 
 
 def test_finetuning_and_pretraining_from_one(runs):
