@@ -112,12 +112,19 @@ def _some(names):
 
 def check_heads(card, model_cfg, checkpoint):
     """Raise a UserError where a model differs from its weights in what no tensor's shape shows."""
-    for key in ("num_heads", "decoder_num_heads", "global_pool"):
-        if key in card and key in model_cfg and card[key] != model_cfg[key]:
+    for key in ("num_heads", "decoder_num_heads", "global_pool", "norm_pix_loss"):
+        if card.get(key) is not None and key in model_cfg and card[key] != model_cfg[key]:
             raise UserError(
                 f"model.{key}={model_cfg[key]}, but {checkpoint} was trained with {card[key]}: set "
                 f"model.{key}={card[key]}"
             )
+
+
+def differing_aims(card, model_cfg):
+    """A line for each way in which pretraining of weights and of a model differ, after their name."""
+    for key in ("norm_pix_loss", "mask_ratio"):
+        if card.get(key) is not None and key in model_cfg and card[key] != model_cfg[key]:
+            yield f"was trained with {key}={card[key]}: model.{key}={model_cfg[key]} is used"
 
 
 def difference_of_runs(card, current):

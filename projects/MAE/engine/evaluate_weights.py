@@ -1,7 +1,7 @@
 """What --eval-only and --knn do: measure weights that are there, and keep the figures."""
 import logging
 
-from projects.MAE.checkpoint.card import check_heads, columns_of
+from projects.MAE.checkpoint.card import check_heads, columns_of, differing_aims
 from projects.MAE.checkpoint.checkpointer import load_weights
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_card
@@ -121,6 +121,8 @@ def evaluate_only(run):
     model = build_model(cfg)
     source, card = load_for_evaluation(run, model)
     check_one_label(card, source)
+    for line in differing_aims(card, cfg.model):
+        logger.warning(f"{source} {line}")
     dataset, columns = loader.dataset, None
     check_sample(dataset, cfg.model, run.task.has_labels, trains=False)
     found = len(classes_of(dataset))

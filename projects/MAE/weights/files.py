@@ -37,6 +37,8 @@ def check_weight_file(path):
         _folder_file(path)
     elif path.endswith(INDEX) and os.path.isfile(path):
         _read_json(path)
+    elif path.endswith(".json") and os.path.isfile(path):
+        raise UserError("it describes weights: name the folder it is in, or the weights", path=path)
     elif not _is_safetensors(path):
         check_start(path)
 

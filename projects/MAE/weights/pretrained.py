@@ -46,13 +46,14 @@ def check_source(path, weight_style=None):
 
 
 def told_sizes(path):
-    """Image and patch size of a model that somebody trained, in pixels, as far as its weights tell.
+    """Image and patch size of a model that somebody trained, in pixels, and the channels of its images, as
+    far as its weights tell.
 
     Args:
         path: as of `load_pretrained`.
 
     Returns:
-        {"img_size", "patch_size": int}, or a part of it; and who told it, in words.
+        {"img_size", "patch_size", "in_chans": int}, or a part of it; and who told it, in words.
 
     Raises:
         UserError: the weights can't be read.
@@ -60,7 +61,7 @@ def told_sizes(path):
     if weight_style_of(path) == "oneflow":
         checkpoint = find_checkpoint(path)
         card = read_card(checkpoint)
-        told = {k: card[k] for k in ("img_size", "patch_size") if k in card}
+        told = {k: card[k] for k in ("img_size", "patch_size", "in_chans") if k in card}
         if told:
             return told, "its model card"
         parts = read_part(os.path.join(checkpoint, "model"))
@@ -73,7 +74,16 @@ def told_sizes(path):
     if len(patch) != 4 or len(positions) != 3:
         return {}, ""
     side = math.isqrt(max(positions[1] - 1, 0))
-    return dict(img_size=side * patch[-1], patch_size=patch[-1]), "the shapes of its tensors"
+    sizes = dict(img_size=side * patch[-1], patch_size=patch[-1], in_chans=patch[1])
+    return sizes, "the shapes of its tensors"
+
+
+def check_channels(found, needed, path):
+    """Raise a UserError where weights take images of another number of channels than a model."""
+    if found != needed:
+        what = f"its images have {found} channels, model.in_chans={needed}"
+        way_out = f"take other weights, or set model.in_chans={found} with a data set that has them"
+        raise UserError(what, path=path, way_out=way_out)
 
 
 def load_pretrained(model, path, weight_style=None, classes=()):
@@ -188,7 +198,8 @@ def _check_heads(model, facts, source):
     for key in ("num_heads", "decoder_num_heads"):
         found, needed = facts.get(key), getattr(model, key, None)
         if found and needed and found != needed:
-            raise UserError(f"its model has {key}={found}, this one model.{key}={needed}", path=source)
+            what = f"its model has {key}={found}, this one model.{key}={needed}"
+            raise UserError(what, path=source, way_out=f"set model.{key}={found}")
 
 
 def _find_new(model, places, weights, task, source):
@@ -217,10 +228,8 @@ def _find_new(model, places, weights, task, source):
 
 def _resized(array, key, shape, source):
     """A position embedding of another image size, interpolated; other shapes are an error."""
-    if key == "patch_embed.proj.weight" and array.ndim == 4 and array.shape[1] != shape[1]:
-        way_out = f"set model.in_chans={array.shape[1]} with a data set that has them, or take others"
-        what = f"its images have {array.shape[1]} channels, this model's {shape[1]}"
-        raise UserError(what, path=source, way_out=way_out)
+    if key == SIZED[0] and array.ndim == 4:
+        check_channels(array.shape[1], shape[1], source)
     tokens = [array.shape[1], shape[1]] if array.ndim == 3 and len(shape) == 3 else []
     sides = [math.isqrt(count - 1) for count in tokens]
     if (

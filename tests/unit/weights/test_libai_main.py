@@ -7,6 +7,7 @@ import oneflow as flow
 import pytest
 from omegaconf import OmegaConf
 
+from projects.MAE.checkpoint.card import differing_aims
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_weights
 from projects.MAE.convert_weights import main
@@ -70,7 +71,7 @@ def test_a_run_without_its_last_checkpoint(runs, name):
     (run / "model_final").rename(run / name)
     assert read_source(run).path == str(run / name)
     assert weight_style_of(str(run)) == "oneflow"
-    sizes = dict(img_size=16, patch_size=8)
+    sizes = dict(img_size=16, patch_size=8, in_chans=3)
     assert told_sizes(str(run)) == (sizes, "the shapes of its tensors")
 
 
@@ -184,6 +185,17 @@ def test_evaluating_a_head_that_does_not_fit(runs, tmp_path, kind, pool, classes
     model = VisionTransformer(**ENCODER, num_classes=classes, global_pool=pool)
     with pytest.raises(UserError, match=wanted):
         load_for_evaluation(SimpleNamespace(cfg=cfg, resumes=False), model)
+
+
+def test_evaluating_one_on_other_pixels(runs):
+    """Its loss is of normalised patches: that on plain ones would be a number of another kind."""
+    cfg = OmegaConf.create(dict(model=dict(num_heads=2, norm_pix_loss=False, mask_ratio=0.5)))
+    cfg.train = dict(load_weight=str(runs / "mae"))
+    model = MaskedAutoencoderViT(**ENCODER, **DECODER)
+    with pytest.raises(UserError, match="was trained with True: set model.norm_pix_loss=True"):
+        load_for_evaluation(SimpleNamespace(cfg=cfg, resumes=False), model)
+    (line,) = differing_aims(dict(norm_pix_loss=None, mask_ratio=0.75), cfg.model)
+    assert line == "was trained with mask_ratio=0.75: model.mask_ratio=0.5 is used"
 
 
 def test_evaluating_one_with_another_pooling(runs):
