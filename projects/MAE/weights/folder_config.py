@@ -15,6 +15,9 @@ VIT_PROCESSOR["do_center_crop"] = False
 FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad")
 # Whose `size` is a square where it is one number; to the others it is the shorter side.
 SQUARE, SHORTER_SIDE = ("ViT", "DeiT", "Beit"), ("Bit", "CLIP", "ConvNext")
+# What other processors do with the same words is another thing: LeViT's resizes to 8/7 of its size,
+# EfficientNet's shifts the pixels, MobileViT's takes blue for red.
+PROCESSORS = (*SQUARE, *SHORTER_SIDE, "Siglip", "Blip", "VideoMAE")
 
 
 def read_processor(config, path):
@@ -26,6 +29,8 @@ def read_processor(config, path):
     if not config:
         return {}
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "ViT")
+    if not kind.startswith(PROCESSORS):
+        raise _refused({"image_processor_type": kind}, "image_processor_type", path)
     defaults = {} if kind.startswith("ViTHybrid") or not kind.startswith("ViT") else VIT_PROCESSOR
     config = {**defaults, **{key: value for key, value in config.items() if value is not None}}
     for key in FLAGS:
