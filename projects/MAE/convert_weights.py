@@ -74,8 +74,8 @@ def convert(args):
         )
     if args.to == "libai-main" and sizes.parts == "encoder" and sizes.global_pool:
         raise UserError(
-            f"{args.source}: an encoder that averages the patches (fc_norm), which LiBai's projects/MAE "
-            "has with a head alone: use --to libai"
+            f"{args.source}: an encoder that averages the patches (fc_norm), which LiBai's "
+            "projects/MAE has with a head alone: use --to libai"
         )
     if args.to == "timm" and sizes.parts == "full":  # timm has no decoder
         sizes = sizes._replace(

@@ -31,8 +31,8 @@ def find_checkpoint(path):
 
 
 def _usable(folder):
-    """Names of the checkpoints of an output folder that hold a model; model_final and model_best last, as
-    both have another name in most."""
+    """Names of the checkpoints of an output folder that hold a model; model_final and model_best
+    last, as both have another name in most."""
     names = [*newest_checkpoints(folder), "model_final", "model_best"]
     return [name for name in names if _holds_model(os.path.join(folder, name))]
 

@@ -246,7 +246,7 @@ def classes_of(dataset):
 
 
 def comparable(names):
-    """Names of classes in one Unicode form: a disk may keep é as two characters, where another has one."""
+    """Names of classes in one Unicode form: a disk may keep é as two characters, another as one."""
     return [unicodedata.normalize("NFC", name) for name in names]
 
 

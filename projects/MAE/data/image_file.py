@@ -76,8 +76,8 @@ class Reading(NamedTuple):
 
 
 def told_reading(told, otherwise=Reading()):
-    """The `Reading` of a model card or of facts, {"exif", "bits": value}; what they don't say is that of
-    `otherwise`."""
+    """The `Reading` of a model card or of facts, {"exif", "bits": value}; what they don't say is
+    that of `otherwise`."""
     exif, bits = told.get("exif") or otherwise.exif, told.get("bits") or otherwise.bits
     same = (exif, bits or 16) == (otherwise.exif, otherwise.bits or 16)
     return otherwise if same else Reading(exif, bits)

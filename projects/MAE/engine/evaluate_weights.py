@@ -71,14 +71,15 @@ def _way_out(report, model):
         wanted += [f"model.global_pool={pool}"] if norm in left else []
     wanted += [f"model.num_classes={outputs}"] if outputs != model.num_classes else []
     if not outputs or not wanted or "feature_norm.running_mean" in left:
-        return "--eval-only needs the weights of a whole model, with the classes and the pooling of model"
+        needed = "the weights of a whole model, with the classes and the pooling of model"
+        return f"--eval-only needs {needed}"
     return f"set {' '.join(wanted)}, as its head has it"
 
 
 def prepared_for(loader, card, cfg, source):
-    """The loader of `dataloader.test` that makes of files what the weights' training did, as predict does.
+    """The loader of `dataloader.test` that makes of files what the weights' training did.
 
-    Where that differs from the configuration's, one line says so, and which is used. An image size
+    So does predict. Where that differs from the configuration's, one line says so, and which is used. An image size
     of the configuration's own stays, with the mean, std and filter of the weights.
     """
     told, files = card.get("preprocessing"), files_of(loader.dataset)

@@ -176,10 +176,10 @@ def _check_timm_layers(config, args, state, path):
     mean = "fc_norm.weight" in state
     for pool in (config.get("global_pool"), args.get("global_pool")):
         if pool is not None and "head.weight" in state and pool != ("avg" if mean else "token"):
+            there = f"global_pool={pool or '(none)'} and {'fc_norm' if mean else 'no fc_norm'}"
             raise UserError(
-                f"global_pool={pool or '(none)'} and {'fc_norm' if mean else 'no fc_norm'}: a classifier "
-                "here averages patches before fc_norm (avg), or takes the class token behind norm "
-                "(token)",
+                f"{there}: a classifier here averages patches before fc_norm (avg), or takes the "
+                "class token behind norm (token)",
                 path=path,
             )
 

@@ -107,7 +107,7 @@ def _is_wrapper(word):
 
 
 def _is_averaged(candidate, saved):
-    # Where Lightning averages weights, its state_dict has the average, current_model_state the raw ones.
+    # Where Lightning averages, its state_dict has the average, current_model_state the raw weights.
     swapped = "current_model_state" in saved and candidate.keys[:1] == ("state_dict",)
     return swapped or any(map(_is_ema, _words(candidate)))
 

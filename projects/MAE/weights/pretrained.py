@@ -46,8 +46,8 @@ def check_source(path, weight_style=None):
 
 
 def told_sizes(path):
-    """Image and patch size of a model that somebody trained, in pixels, and the channels of its images, as
-    far as its weights tell.
+    """Image and patch size of a model that somebody trained, in pixels, and the channels of its
+    images, as far as its weights tell.
 
     Args:
         path: as of `load_pretrained`.

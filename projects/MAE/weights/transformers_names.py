@@ -163,9 +163,10 @@ def read_config(config, source):
 
 
 def _class_names(config, path):
-    """The names of classes and their number, as far as a config.json says them; in what it says twice
-    it has to agree with itself."""
-    names, places = named_classes(config.get("id2label") or {}, "id2label", path), config.get("label2id")
+    """The names of classes and their number, as far as a config.json says them; in what it says
+    twice it has to agree with itself."""
+    names = named_classes(config.get("id2label") or {}, "id2label", path)
+    places = config.get("label2id")
     for name, place in (places or {}).items() if isinstance(places, dict) else ():
         found = names[int(place)] if str(place).isdecimal() and int(place) < len(names) else None
         if names and found != name and name != f"LABEL_{place}":  # the library's, where nobody set it

@@ -145,7 +145,7 @@ def test_images_of_other_channels_are_refused_at_the_start(golden, images, tmp_p
 
 def test_weights_of_another_kind_are_no_checkpoint_to_evaluate(images):
     file = DATA / "weights/training_full.pth"
-    with pytest.raises(UserError, match="no LiBai checkpoint: name .* of another kind as finetune.path"):
+    with pytest.raises(UserError, match="no LiBai checkpoint: name .* as finetune.path"):
         run_of(RECIPE, images, *SIZES, *DECODER, f"train.load_weight={file}", "--eval-only")
 
 

@@ -107,7 +107,8 @@ def test_transformers_in_several_files(classifier, tmp_path):
 
 def test_names_in_any_script(classifier, tmp_path):
     """As UTF-8, whatever the locale, and with the mark that some editors begin a file with."""
-    config = {**config_of(classifier), "id2label": {str(i): f"ж{i}" for i in range(10)}, "label2id": {}}
+    names = {str(i): f"ж{i}" for i in range(10)}
+    config = {**config_of(classifier), "id2label": names, "label2id": {}}
     write_folder(tmp_path / "vit", to_transformers(classifier, bare=False), config)
     text = "\ufeff" + json.dumps(config, ensure_ascii=False)
     (tmp_path / "vit" / "config.json").write_bytes(text.encode())

@@ -164,7 +164,7 @@ def test_images_of_another_size_than_the_model_takes_are_refused(vit):
         (dict(id2label={}, num_labels=5), "num_classes=5, its tensors 10"),
         (dict(num_labels=5), "num_labels=5, and id2label has 10 names"),
         (dict(id2label={}, num_labels=[5]), "num_classes must be a whole number"),
-        (dict(label2id={f"LABEL_{i}": 9 - i for i in range(10)}), "label2id says that LABEL_0 is 9, id2"),
+        (dict(label2id={f"LABEL_{i}": 9 - i for i in range(10)}), "label2id says that LABEL_0 is 9"),
         (dict(label2id={"cat": "x"}), "label2id says that cat is x, id2label says None"),
     ],
 )
@@ -216,7 +216,8 @@ def test_timms_names_of_classes_by_number(timm):
 
 
 def test_what_timm_leaves_open_is_timms_default(timm):
-    found = read_source(timm(pretrained_cfg=dict(mean=None, std=None, crop_pct=None, interpolation=None)))
+    nothing = dict(mean=None, std=None, crop_pct=None, interpolation=None)
+    found = read_source(timm(pretrained_cfg=nothing))
     assert preprocessing_of(found)[0] == told_preprocessing({}, 32)
 
 
