@@ -6,7 +6,7 @@ from projects.MAE.checkpoint.reader import (
     is_side,
 )
 from projects.MAE.data.preprocessing import told_preprocessing
-from projects.MAE.data.transforms import FILTERS
+from projects.MAE.data.transforms import FILTERS, IMAGENET_MEAN, IMAGENET_STD
 from projects.MAE.errors import UserError
 
 # ViTImageProcessor's, which ViT and ViTMAE have where the file does not say it.
@@ -158,7 +158,8 @@ def _timm_images(images, sizes, path):
     if mode not in ("center", "squash"):
         raise _refused(images, "crop_mode", path)
     side = int(crop / share)
-    told = {key: images[key] for key in ("mean", "std") if key in images}
+    usual = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+    told = {key: images.get(key, values) for key, values in usual.items()}
     told.update(resize=[side, side] if mode == "squash" else side, crop=crop)
     told["resample"] = images.get("interpolation") or "bicubic"
     return _checked(told, path)

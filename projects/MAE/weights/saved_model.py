@@ -2,6 +2,7 @@
 import collections
 import logging
 
+from projects.MAE.data.preprocessing import WHOLE
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.initialization import assign, named_tensors
 from projects.MAE.modeling.linear_probe import LinearProbe
@@ -123,8 +124,12 @@ def _filled(model, source, state):
     for name, tensor in named_tensors(model).items():
         assign(tensor, weights[name])
     preprocessing, origin = preprocessing_of(source)
-    if "preprocessing" not in facts:
+    told = facts.get("preprocessing") or {}
+    if not set(WHOLE) <= set(told):
         said = "the weights don't say how images are prepared, so as in the paper"
+        if told:
+            said = f"of how images are prepared the weights say {', '.join(told)} alone, the rest as in "
+            said += "the paper"
         logger.warning(f"{source.path}: {said}: {preprocessing}")
     facts = {key: value for key, value in facts.items() if key != "preprocessing"}
     told = {**source.known_from, "preprocessing": origin}
