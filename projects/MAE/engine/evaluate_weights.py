@@ -87,7 +87,7 @@ def prepared_for(loader, card, cfg, source):
     if not told:
         how = ours or "with the transform"
         logger.info(f"{source} does not say how images are prepared: {how} of the configuration")
-    for key in ("mean", "std") if told and not ours and "data" in cfg else ():
+    for key in ("mean", "std") if told and not theirs and "data" in cfg else ():
         if told.get(key) and list(told[key]) != list(cfg.data[key]):
             logger.warning(f"{source} was trained with {key} {told[key]}: is data.{key} right?")
     reading = files.reading if files else None
