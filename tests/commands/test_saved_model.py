@@ -47,6 +47,20 @@ def test_a_classifier_and_its_encoder(golden, tmp_path, kind, pool):
     assert saved.known_from["num_heads"] == "--num-heads" and encoder.sizes.parts == "classifier"
 
 
+@pytest.mark.parametrize("name", ["full.safetensors", "full"])
+def test_an_encoder_beside_a_decoder_of_unknown_heads(golden, tmp_path, name):
+    """Features need the encoder alone, and extract_features has no option for the decoder's heads."""
+    path = write_weights(golden, "full", tmp_path / name)
+    saved = load_encoder_model(path, num_heads=4)
+    known = write_weights(golden, "full", tmp_path / "known", decoder_num_heads=4)
+    expected = load_encoder_model(known)
+    for key, tensor in saved.model.named_parameters():
+        other = dict(expected.model.named_parameters())[key]
+        np.testing.assert_array_equal(tensor.numpy(), other.numpy())
+    with pytest.raises(UserError, match="give --decoder-num-heads"):
+        load_autoencoder(path, num_heads=4)
+
+
 def test_weights_of_another_kind(golden, tmp_path):
     encoder = write_weights(golden, "encoder", tmp_path / "encoder.safetensors")
     with pytest.raises(UserError, match="without a decoder.*mae_visualize"):

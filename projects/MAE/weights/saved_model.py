@@ -101,7 +101,7 @@ def load_encoder_model(path, **options):
 
     Arguments and errors are those of `load_autoencoder`.
     """
-    source = read_source(path, **options)
+    source = read_source(path, decoder_needed=False, **options)
     sizes = source.sizes
     pool = bool(sizes.global_pool)
     model = VisionTransformer(**_common_sizes(source), global_pool=pool, num_classes=0)

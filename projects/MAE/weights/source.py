@@ -42,7 +42,7 @@ known_from: {fact: who told it}, "its model card" for example.
 """
 
 
-def read_source(path, heads_needed=True, ema=False, **options):
+def read_source(path, heads_needed=True, ema=False, decoder_needed=True, **options):
     """The `WeightSource` of weights of any format.
 
     Args:
@@ -50,6 +50,7 @@ def read_source(path, heads_needed=True, ema=False, **options):
             of transformers.
         heads_needed: whether an unknown number of heads is an error.
         ema: take the averaged weights of a file that has both.
+        decoder_needed: False leaves out a decoder of which the number of heads is not known.
         options: facts that the user gave, None where not; they may only add to what the source says.
 
     Raises:
@@ -63,11 +64,15 @@ def read_source(path, heads_needed=True, ema=False, **options):
             raise UserError("a LiBai checkpoint has no averaged weights: leave --ema out", path=path)
         weights, told = read_checkpoint(path)
         facts, known_from = _joined(told, weights, options, path)
+        if not decoder_needed and not facts.get("decoder_num_heads"):
+            weights = _encoder_of(weights)
         _check_heads(weights, facts, path, needed=True)
         state = libai_to_torch(weights, facts["num_heads"], facts.get("decoder_num_heads"))
     else:
         state, told = read_weight_file_told(path, ema)
         facts, known_from = _joined(told, state, options, path)
+        if not decoder_needed and not facts.get("decoder_num_heads"):
+            state = _encoder_of(state)
         _check_heads(state, facts, path, heads_needed)
     sizes = sizes_of(state, path)
     for key, value in sizes._asdict().items():
@@ -87,6 +92,10 @@ def read_source(path, heads_needed=True, ema=False, **options):
             logger.warning(printable(f"{path}: {what}"))
     facts = {key: facts[key] for key in FACTS if key in facts}
     return WeightSource(path, state, sizes, facts, {key: known_from[key] for key in facts})
+
+
+def _encoder_of(state):
+    return {n: a for n, a in state.items() if not n.startswith(("decoder_", "mask_token"))}
 
 
 def check_one_label(facts, path):
