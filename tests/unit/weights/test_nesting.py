@@ -221,6 +221,10 @@ def test_assumed_heads_are_said(tmp_path, caplog):
     (line,) = caplog.messages
     assert "num_heads=3 is assumed" in line and "--num-heads" in line
     assert read_source(tmp_path / "w.safetensors", num_heads=6).facts["num_heads"] == 6
+    # A card knows, where names and positions only hint.
+    (tmp_path / "w.safetensors.json").write_text('{"num_heads": 6}')
+    found = read_source(tmp_path / "w.safetensors")
+    assert (found.facts["num_heads"], found.known_from["num_heads"]) == (6, "its model card")
     assert len(caplog.messages) == 1
 
 
@@ -239,6 +243,10 @@ def test_heads_of_moco_v3(tmp_path):
     save_file(names, tmp_path / "w.safetensors")
     assert read_source(tmp_path / "w.safetensors").facts["num_heads"] == 12
     assert read_source(tmp_path / "w.safetensors", num_heads=6).facts["num_heads"] == 6
+    # A card knows, where names and positions only hint.
+    (tmp_path / "w.safetensors.json").write_text('{"num_heads": 6}')
+    found = read_source(tmp_path / "w.safetensors")
+    assert (found.facts["num_heads"], found.known_from["num_heads"]) == (6, "its model card")
 
 
 @pytest.mark.parametrize("channels", [1, 4])
