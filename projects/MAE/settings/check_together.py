@@ -63,7 +63,8 @@ def take_from_weights(cfg, eval_only, resumes):
         return lines
     with about(key, path):
         sizes, teller = told_sizes(path)
-        check_channels(sizes.get("in_chans", model.in_chans), model.in_chans, path)
+        channels = model.get("in_chans", 3)
+        check_channels(sizes.get("in_chans", channels), channels, path)
     for name in open_:
         if sizes.get(name, model[name]) != model[name]:
             model[name] = sizes[name]

@@ -237,4 +237,8 @@ def _refused(config, key, path):
 
 def _checked(told, path):
     check_preprocessing(told, path)
+    resize = told["resize"]
+    if min(resize if isinstance(resize, list) else [resize]) < told["crop"]:
+        what = f"it crops {told['crop']} pixels of images resized to {resize}, which this program does not"
+        raise UserError(f"{what}: mend the file, or remove it to take the paper's preprocessing", path=path)
     return {"preprocessing": told}

@@ -168,7 +168,8 @@ def _class_names(config, path):
     names = named_classes(config.get("id2label") or {}, "id2label", path)
     places = config.get("label2id")
     for name, place in (places or {}).items() if isinstance(places, dict) else ():
-        found = names[int(place)] if str(place).isdecimal() and int(place) < len(names) else None
+        index = int(place) if str(place)[:10].isdecimal() and len(str(place)) < 10 else len(names)
+        found = names[index] if index < len(names) else None
         if names and found != name and name != f"LABEL_{place}":  # the library's, where nobody set it
             what = f"label2id says that {name} is {place}, id2label says {found}"
             raise UserError(f"{what}: mend or remove the one that is wrong", path=path)

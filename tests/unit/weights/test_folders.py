@@ -128,6 +128,7 @@ def test_kinds_of_preprocessing(vit, changes, expected):
         (dict(image_processor_type="LevitImageProcessor"), "image_processor_type=LevitImageProcessor"),
         (dict(image_processor_type="EfficientNetImageProcessor"), "image_processor_type=EfficientNet"),
         (dict(resample=9), "resample=9"),
+        (dict(do_center_crop=True, size=24, crop_size=32), r"crops 32 pixels of images resized to \[24, 24"),
         (dict(resample=True), "resample=True"),
         (dict(image_mean=[0.5, 0.5]), "mean"),
         (dict(image_std=[0.5, 0.5, 0.0]), "std"),
@@ -165,6 +166,7 @@ def test_images_of_another_size_than_the_model_takes_are_refused(vit):
         (dict(num_labels=5), "num_labels=5, and id2label has 10 names"),
         (dict(id2label={}, num_labels=[5]), "num_classes must be a whole number"),
         (dict(label2id={f"LABEL_{i}": 9 - i for i in range(10)}), "label2id says that LABEL_0 is 9"),
+        (dict(label2id={"cat": "9" * 5000}), "label2id says that cat is 999"),
         (dict(label2id={"cat": "x"}), "label2id says that cat is x, id2label says None"),
     ],
 )
@@ -263,6 +265,7 @@ def test_older_files_of_timm(golden, tmp_path):
         (dict(pretrained_cfg=dict(crop_mode="border")), "crop_mode=border"),
         (dict(pretrained_cfg=dict(interpolation="random")), "resample=random"),
         (dict(pretrained_cfg=dict(crop_pct=0)), "crop_pct=0"),
+        (dict(pretrained_cfg=dict(crop_pct=1.1)), "crops 32 pixels of images resized to 29"),
         (dict(pretrained_cfg=dict(input_size=7)), "7 pixels wide, its tensors 32"),
         (dict(model_args=[1]), "model_args and pretrained_cfg"),
         (dict(label_names="abc"), "classes must be a list"),
