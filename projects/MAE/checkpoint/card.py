@@ -93,6 +93,9 @@ def columns_of(classes, dataset, subset, path, outputs=0):
         lists = {"without data": missing, "unknown to it": unknown}
         says = [f"{what}: {names}" for what, names in lists.items() if names]
         way_out = "evaluate on the class folders that it was trained on"
+        if not set(classes) & set(found):  # ImageNet's folders have numbers, config.json has words
+            way_out = "name the class folders as the weights do, or their classes (id2label of a "
+            way_out += "config.json, classes of a model card) as the folders"
         if missing and not unknown:
             way_out = "train.evaluation.classes=subset evaluates it on these classes alone"
         raise UserError(

@@ -251,9 +251,10 @@ def comparable(names):
 
 
 def prepared(dataset, transform, reading):
-    """A data set `evaluated_with` a transform and, where it reads files itself, a `Reading`."""
-    has_files = files_of(dataset) is not None
-    return dataset.evaluated_with(transform, *([reading] if has_files else []))
+    """A data set `evaluated_with` a transform and, where it reads files in another way, a `Reading`."""
+    files = files_of(dataset)
+    other = [reading] if files and files.reading != reading else []
+    return dataset.evaluated_with(transform, *other)
 
 
 def place_of(dataset):

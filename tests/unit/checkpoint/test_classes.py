@@ -33,6 +33,11 @@ def test_other_names_are_refused_with_both_lists(subset):
     )
 
 
+def test_names_of_which_none_is_common():
+    with pytest.raises(UserError, match="name the class folders as the weights do, or .*id2label"):
+        columns(CLASSES, ["n01440764", "n01443537", "n01484850"])
+
+
 def test_a_subset_is_asked_for():
     with pytest.raises(UserError, match=r"without data: 1 \(dog\): train.evaluation.classes=subset"):
         columns(CLASSES, ["cat", "owl"])
