@@ -72,6 +72,11 @@ def convert(args):
             f"{args.source}: a linear probe, whose head stands behind a batch normalisation that no "
             "other layout has: convert the weights it was trained on, its encoder is the same"
         )
+    if args.to == "libai-main" and sizes.parts == "encoder" and sizes.global_pool:
+        raise UserError(
+            f"{args.source}: an encoder that averages the patches (fc_norm), which LiBai's "
+            "projects/MAE has with a head alone: use --to libai"
+        )
     if args.to == "timm" and sizes.parts == "full":  # timm has no decoder
         sizes = sizes._replace(
             parts="encoder", decoder_embed_dim=None, decoder_depth=None, decoder_mlp_width=None
@@ -121,9 +126,8 @@ def check_transformers(sizes, facts, source):
     """Raise a UserError for what transformers has no model for, or can't be told."""
     if sizes.global_pool:
         raise UserError(
-            f"{source}: a classifier that averages the patches (fc_norm), and transformers' "
-            "ViTForImageClassification takes the class token: use --to timm, whose "
-            "global_pool='avg' fits"
+            f"{source}: a model that averages the patches (fc_norm), and transformers' ViT takes the "
+            "class token: use --to timm, whose global_pool='avg' fits"
         )
     if sizes.parts == "full" and "norm_pix_loss" not in facts:
         raise UserError(

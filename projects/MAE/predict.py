@@ -18,6 +18,7 @@ from projects.MAE.command_line import (
     run_command,
     show,
 )
+from projects.MAE.data.datasets import comparable
 from projects.MAE.data.image_list import ImageList
 from projects.MAE.data.survey import reader_of
 from projects.MAE.data.workers import read_ahead
@@ -89,7 +90,7 @@ def class_names(saved, path):
     if path is None:
         return saved.facts.get("classes", [])
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8-sig") as file:
             names = [line.strip() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--classes {path}: can't be read: {error}") from None
@@ -99,7 +100,8 @@ def class_names(saved, path):
             f"{saved.sizes.num_classes} classes: a name a line is needed, in the order of the classes"
         )
     known = saved.facts.get("classes", names)
-    if names != known and sorted(names) == sorted(known):
+    ours, theirs = comparable(names), comparable(known)
+    if ours != theirs and sorted(ours) == sorted(theirs):
         raise UserError(
             f"--classes {path}: its names are those that {saved.source} has, in another order: leave "
             "--classes out"

@@ -4,9 +4,11 @@ import json
 import numpy as np
 import oneflow as flow
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from projects.MAE import convert_weights
+from projects.MAE.data.preprocessing import both_preprocessings
 from projects.MAE.errors import UserError
 from projects.MAE.weights.saved_model import load_autoencoder, load_classifier, load_encoder_model
 from tests.support.command import finetune
@@ -43,6 +45,20 @@ def test_a_classifier_and_its_encoder(golden, tmp_path, kind, pool):
     np.testing.assert_allclose(logits, vectors[f"{prefix}/logits"], rtol=0, atol=1e-5)
     np.testing.assert_array_equal(features, expected)
     assert saved.known_from["num_heads"] == "--num-heads" and encoder.sizes.parts == "classifier"
+
+
+@pytest.mark.parametrize("name", ["full.safetensors", "full"])
+def test_an_encoder_beside_a_decoder_of_unknown_heads(golden, tmp_path, name):
+    """Features need the encoder alone, and extract_features has no option for the decoder's heads."""
+    path = write_weights(golden, "full", tmp_path / name)
+    saved = load_encoder_model(path, num_heads=4)
+    known = write_weights(golden, "full", tmp_path / "known", decoder_num_heads=4)
+    expected = load_encoder_model(known)
+    for key, tensor in saved.model.named_parameters():
+        other = dict(expected.model.named_parameters())[key]
+        np.testing.assert_array_equal(tensor.numpy(), other.numpy())
+    with pytest.raises(UserError, match="give --decoder-num-heads"):
+        load_autoencoder(path, num_heads=4)
 
 
 def test_weights_of_another_kind(golden, tmp_path):
@@ -89,6 +105,22 @@ def test_the_colours_of_a_folder_of_transformers(golden, tmp_path):
     assert saved.preprocessing == (36, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bicubic")
     image = Image.new("RGB", (50, 40), (255, 0, 0))
     assert saved.preprocessing.transform()(image)[:, 0, 0].tolist() == [2, -2, -2]
+
+
+def test_a_part_of_the_preprocessing(golden, tmp_path, caplog):
+    """The card of a run with transforms of its own has mean and std alone: predict takes the paper's
+    for the rest and says so, and --eval-only takes the run's own transforms."""
+    path = write_weights(golden, "mean", tmp_path / "vit.safetensors")
+    told = dict(mean=[0.5] * 3, std=[0.5] * 3)
+    (tmp_path / "vit.safetensors.json").write_text(json.dumps(dict(num_heads=4, preprocessing=told)))
+    saved = load_classifier(path)
+    assert saved.preprocessing == (36, 32, (0.5,) * 3, (0.5,) * 3, "bicubic")
+    assert "the weights say mean, std alone, the rest as in the paper: resize 36" in caplog.text
+    transform = dict(transforms=[dict(_target_="own.Transform")])
+    cfg = dict(model=dict(img_size=32), dataloader=dict(test=[dict(dataset=dict(transform=transform))]))
+    assert both_preprocessings(told, OmegaConf.create(cfg)) == (None, None)
+    whole = dict(told, resize=36, crop=32)
+    assert both_preprocessings(whole, OmegaConf.create(cfg)) == (saved.preprocessing, None)
 
 
 def test_the_standard_preprocessing(golden, tmp_path, caplog):

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from projects.MAE import load_encoder, predict
@@ -71,6 +72,28 @@ def test_eval_only_means_what_predict_means(image_folder, strange, tmp_path, cap
         strange, image_folder, tmp_path / "recipe", "train.evaluation.preprocessing=recipe"
     )
     assert USED in log and "the configuration's is used" in log and evaluation["images"] == 9
+
+
+def test_eval_only_reads_files_as_the_weights_training_did(image_folder, finetuned, tmp_path):
+    """Its card says exif and bits, too; predict goes by them."""
+    for split in ("train", "val"):
+        for file in (image_folder / split).glob("*/*"):
+            target = tmp_path / split / file.parent.name
+            target.mkdir(parents=True, exist_ok=True)
+            turned = Image.Exif()
+            turned[274] = 6
+            Image.open(file).save(target / file.name, exif=turned)
+    weights = tmp_path / "vit.safetensors"
+    assert main([str(finetuned), str(weights), "--to", "timm"]) == 0
+    card = json.loads(weights.with_suffix(".safetensors.json").read_text())
+    weights.with_suffix(".safetensors.json").write_text(json.dumps({**card, "exif": "ignore"}))
+    _, log = evaluation_of(weights, tmp_path, tmp_path / "out")
+    assert "EXIF rotation ignore, 16 bits, the configuration has resize 24 bicubic, crop 24" in log
+    assert "EXIF rotation apply, 16 bits: the weights' is used" in log
+    arguments = [f"finetune.path={weights}", "model.num_classes=3", "--knn", "train.knn.k=5"]
+    recipe = "train.evaluation.preprocessing=recipe"
+    log = finetune(tmp_path, tmp_path / "knn", *arguments, recipe)
+    assert "EXIF rotation apply, 16 bits: the configuration's is used" in log
 
 
 def test_eval_only_of_a_part_of_the_classes(image_folder, strange, tmp_path, capsys):

@@ -2,7 +2,7 @@
 import numpy as np
 from omegaconf import ListConfig
 
-from projects.MAE.data.datasets import classes_of, files_of, place_of
+from projects.MAE.data.datasets import classes_of, comparable, files_of, place_of
 from projects.MAE.data.preprocessing import configured_preprocessing
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.lazy_call import class_name
@@ -67,7 +67,7 @@ def model_card(run, dataset):
     return card
 
 
-def columns_of(classes, dataset, subset, path):
+def columns_of(classes, dataset, subset, path, outputs=0):
     """Where a head has the classes of a data set: compared by name, as a place means something else
     to each.
 
@@ -76,6 +76,7 @@ def columns_of(classes, dataset, subset, path):
         dataset: the data to evaluate, labelled.
         subset: whether a part of the classes will do (ImageNet-A and -R have 200 of the 1000).
         path: the weights, for errors.
+        outputs: of the head; those that nobody named are classes, too, named as transformers does.
 
     Returns:
         int64 [dataset.num_classes], places in the head; None where labels are those places already.
@@ -83,14 +84,19 @@ def columns_of(classes, dataset, subset, path):
     Raises:
         UserError: data of a class that the weights don't know; a class without data, and no subset.
     """
-    found = classes_of(dataset)
+    classes = classes + [f"LABEL_{i}" for i in range(len(classes), outputs)]
+    classes, found = comparable(classes), comparable(classes_of(dataset))
     if found == classes:
         return None
     missing, unknown = (_some(set(a) - set(b)) for a, b in ((classes, found), (found, classes)))
-    if unknown or missing and not subset or len(set(classes)) < len(classes):
+    twice = any(len(set(names)) < len(names) for names in (classes, found))
+    if unknown or missing and not subset or twice:
         lists = {"without data": missing, "unknown to it": unknown}
         says = [f"{what}: {names}" for what, names in lists.items() if names]
         way_out = "evaluate on the class folders that it was trained on"
+        if not set(classes) & set(found):  # ImageNet's folders have numbers, config.json has words
+            way_out = "name the class folders as the weights do, or their classes (id2label of a "
+            way_out += "config.json, classes of a model card) as the folders"
         if missing and not unknown:
             way_out = "train.evaluation.classes=subset evaluates it on these classes alone"
         raise UserError(
@@ -110,12 +116,19 @@ def _some(names):
 
 def check_heads(card, model_cfg, checkpoint):
     """Raise a UserError where a model differs from its weights in what no tensor's shape shows."""
-    for key in ("num_heads", "decoder_num_heads", "global_pool"):
-        if key in card and key in model_cfg and card[key] != model_cfg[key]:
+    for key in ("num_heads", "decoder_num_heads", "global_pool", "norm_pix_loss"):
+        if card.get(key) is not None and key in model_cfg and card[key] != model_cfg[key]:
             raise UserError(
                 f"model.{key}={model_cfg[key]}, but {checkpoint} was trained with {card[key]}: set "
                 f"model.{key}={card[key]}"
             )
+
+
+def differing_aims(card, model_cfg):
+    """A line for each way in which pretraining of weights and of a model differ, after their name."""
+    for key in ("norm_pix_loss", "mask_ratio"):
+        if card.get(key) is not None and key in model_cfg and card[key] != model_cfg[key]:
+            yield f"was trained with {key}={card[key]}: model.{key}={model_cfg[key]} is used"
 
 
 def difference_of_runs(card, current):

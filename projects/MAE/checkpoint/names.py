@@ -23,11 +23,18 @@ def find_checkpoint(path):
     if os.path.isfile(os.path.join(path, PICKLE)):
         path = os.path.dirname(path)
     if not _holds_model(path):
-        found = [name for name in newest_checkpoints(path) if _holds_model(os.path.join(path, name))]
+        found = _usable(path)
         if not found:
             raise UserError("not a checkpoint folder (it holds no 'model')", path=path)
         path = os.path.join(path, found[0])
     return path
+
+
+def _usable(folder):
+    """Names of the checkpoints of an output folder that hold a model; model_final and model_best
+    last, as both have another name in most."""
+    names = [*newest_checkpoints(folder), "model_final", "model_best"]
+    return [name for name in names if _holds_model(os.path.join(folder, name))]
 
 
 def newest_checkpoints(folder):
@@ -72,3 +79,8 @@ def is_checkpoint(path):
     """Whether `find_checkpoint` has one to look for: a folder that LiBai wrote."""
     marks = ("last_checkpoint", PICKLE, os.path.join("model", PICKLE))
     return any(os.path.isfile(os.path.join(path, mark)) for mark in marks)
+
+
+def has_checkpoint(path):
+    """`is_checkpoint`, or a folder with checkpoints in it where the file last_checkpoint is gone."""
+    return is_checkpoint(path) or bool(_usable(path))

@@ -29,6 +29,8 @@ DTYPES = {
 CARD_TYPES = {
     "num_heads": (int, "a whole number"),
     "decoder_num_heads": (int, "a whole number"),
+    "num_classes": (int, "a whole number"),
+    "problem_type": (str, "a text"),
     "epoch": (int, "a whole number"),
     "iteration": (int, "a whole number"),
     "mask_ratio": (float, "a number below 1"),
@@ -48,7 +50,7 @@ def read_card(checkpoint):
     if not os.path.isfile(card):
         return {}
     try:
-        with open(card) as file:
+        with open(card, encoding="utf-8") as file:
             content = json.load(file)
     except OSError as error:
         raise read_error(card, error) from None

@@ -1,5 +1,6 @@
 """From a sample's key to the arrays that a model takes."""
 import copy
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -255,6 +256,18 @@ def classes_of(dataset):
     return list(found)
 
 
+def comparable(names):
+    """Names of classes in one Unicode form: a disk may keep é as two characters, another as one."""
+    return [unicodedata.normalize("NFC", name) for name in names]
+
+
+def prepared(dataset, transform, reading):
+    """A data set `evaluated_with` a transform and, where it reads files in another way, a `Reading`."""
+    files = files_of(dataset)
+    other = [reading] if files and files.reading != reading else []
+    return dataset.evaluated_with(transform, *other)
+
+
 def place_of(dataset):
     """Where a data set's images are, for messages: their folder; of others the name of the class."""
     images = files_of(dataset)
@@ -266,7 +279,7 @@ def check_same_classes(first, second):
 
     A label is a place in the sorted list of folders, so one missing folder would shift all others.
     """
-    ours, theirs = classes_of(first), classes_of(second)
+    ours, theirs = comparable(classes_of(first)), comparable(classes_of(second))
     if ours == theirs:
         return
     differing = sorted(set(ours) ^ set(theirs))

@@ -82,6 +82,14 @@ class Reading(NamedTuple):
         return f"data.exif={self.exif} data.bits={self.bits or 16}"
 
 
+def told_reading(told, otherwise=Reading()):
+    """The `Reading` of a model card or of facts, {"exif", "bits": value}; what they don't say is
+    that of `otherwise`."""
+    exif, bits = told.get("exif") or otherwise.exif, told.get("bits") or otherwise.bits
+    same = (exif, bits or 16) == (otherwise.exif, otherwise.bits or 16)
+    return otherwise if same else Reading(exif, bits)
+
+
 def read_image(path, reading=Reading()):
     """Decode a file to an RGB `PIL.Image` of 8 bits; of several frames or pages the first.
 

@@ -32,6 +32,9 @@ class Preprocessing(
         return f"resize {resize} {self.resample}, crop {self.crop}, mean ({mean}), std ({std})"
 
 
+WHOLE = ("resize", "crop", "mean", "std")  # what a card of a usual preprocessing has
+
+
 def standard_preprocessing(img_size):
     """The paper's: resize so that the crop is `paper_crop_ratio` of the shorter side, ImageNet's mean
     and std."""
@@ -59,14 +62,16 @@ def both_preprocessings(told, cfg):
 
     Returns:
         Two `Preprocessing`s; the second None where it is of another form, and the first the same as
-        the second where the weights don't say. Of weights of another image size mean and std count.
+        the second where the weights don't say, or neither says all. Of weights of another image size mean, std and filter
+        count.
     """
     ours, side = configured_preprocessing(cfg), cfg.model.img_size
-    if not told:
+    if not told or ours is None and not set(WHOLE) <= set(told):  # of a run with transforms of its own
         return ours, ours
     theirs = told_preprocessing(told, side)
     if theirs.crop != side:
-        theirs = (ours or standard_preprocessing(side))._replace(mean=theirs.mean, std=theirs.std)
+        kept = dict(mean=theirs.mean, std=theirs.std, resample=theirs.resample)
+        theirs = (ours or standard_preprocessing(side))._replace(**kept)
     return theirs, ours
 
 

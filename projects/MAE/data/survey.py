@@ -12,6 +12,8 @@ from projects.MAE.data.image_file import (
     open_image,
     orientation,
     read_image,
+    told_reading,
+    wide_values,
 )
 from projects.MAE.data.image_list import ImageReader
 from projects.MAE.errors import printable
@@ -124,8 +126,8 @@ def reader_of(saved, images, args):
 
 def reading_of(saved, exif=None, bits=None):
     """How files become pixels for a `SavedModel`: as given, else as in its training, else as usual."""
-    facts = saved.facts
-    return Reading(exif or facts.get("exif", "apply"), bits or facts.get("bits"))
+    told = told_reading(saved.facts)
+    return Reading(exif or told.exif, bits or told.bits)
 
 
 def _counts(counts):

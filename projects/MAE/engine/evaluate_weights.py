@@ -1,12 +1,12 @@
 """What --eval-only and --knn do: measure weights that are there, and keep the figures."""
 import logging
 
-from projects.MAE.checkpoint.card import check_heads, columns_of
+from projects.MAE.checkpoint.card import check_heads, columns_of, differing_aims
 from projects.MAE.checkpoint.checkpointer import load_weights
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.data.build import check_sample
-from projects.MAE.data.datasets import classes_of, files_of, place_of
+from projects.MAE.data.datasets import classes_of, files_of, place_of, prepared
 from projects.MAE.data.preprocessing import both_preprocessings, both_readings
 from projects.MAE.engine.trainer import build_model, test_loaders
 from projects.MAE.errors import UserError
@@ -18,7 +18,7 @@ from projects.MAE.report.save import renew_reports
 from projects.MAE.runtime.lazy_call import call
 from projects.MAE.runtime.ranks import only_on_rank_0
 from projects.MAE.weights.pretrained import load_pretrained, log_report, read_libai
-from projects.MAE.weights.source import run_facts
+from projects.MAE.weights.source import check_one_label, run_facts
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -47,8 +47,10 @@ def load_for_evaluation(run, model, may_be_random=False):
         log_report(report, source)
         if report["new"] and not may_be_random:
             raise UserError(
-                f"finetune.path={source}: it does not give {', '.join(report['new'])}: --eval-only "
-                "needs the weights of a whole model, with the classes and the pooling of model"
+                f"it does not give {', '.join(report['new'])}",
+                key="finetune.path",
+                value=source,
+                way_out=_way_out(report, cfg.model),
             )
         if not is_libai:
             check_heads(report["facts"], cfg.model, source)
@@ -61,19 +63,33 @@ def load_for_evaluation(run, model, may_be_random=False):
     return source, card
 
 
-def prepared_for(loader, card, cfg, source):
-    """The loader of `dataloader.test` with the preprocessing that weights name, as predict has it.
+def _way_out(report, model):
+    """Which settings of the model make weights whole, after a report of `load_pretrained`."""
+    outputs, left, wanted = report["outputs"], report["left"], []
+    for norm, pool in (("norm.weight", False), ("fc_norm.weight", True)):
+        wanted += [f"model.global_pool={pool}"] if norm in left else []
+    wanted += [f"model.num_classes={outputs}"] if outputs != model.num_classes else []
+    if not outputs or not wanted or "feature_norm.running_mean" in left:
+        needed = "the weights of a whole model, with the classes and the pooling of model"
+        return f"--eval-only needs {needed}"
+    return f"set {' '.join(wanted)}, as its head has it"
 
-    Where that differs from the configuration's, one line says so, and which is used. An image size
-    of the configuration's own stays, with the mean and std of the weights.
+
+def prepared_for(loader, card, cfg, source):
+    """The loader of `dataloader.test` that makes of files what the weights' training did.
+
+    So does predict. Where that differs from the configuration's, one line says so, and which is used. An image size
+    of the configuration's own stays, with the mean, std and filter of the weights.
     """
     told = card.get("preprocessing")
     theirs, ours = both_preprocessings(told, cfg)
     if not told:
         how = ours or "with the transform"
         logger.info(f"{source} does not say how images are prepared: {how} of the configuration")
-    images = files_of(loader.dataset)
-    reading, our_reading = both_readings(card, cfg) if images else (None, None)
+    for key in ("mean", "std") if told and not theirs and "data" in cfg else ():
+        if told.get(key) and list(told[key]) != list(cfg.data[key]):
+            logger.warning(f"{source} was trained with {key} {told[key]}: is data.{key} right?")
+    reading, our_reading = both_readings(card, cfg) if files_of(loader.dataset) else (None, None)
     pairs = [(f"the preprocessing {theirs}", str(ours or "another"))] if theirs != ours else []
     pairs += [(str(reading), str(our_reading))] if reading != our_reading else []
     if not pairs:
@@ -87,7 +103,7 @@ def prepared_for(loader, card, cfg, source):
     other = "train.evaluation.preprocessing=recipe takes the other"
     logger.warning(f"{differs}: the weights' is used; {other}")
     transform = theirs.transform() if theirs != ours else loader.dataset.transform
-    dataset = loader.dataset.evaluated_with(transform, *([reading] if images else []))
+    dataset = prepared(loader.dataset, transform, reading)
     return call(
         cfg.dataloader.test[0], test_batch_size=cfg.train.test_micro_batch_size, dataset=dataset
     )
@@ -99,12 +115,15 @@ def evaluate_only(run):
     loader = test_loaders(cfg)[0]
     model = build_model(cfg)
     source, card = load_for_evaluation(run, model)
+    check_one_label(card, source)
+    for line in differing_aims(card, cfg.model):
+        logger.warning(f"{source} {line}")
     dataset, columns = loader.dataset, None
     check_sample(dataset, cfg.model, run.task.has_labels, trains=False)
     found = len(classes_of(dataset))
     if run.task.has_labels and card.get("classes"):
         subset = cfg.train.evaluation.get("classes") == "subset"
-        columns = columns_of(card["classes"], dataset, subset, source)
+        columns = columns_of(card["classes"], dataset, subset, source, cfg.model.num_classes)
     if columns is not None:
         logger.info(
             f"Classes are compared by name: the {len(columns)} class folders are outputs "
@@ -130,9 +149,9 @@ def probe_neighbours(run):
     loaders = build_loaders(cfg, val_loader)
     model = build_model(cfg)
     source, card = load_for_evaluation(run, model, may_be_random=True)
-    prepared = prepared_for(val_loader, card, cfg, source)
-    if prepared is not val_loader:
-        loaders = build_loaders(cfg, prepared)
+    prepared_loader = prepared_for(val_loader, card, cfg, source)
+    if prepared_loader is not val_loader:
+        loaders = build_loaders(cfg, prepared_loader)
     results = run_knn(cfg, model, loaders, source)
     keep(cfg, KNN, results, source, card, loaders[1].dataset)
 

@@ -6,7 +6,7 @@ import os
 import oneflow as flow
 from libai.engine import DefaultTrainer
 
-from projects.MAE.checkpoint.card import check_same_run, model_card
+from projects.MAE.checkpoint.card import check_same_run, differing_aims, model_card
 from projects.MAE.checkpoint.checkpointer import MAECheckpointer
 from projects.MAE.checkpoint.manifest import fingerprint
 from projects.MAE.checkpoint.reader import check_part, read_card
@@ -139,6 +139,8 @@ class MAETrainer(DefaultTrainer):
             classes = classes_of(self.dataset) if run.task.has_labels else ()
             report = load_pretrained(self.model, path, cfg.finetune.weight_style, classes)
             log_report(report, path)
+            for line in differing_aims(report["facts"], cfg.model):
+                logger.warning(f"finetune.path={path} {line}")
             theirs, ours = both_preprocessings(report["facts"].get("preprocessing"), cfg)
             if theirs != ours:
                 logger.warning(

@@ -17,7 +17,7 @@ from projects.MAE.data.build import (
     to_global,
     whole_dataset,
 )
-from projects.MAE.data.datasets import check_same_classes, classes_of, files_of, place_of
+from projects.MAE.data.datasets import check_same_classes, classes_of, files_of, place_of, prepared
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.task import task_of, telling
 from projects.MAE.monitor.bar import watched
@@ -159,10 +159,12 @@ def knn_accuracy(model, train_loader, val_loader, k, temperature, max_batches=No
 
 
 def build_loaders(cfg, val_loader):
-    """Loaders of train/ and val/, both with the transform of the latter."""
+    """Loaders of train/ and val/, both with the transform and the reading of files of the latter."""
     train, test = cfg.dataloader.train, cfg.dataloader.test[0]
     size = cfg.train.test_micro_batch_size
-    datasets = [_as_evaluated(d, val_loader.dataset) for d in instantiate(train.dataset)]
+    transform, files = getattr(val_loader.dataset, "transform", None), files_of(val_loader.dataset)
+    reading = files.reading if files else None
+    datasets = [_as_evaluated(d, transform, reading) for d in instantiate(train.dataset)]
     train_loader = build_image_test_loader(whole_dataset(datasets), size, test.num_workers)
     for loader in (train_loader, val_loader):
         check_sample(loader.dataset, cfg.model, has_labels=True, trains=False)
@@ -174,12 +176,10 @@ def build_loaders(cfg, val_loader):
     return train_loader, val_loader
 
 
-def _as_evaluated(dataset, evaluated):
-    """The images of a data set as evaluation takes those of another, where it can give them so."""
-    transform, images = getattr(evaluated, "transform", None), files_of(evaluated)
+def _as_evaluated(dataset, transform, reading):
+    """The images of a data set as evaluation takes them, where it can give them so."""
     if transform is not None and hasattr(dataset, "evaluated_with"):
-        reading = [images.reading] if images and files_of(dataset) else []
-        return dataset.evaluated_with(transform, *reading)
+        return prepared(dataset, transform, reading)
     logger.info(
         f"k-NN takes the samples of {place_of(dataset)} as training does: a method "
         "evaluated_with(transform), and a transform of the validation images, would tell another way"

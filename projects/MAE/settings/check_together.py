@@ -12,7 +12,7 @@ from projects.MAE.modeling.task import task_of
 from projects.MAE.monitor.writers import check_writers
 from projects.MAE.runtime.lazy_call import is_call, name_of_call
 from projects.MAE.settings.check_each import check_each
-from projects.MAE.weights.pretrained import check_source, told_sizes, weight_style_of
+from projects.MAE.weights.pretrained import check_channels, check_source, told_sizes, weight_style_of
 
 
 def check_settings(cfg, eval_only, may_be_random=False, resumes=False):
@@ -63,6 +63,8 @@ def take_from_weights(cfg, eval_only, resumes):
         return lines
     with about(key, path):
         sizes, teller = told_sizes(path)
+        channels = model.get("in_chans", 3)
+        check_channels(sizes.get("in_chans", channels), channels, path)
     for name in open_:
         if sizes.get(name, model[name]) != model[name]:
             model[name] = sizes[name]
@@ -278,6 +280,9 @@ def _check_weights(cfg, resumes, eval_only, may_be_random):
         )
     if eval_only and train.load_weight:
         with about("train.load_weight", train.load_weight):
+            if os.path.exists(train.load_weight) and weight_style_of(train.load_weight) != "oneflow":
+                way_out = "name weights of another kind as finetune.path"
+                raise UserError("no LiBai checkpoint", path=train.load_weight, way_out=way_out)
             find_checkpoint(train.load_weight)
     elif pretrained and not resumes:
         check_source(cfg.finetune.path, cfg.finetune.weight_style)

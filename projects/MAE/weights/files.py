@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from projects.MAE.checkpoint.names import is_checkpoint
+from projects.MAE.checkpoint.names import has_checkpoint
 from projects.MAE.checkpoint.reader import check_card_types
 from projects.MAE.errors import LONGEST, UserError, printable
 from projects.MAE.weights.folder_config import check_agree, read_processor, read_timm
@@ -20,12 +20,13 @@ logger = logging.getLogger("libai." + __name__)
 # The authors' linear probe: a batch normalisation without affine, and a linear layer.
 PROBE = {f"head.0.{name}": f"feature_norm.{name}" for name in ("running_mean", "running_var")}
 PROBE.update({f"head.1.{name}": f"head.{name}" for name in ("weight", "bias")})
-# In a folder of transformers, the first that is there; an index names several files.
+INDEX = ".index.json"  # names several files
+# In a folder of transformers, the first that is there.
 FOLDER_FILES = (
     "model.safetensors",
-    "model.safetensors.index.json",
+    f"model.safetensors{INDEX}",
     "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
+    f"pytorch_model.bin{INDEX}",
 )
 
 
@@ -34,6 +35,10 @@ def check_weight_file(path):
     path = str(path)
     if os.path.isdir(path):
         _folder_file(path)
+    elif path.endswith(INDEX) and os.path.isfile(path):
+        _read_json(path)
+    elif path.endswith(".json") and os.path.isfile(path):
+        raise UserError("it describes weights: name the folder it is in, or the weights", path=path)
     elif not _is_safetensors(path):
         check_start(path)
 
@@ -68,10 +73,11 @@ def read_weight_file_told(path, ema=False):
     check_weight_file(path)
     path = str(path).rstrip("/")
     told = {}
-    saved = _read_folder(path) if os.path.isdir(path) else _read_file(path)
+    file = os.path.join(path, _folder_file(path)) if os.path.isdir(path) else path
+    saved = _read_parts(file) if file.endswith(INDEX) else _read_file(file)
     state, words, lines = find_weights(saved, ema, path)
     check_tensors(state, path)
-    if "head.1.weight" in state:
+    if "head.0.running_mean" in state:  # without it head.0 may be anything that has no tensors
         state = {PROBE.get(name, name): state[name] for name in state}
         state.pop("head.0.num_batches_tracked", None)
     if is_moco(state, words, saved.get("arch")):
@@ -79,7 +85,7 @@ def read_weight_file_told(path, ema=False):
     if not os.path.isdir(path):
         told["its training arguments"] = _training_facts(saved)
     told.update(_told_beside(state, path))
-    check_agree(told, path)
+    check_agree({teller: facts for teller, facts in told.items() if teller != MOCO}, path)  # a guess
     if is_transformers(state):
         state = from_transformers(state, path)
     check_names(state, path)
@@ -122,8 +128,9 @@ def check_total(state, path):
 
     One tensor can stand under many names, and is copied for each when it becomes float32.
     """
-    if os.path.isdir(path):
-        with os.scandir(path) as entries:
+    folder = os.path.dirname(os.path.abspath(path)) if path.endswith(INDEX) else path
+    if os.path.isdir(folder):
+        with os.scandir(folder) as entries:
             size = sum(entry.stat().st_size for entry in entries if entry.is_file())
     else:
         size = os.path.getsize(path)
@@ -142,7 +149,7 @@ def _is_safetensors(path):
 
 
 def _folder_file(folder):
-    if is_checkpoint(folder):
+    if has_checkpoint(folder):
         what = "a LiBai checkpoint, no weights of PyTorch: finetune.weight_style=oneflow"
         raise UserError(what, path=folder)
     for name in FOLDER_FILES:
@@ -153,12 +160,10 @@ def _folder_file(folder):
     raise UserError(f"a folder without weights ({', '.join(FOLDER_FILES[::2])})", path=folder)
 
 
-def _read_folder(folder):
-    name = _folder_file(folder)
-    if not name.endswith(".index.json"):
-        return _read_file(os.path.join(folder, name))
-    state = {}
-    parts = _read_json(os.path.join(folder, name)).get("weight_map")
+def _read_parts(index):
+    """The tensors of all the files that an index names."""
+    folder, name = os.path.split(index)
+    state, parts = {}, _read_json(index).get("weight_map")
     if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
         raise UserError(f"{name} is damaged: its weight_map does not name files", path=folder)
     for part in sorted(set(parts.values())):
@@ -233,7 +238,7 @@ def _read_json(path):
     if not os.path.isfile(path):
         return {}
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8-sig") as file:  # some editors begin it with a mark
             content = json.load(file)
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"not JSON ({error})", path=path) from None

@@ -6,13 +6,18 @@ from projects.MAE.checkpoint.reader import (
     is_side,
 )
 from projects.MAE.data.preprocessing import told_preprocessing
-from projects.MAE.data.transforms import FILTERS
+from projects.MAE.data.transforms import FILTERS, IMAGENET_MEAN, IMAGENET_STD
 from projects.MAE.errors import UserError
 
 # ViTImageProcessor's, which ViT and ViTMAE have where the file does not say it.
 VIT_PROCESSOR = {"size": 224, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+VIT_PROCESSOR["do_center_crop"] = False
+FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad")
 # Whose `size` is a square where it is one number; to the others it is the shorter side.
 SQUARE, SHORTER_SIDE = ("ViT", "DeiT", "Beit"), ("Bit", "CLIP", "ConvNext")
+# What other processors do with the same words is another thing: LeViT's resizes to 8/7 of its size,
+# EfficientNet's shifts the pixels, MobileViT's takes blue for red.
+PROCESSORS = (*SQUARE, *SHORTER_SIDE, "Siglip", "Blip", "VideoMAE")
 
 
 def read_processor(config, path):
@@ -24,10 +29,14 @@ def read_processor(config, path):
     if not config:
         return {}
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "ViT")
+    if not kind.startswith(PROCESSORS):
+        raise _refused({"image_processor_type": kind}, "image_processor_type", path)
     defaults = {} if kind.startswith("ViTHybrid") or not kind.startswith("ViT") else VIT_PROCESSOR
     config = {**defaults, **{key: value for key, value in config.items() if value is not None}}
-    if config.get("do_resize", True) is not True:
-        raise _refused(config, "do_resize", path)
+    for key in FLAGS:
+        needed = {"do_resize": [True], "do_pad": [False]}.get(key, [True, False])
+        if key in config and config[key] not in needed:
+            raise _refused(config, key, path)
     resize, size = _resize_of(config, kind, path), None
     if config.get("do_center_crop", "crop_size" in config):
         size = config.get("crop_size")
@@ -127,9 +136,15 @@ def read_timm(config, state, path):
         if args.get(key) is not None:
             sizes[key] = square_side(args[key], key, path)
     images = pretrained or config  # older files have no groups
+    images = {key: value for key, value in images.items() if value is not None}
     names = config.get("label_names") or images.get("label_names") or config.get("labels")
+    names = named_classes(names, "label_names", path) if isinstance(names, dict) else names
     facts = {**sizes, **({"classes": names} if names else {})}
+    facts.update({"num_classes": config["num_classes"]} if config.get("num_classes") else {})  # or 0
     check_card_types(facts, path)
+    if names and facts.setdefault("num_classes", len(names)) != len(names):
+        what = f"num_classes={facts['num_classes']}, and there are {len(names)} names of classes"
+        raise UserError(f"{what}: mend or remove the one that is wrong", path=path)
     told = ("mean", "std", "crop_pct", "interpolation", "input_size", "crop_mode")
     return {**facts, **(_timm_images(images, sizes, path) if any(k in images for k in told) else {})}
 
@@ -143,7 +158,8 @@ def _timm_images(images, sizes, path):
     if mode not in ("center", "squash"):
         raise _refused(images, "crop_mode", path)
     side = int(crop / share)
-    told = {key: images[key] for key in ("mean", "std") if key in images}
+    usual = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+    told = {key: images.get(key, values) for key, values in usual.items()}
     told.update(resize=[side, side] if mode == "squash" else side, crop=crop)
     told["resample"] = images.get("interpolation") or "bicubic"
     return _checked(told, path)
@@ -155,16 +171,18 @@ def _check_timm_layers(config, args, state, path):
     for key, usual in usual_layers.items():
         if args.get(key, usual) not in (usual, None):
             raise UserError(f"{key}={args[key]}: this model has {usual}", path=path)
-    if "quickgelu" in config["architecture"]:
-        raise UserError(f"{config['architecture']} has QuickGELU, this model GELU", path=path)
-    pool = config.get("global_pool") or args.get("global_pool")
+    for word, theirs in (("quickgelu", "QuickGELU, this model GELU"), ("rope", "rotary positions")):
+        if word in config["architecture"]:
+            raise UserError(f"{config['architecture']} has {theirs}", path=path)
     mean = "fc_norm.weight" in state
-    if pool is not None and "head.weight" in state and pool != ("avg" if mean else "token"):
-        raise UserError(
-            f"global_pool={pool} and {'fc_norm' if mean else 'no fc_norm'}: a classifier here averages "
-            "patches before fc_norm (avg), or takes the class token behind norm (token)",
-            path=path,
-        )
+    for pool in (config.get("global_pool"), args.get("global_pool")):
+        if pool is not None and "head.weight" in state and pool != ("avg" if mean else "token"):
+            there = f"global_pool={pool or '(none)'} and {'fc_norm' if mean else 'no fc_norm'}"
+            raise UserError(
+                f"{there}: a classifier here averages patches before fc_norm (avg), or takes the "
+                "class token behind norm (token)",
+                path=path,
+            )
 
 
 def check_agree(told, path):
@@ -180,6 +198,19 @@ def check_agree(told, path):
                 if one != other and None not in (one, other):
                     what = f"{first} says {key} {str(one)[:200]}, {second} {str(other)[:200]}"
                     raise UserError(f"{what}: mend or remove the one that is wrong", path=path)
+
+
+def named_classes(labels, key, path):
+    """The names of classes, in the order of the head, of a file's {number as text: name}.
+
+    Raises:
+        UserError: it does not give each class, from 0 on, a name.
+    """
+    labels = labels if isinstance(labels, dict) else {"": labels}
+    keys = [str(i) for i in range(len(labels))]
+    if set(keys) != set(labels) or not all(isinstance(name, str) for name in labels.values()):
+        raise UserError(f"{key} must give each class, from 0 on, a name", path=path)
+    return [labels[key] for key in keys]
 
 
 def square_side(size, key, path):
@@ -206,4 +237,8 @@ def _refused(config, key, path):
 
 def _checked(told, path):
     check_preprocessing(told, path)
+    resize = told["resize"]
+    if min(resize if isinstance(resize, list) else [resize]) < told["crop"]:
+        what = f"it crops {told['crop']} pixels of images resized to {resize}, which this program does not"
+        raise UserError(f"{what}: mend the file, or remove it to take the paper's preprocessing", path=path)
     return {"preprocessing": told}

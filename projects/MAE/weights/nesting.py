@@ -1,5 +1,6 @@
 """Finds the ViT in what a file holds: wrappers' prefixes, nesting, averaged weights beside raw ones."""
 import collections
+import re
 
 import numpy as np
 
@@ -7,11 +8,18 @@ from projects.MAE.errors import UserError
 
 # What a model's tensors stand below, as keys of dictionaries or as parts of names: DataParallel,
 # torch.compile, MoCo v3 (base_encoder, momentum_encoder), DINO (student, teacher, backbone), ...
-METHODS = {"base_encoder", "momentum_encoder", "student", "teacher"}  # of self-supervised learning
+# Of self-supervised learning, the network that is trained and its moving average.
+TRAINED = {"base_encoder", "encoder_q", "query_encoder", "online_encoder", "student"}
+FOLLOWING = {"momentum_encoder", "encoder_k", "key_encoder", "target_encoder", "teacher"}
+METHODS = TRAINED | FOLLOWING
 WRAPPERS = {
     *("module", "_orig_mod", "backbone", "encoder", "model", "vit", "net", "network"),
-    *("state_dict", "params", *METHODS),
+    *("state_dict", "model_state_dict", "model_state", "params", "weights", *METHODS),
+    *("callbacks", "current_model_state"),  # Lightning's
 }
+PLAIN = {"model", "state_dict", "model_state_dict"}  # keys that need no mention
+AVERAGE_WORDS = {"ema", "swa", "averaged"}
+WORD = re.compile("[a-z]+|[A-Z]+(?![a-z])|[A-Z][a-z]+")  # of model_ema, modelEMA, EMACallback
 # The class token in the authors' and in transformers' names: what stands before it is a prefix.
 TOKENS = ("vit.embeddings.cls_token", "embeddings.cls_token", "cls_token")
 DEEPEST = 4  # dictionaries in dictionaries
@@ -42,8 +50,8 @@ def find_weights(saved, ema, path):
         UserError: two that could be meant, or no averaged ones where those are asked for.
     """
     found = _candidates(saved)
-    averaged = [candidate for candidate in found if _is_averaged(candidate)]
-    raw = [candidate for candidate in found if not _is_averaged(candidate)]
+    averaged = [candidate for candidate in found if _is_averaged(candidate, saved)]
+    raw = [c for c in found if not any(c is other for other in averaged)]
     if ema and not averaged:
         raise UserError("it holds no averaged (EMA) weights: leave --ema out", path=path)
     if not found:
@@ -91,15 +99,17 @@ def _label(candidate):
 
 
 def _is_ema(word):
-    return word in ("teacher", "momentum_encoder") or "ema" in word.lower().split("_")
+    return word in FOLLOWING or any(part.lower() in AVERAGE_WORDS for part in WORD.findall(word))
 
 
 def _is_wrapper(word):
     return word in WRAPPERS or _is_ema(word)
 
 
-def _is_averaged(candidate):
-    return any(map(_is_ema, _words(candidate)))
+def _is_averaged(candidate, saved):
+    # Where Lightning averages, its state_dict has the average, current_model_state the raw weights.
+    swapped = "current_model_state" in saved and candidate.keys[:1] == ("state_dict",)
+    return swapped or any(map(_is_ema, _words(candidate)))
 
 
 def _stripped(chosen, found, averaged, ema, path):
@@ -118,11 +128,11 @@ def _stripped(chosen, found, averaged, ema, path):
         inside = {old: name for old, name in inside.items() if name not in head}
     lines = []
     left = [n if isinstance(n, str) else type(n).__name__ for n in tensors if n not in inside]
-    if prefix or set(chosen.keys) - {"model", "state_dict"} or left:
+    if prefix or set(chosen.keys) - PLAIN or left:
         some = ", ".join(left[:3]) + (f", ... ({len(left)})" if left[3:] else "")
         rest = f"; left out: {some}" if left else ""
         lines.append(f"{path}: the weights below {_label(chosen)} are taken, without that prefix{rest}")
-    if averaged and not ema and not _is_averaged(chosen):
+    if averaged and not ema and not any(chosen is candidate for candidate in averaged):
         there = ", ".join(map(_label, averaged))
         what = f"averaged (EMA) weights are there, too ({there}): --ema of the commands takes them"
         lines.append(f"{path}: {what}")

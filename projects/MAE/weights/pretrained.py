@@ -4,24 +4,27 @@ import math
 import os
 
 from projects.MAE.checkpoint.manifest import check_whole
-from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint, newest_checkpoints
-from projects.MAE.checkpoint.reader import read_card
+from projects.MAE.checkpoint.names import find_checkpoint, has_checkpoint
+from projects.MAE.checkpoint.reader import Tensor, read_card, read_part
+from projects.MAE.data.datasets import comparable
 from projects.MAE.errors import UserError, about
 from projects.MAE.modeling.initialization import assign, named_tensors
 from projects.MAE.modeling.pos_embed import resize_pos_embed
 from projects.MAE.modeling.task import task_of_module
 from projects.MAE.weights.files import check_weight_file, read_weight_file
 from projects.MAE.weights.libai_names import torch_name, torch_shape, torch_to_libai
-from projects.MAE.weights.sizes import check_finite
+from projects.MAE.weights.sizes import check_finite, known_heads
 from projects.MAE.weights.source import read_checkpoint
 
 logger = logging.getLogger("libai." + __name__)
+
+SIZED = ("patch_embed.proj.weight", "pos_embed")  # tensors whose shapes tell patch and image size
 
 
 def weight_style_of(path):
     """What weights are, as finetune.weight_style calls it: "oneflow", a folder that LiBai wrote, or
     "pytorch", all else."""
-    is_libai = os.path.isdir(path) and (is_checkpoint(path) or newest_checkpoints(path))
+    is_libai = os.path.isdir(path) and has_checkpoint(path)
     return "oneflow" if is_libai else "pytorch"
 
 
@@ -43,27 +46,44 @@ def check_source(path, weight_style=None):
 
 
 def told_sizes(path):
-    """Image and patch size of a model that somebody trained, in pixels, as far as its weights tell.
+    """Image and patch size of a model that somebody trained, in pixels, and the channels of its
+    images, as far as its weights tell.
 
     Args:
         path: as of `load_pretrained`.
 
     Returns:
-        {"img_size", "patch_size": int}, or a part of it; and who told it, in words.
+        {"img_size", "patch_size", "in_chans": int}, or a part of it; and who told it, in words.
 
     Raises:
         UserError: the weights can't be read.
     """
     if weight_style_of(path) == "oneflow":
-        card = read_card(find_checkpoint(path))
-        return {k: card[k] for k in ("img_size", "patch_size") if k in card}, "its model card"
-    state, _ = read_weight_file(path)
-    patch, positions = state["patch_embed.proj.weight"], state.get("pos_embed")
-    if patch.ndim != 4 or positions is None or positions.ndim != 3:
+        checkpoint = find_checkpoint(path)
+        card = read_card(checkpoint)
+        told = {k: card[k] for k in ("img_size", "patch_size", "in_chans") if k in card}
+        if told:
+            return told, "its model card"
+        parts = read_part(os.path.join(checkpoint, "model"))
+        parts = parts if isinstance(parts, dict) else {}
+        shapes = {n: t.check(n)[1] for n, t in parts.items() if n in SIZED and isinstance(t, Tensor)}
+    else:
+        state, _ = read_weight_file(path)
+        shapes = {name: state[name].shape for name in SIZED if name in state}
+    patch, positions = (shapes.get(name, ()) for name in SIZED)
+    if len(patch) != 4 or len(positions) != 3:
         return {}, ""
-    side = math.isqrt(positions.shape[1] - 1)
-    sizes = dict(img_size=side * patch.shape[-1], patch_size=patch.shape[-1])
+    side = math.isqrt(max(positions[1] - 1, 0))
+    sizes = dict(img_size=side * patch[-1], patch_size=patch[-1], in_chans=patch[1])
     return sizes, "the shapes of its tensors"
+
+
+def check_channels(found, needed, path):
+    """Raise a UserError where weights take images of another number of channels than a model."""
+    if found != needed:
+        what = f"its images have {found} channels, model.in_chans={needed}"
+        way_out = f"take other weights, or set model.in_chans={found} with a data set that has them"
+        raise UserError(what, path=path, way_out=way_out)
 
 
 def load_pretrained(model, path, weight_style=None, classes=()):
@@ -87,6 +107,7 @@ def load_pretrained(model, path, weight_style=None, classes=()):
         "left": the tensors in the weights that the model has no place for.
         "reshaped": {name: (shape in the weights, shape in the model)}, a part of "loaded".
         "facts": what else the weights say: heads, classes, preprocessing.
+        "outputs": of the head in the weights, 0 without one.
 
     Raises:
         UserError: no such weights, or those of another kind or size of model, or damaged ones.
@@ -101,7 +122,7 @@ def _load(model, source, weight_style, classes):
         weights, facts = read_libai(source, model)
     else:
         weights, facts = read_weight_file(source)
-        _say_assumed(model, facts, source)
+        _say_assumed(model, weights, facts, source)
     _check_heads(model, facts, source)
 
     task = task_of_module(model)
@@ -110,7 +131,7 @@ def _load(model, source, weight_style, classes):
         places = {n: (torch_name(n), torch_shape(n, shape)) for n, (_, shape) in places.items()}
     new = _find_new(model, places, weights, task, source)
     head = [name for name in places if name.startswith("head.") and name not in new]
-    theirs = facts.get("classes") or classes
+    theirs, classes = map(comparable, (facts.get("classes") or classes, classes))
     if head and classes and sorted(theirs) != sorted(classes):
         logger.warning(f"{source} was trained on classes of other names: the head is new")
         new += head
@@ -136,7 +157,8 @@ def _load(model, source, weight_style, classes):
             in_order = name not in head or not classes or theirs == classes
             array = chosen[name]
             assign(tensor, array if in_order else _in_order_of(array, theirs, classes))
-    return {"loaded": list(chosen), "new": new, "left": left, "reshaped": reshaped, "facts": facts}
+    report = {"loaded": list(chosen), "new": new, "left": left, "reshaped": reshaped, "facts": facts}
+    return {**report, "outputs": len(weights.get("head.bias", ()))}
 
 
 def _in_order_of(head, theirs, classes):
@@ -152,15 +174,23 @@ def read_libai(path, model):
     check_whole(checkpoint, "model")
     weights, told = read_checkpoint(checkpoint, getattr(model, "global_pool", None))
     facts = told["its model card"] or told["its run's config.yaml"]
-    _say_assumed(model, facts, checkpoint)
+    _say_assumed(model, weights, facts, checkpoint)
     return weights, facts
 
 
-def _say_assumed(model, facts, source):
+def _say_assumed(model, weights, facts, source):
+    """The model's heads are taken where weights don't tell; the commands take those of record."""
+    of_record = known_heads(weights)
     for key in ("num_heads", "decoder_num_heads"):
-        if hasattr(model, key) and not facts.get(key):
-            assumed = f"model.{key}={getattr(model, key)} is assumed"
-            logger.info(f"{source} does not say its {key}: {assumed}")
+        ours = getattr(model, key, None)
+        if not ours or facts.get(key):
+            continue
+        assumed = f"{source} does not say its {key}: model.{key}={ours} is assumed"
+        if of_record.get(key, ours) == ours:
+            logger.info(assumed)
+        else:
+            usual = f"a ViT of its width and depth has {of_record[key]}"
+            logger.warning(f"{assumed}, but {usual}: set model.{key}={of_record[key]} if this one does")
 
 
 def _check_heads(model, facts, source):
@@ -168,7 +198,8 @@ def _check_heads(model, facts, source):
     for key in ("num_heads", "decoder_num_heads"):
         found, needed = facts.get(key), getattr(model, key, None)
         if found and needed and found != needed:
-            raise UserError(f"its model has {key}={found}, this one model.{key}={needed}", path=source)
+            what = f"its model has {key}={found}, this one model.{key}={needed}"
+            raise UserError(what, path=source, way_out=f"set model.{key}={found}")
 
 
 def _find_new(model, places, weights, task, source):
@@ -197,6 +228,8 @@ def _find_new(model, places, weights, task, source):
 
 def _resized(array, key, shape, source):
     """A position embedding of another image size, interpolated; other shapes are an error."""
+    if key == SIZED[0] and array.ndim == 4:
+        check_channels(array.shape[1], shape[1], source)
     tokens = [array.shape[1], shape[1]] if array.ndim == 3 and len(shape) == 3 else []
     sides = [math.isqrt(count - 1) for count in tokens]
     if (

@@ -2,6 +2,7 @@
 import collections
 import logging
 
+from projects.MAE.data.preprocessing import WHOLE
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.initialization import assign, named_tensors
 from projects.MAE.modeling.linear_probe import LinearProbe
@@ -9,7 +10,7 @@ from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.sizes import shapes_of
 from projects.MAE.modeling.vit import VisionTransformer
 from projects.MAE.weights.libai_names import torch_to_libai
-from projects.MAE.weights.source import preprocessing_of, read_source
+from projects.MAE.weights.source import check_one_label, preprocessing_of, read_source
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -88,6 +89,7 @@ def load_classifier(path, **options):
             "with its head",
             path=path,
         )
+    check_one_label(source.facts, source.path)
     kind = LinearProbe if sizes.parts == "probe" else VisionTransformer
     head = dict(global_pool=sizes.global_pool, num_classes=sizes.num_classes)
     return _filled(kind(**_common_sizes(source), **head), source, source.state)
@@ -99,7 +101,7 @@ def load_encoder_model(path, **options):
 
     Arguments and errors are those of `load_autoencoder`.
     """
-    source = read_source(path, **options)
+    source = read_source(path, decoder_needed=False, **options)
     sizes = source.sizes
     pool = bool(sizes.global_pool)
     model = VisionTransformer(**_common_sizes(source), global_pool=pool, num_classes=0)
@@ -122,8 +124,12 @@ def _filled(model, source, state):
     for name, tensor in named_tensors(model).items():
         assign(tensor, weights[name])
     preprocessing, origin = preprocessing_of(source)
-    if "preprocessing" not in facts:
+    told = facts.get("preprocessing") or {}
+    if not set(WHOLE) <= set(told):
         said = "the weights don't say how images are prepared, so as in the paper"
+        if told:
+            said = f"of how images are prepared the weights say {', '.join(told)} alone, the rest as in "
+            said += "the paper"
         logger.warning(f"{source.path}: {said}: {preprocessing}")
     facts = {key: value for key, value in facts.items() if key != "preprocessing"}
     told = {**source.known_from, "preprocessing": origin}

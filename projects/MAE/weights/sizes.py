@@ -61,7 +61,8 @@ def sizes_of(state, source):
     has_decoder = any(n.startswith(("decoder_", "mask_token")) for n in state)
     decoder_dim = _width(state, "mask_token", source, -1) if has_decoder else None
     is_probe = any(n.startswith("feature_norm.") for n in state)
-    has_head = is_probe or any(n.startswith(("head.", "fc_norm.")) for n in state)
+    has_head = is_probe or any(n.startswith("head.") for n in state)
+    is_pooled = "fc_norm.weight" in state  # timm's encoders may be, too
     kind = "probe" if is_probe else "classifier" if has_head else "encoder"
     sizes = Sizes(
         parts="full" if has_decoder else kind,
@@ -72,7 +73,7 @@ def sizes_of(state, source):
         depth=_depth(state, "blocks."),
         mlp_width=_width(state, "blocks.0.mlp.fc1.weight", source),
         num_classes=_width(state, "head.weight", source) if has_head else None,
-        global_pool="fc_norm.weight" in state if has_head else None,
+        global_pool=is_pooled if has_head else is_pooled and not has_decoder or None,
         decoder_embed_dim=decoder_dim,
         decoder_depth=_depth(state, "decoder_blocks.") if has_decoder else None,
         decoder_mlp_width=(

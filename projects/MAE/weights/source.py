@@ -7,7 +7,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint
+from projects.MAE.checkpoint.names import find_checkpoint, has_checkpoint
 from projects.MAE.checkpoint.reader import check_card_types, read_card, read_weights
 from projects.MAE.data.preprocessing import (
     configured_preprocessing,
@@ -24,7 +24,7 @@ logger = logging.getLogger("libai." + __name__)
 HEADS = ("num_heads", "decoder_num_heads")
 # What else than its sizes a model card may say.
 FACTS = (*HEADS, "norm_pix_loss", "mask_ratio", "classes", "epoch", "iteration", "preprocessing")
-FACTS += ("exif", "bits")
+FACTS += ("exif", "bits", "problem_type")
 LONGEST_CONFIG = 1 << 20  # characters; a run's has 6,000
 # What reading another thing than a list of transforms raises.
 DAMAGE = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError)
@@ -42,7 +42,7 @@ known_from: {fact: who told it}, "its model card" for example.
 """
 
 
-def read_source(path, heads_needed=True, ema=False, **options):
+def read_source(path, heads_needed=True, ema=False, decoder_needed=True, **options):
     """The `WeightSource` of weights of any format.
 
     Args:
@@ -50,6 +50,7 @@ def read_source(path, heads_needed=True, ema=False, **options):
             of transformers.
         heads_needed: whether an unknown number of heads is an error.
         ema: take the averaged weights of a file that has both.
+        decoder_needed: False leaves out a decoder of which the number of heads is not known.
         options: facts that the user gave, None where not; they may only add to what the source says.
 
     Raises:
@@ -57,17 +58,21 @@ def read_source(path, heads_needed=True, ema=False, **options):
             the number of heads is needed and not known; it takes images of other than 3 channels.
     """
     path = str(path)
-    if os.path.isdir(path) and is_checkpoint(path):
+    if os.path.isdir(path) and has_checkpoint(path):
         path = find_checkpoint(path)
         if ema:
             raise UserError("a LiBai checkpoint has no averaged weights: leave --ema out", path=path)
         weights, told = read_checkpoint(path)
         facts, known_from = _joined(told, weights, options, path)
+        if not decoder_needed and not facts.get("decoder_num_heads"):
+            weights = _encoder_of(weights)
         _check_heads(weights, facts, path, needed=True)
         state = libai_to_torch(weights, facts["num_heads"], facts.get("decoder_num_heads"))
     else:
         state, told = read_weight_file_told(path, ema)
         facts, known_from = _joined(told, state, options, path)
+        if not decoder_needed and not facts.get("decoder_num_heads"):
+            state = _encoder_of(state)
         _check_heads(state, facts, path, heads_needed)
     sizes = sizes_of(state, path)
     for key, value in sizes._asdict().items():
@@ -87,6 +92,19 @@ def read_source(path, heads_needed=True, ema=False, **options):
             logger.warning(printable(f"{path}: {what}"))
     facts = {key: facts[key] for key in FACTS if key in facts}
     return WeightSource(path, state, sizes, facts, {key: known_from[key] for key in facts})
+
+
+def _encoder_of(state):
+    return {n: a for n, a in state.items() if not n.startswith(("decoder_", "mask_token"))}
+
+
+def check_one_label(facts, path):
+    """Raise a UserError where a head is none that gives an image one of its classes."""
+    kind = facts.get("problem_type") or "single_label_classification"
+    if kind != "single_label_classification":
+        what = f"problem_type={kind}: its outputs are not the scores of classes of which one is right"
+        way_out = "take its features, or finetune from it (other classes have a new head)"
+        raise UserError(what, path=path, way_out=way_out)
 
 
 def read_checkpoint(path, global_pool=None):
@@ -138,7 +156,7 @@ def run_config(checkpoint, embed_dim):
     """The config.yaml of the run that made a checkpoint folder; None where there is none, or it is
     of a model of another width."""
     try:
-        with open(_config_of(checkpoint)) as file:
+        with open(_config_of(checkpoint), encoding="utf-8") as file:
             content = yaml.load(file.read(LONGEST_CONFIG), _PlainLoader)
         if not isinstance(content, dict):
             return None

@@ -10,7 +10,7 @@ import numpy as np
 
 from projects.MAE.checkpoint.reader import check_card_types
 from projects.MAE.errors import UserError
-from projects.MAE.weights.folder_config import square_side
+from projects.MAE.weights.folder_config import named_classes, square_side
 
 BLOCK_PARTS = {
     "norm1": "layernorm_before",
@@ -156,20 +156,30 @@ def read_config(config, source):
         facts["decoder_num_heads"] = config.get("decoder_num_attention_heads", 16)
         facts["norm_pix_loss"] = config.get("norm_pix_loss", False)
         facts["mask_ratio"] = config.get("mask_ratio", 0.75)
+    told = {"problem_type": "problem_type", "num_labels": "num_classes"}
+    facts.update((ours, config[theirs]) for theirs, ours in told.items() if config.get(theirs))
     check_card_types(facts, where)
-    return {**facts, **_class_names(config.get("id2label") or {}, where)}
+    return {**facts, **_class_names(config, where)}
 
 
-def _class_names(labels, path):
-    """{"classes": names in the order of the head, which is that of id2label's keys as numbers}."""
-    labels = labels if isinstance(labels, dict) else {"": labels}
-    keys = [str(i) for i in range(len(labels))]
-    if set(keys) != set(labels) or not all(isinstance(name, str) for name in labels.values()):
-        raise UserError("id2label must give each class, from 0 on, a name", path=path)
-    names = [labels[key] for key in keys]
+def _class_names(config, path):
+    """The names of classes and their number, as far as a config.json says them; in what it says
+    twice it has to agree with itself."""
+    names = named_classes(config.get("id2label") or {}, "id2label", path)
+    places = config.get("label2id")
+    for name, place in (places or {}).items() if isinstance(places, dict) else ():
+        index = int(place) if str(place)[:10].isdecimal() and len(str(place)) < 10 else len(names)
+        found = names[index] if index < len(names) else None
+        if names and found != name and name != f"LABEL_{place}":  # the library's, where nobody set it
+            what = f"label2id says that {name} is {place}, id2label says {found}"
+            raise UserError(f"{what}: mend or remove the one that is wrong", path=path)
+    if names and config.get("num_labels", len(names)) not in (len(names), None):
+        what = f"num_labels={config['num_labels']}, and id2label has {len(names)} names"
+        raise UserError(f"{what}: mend or remove the one that is wrong", path=path)
+    facts = {"num_classes": len(names)} if names else {}
     while names and names[-1] == f"LABEL_{len(names) - 1}":  # the library's, for one without a name
         names.pop()
-    return {"classes": names} if names else {}
+    return {**facts, "classes": names} if names else facts
 
 
 def make_config(sizes, facts):
@@ -197,6 +207,7 @@ def make_config(sizes, facts):
         names += [f"LABEL_{i}" for i in range(len(names), sizes.num_classes)]
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
+        config.update({"problem_type": facts["problem_type"]} if "problem_type" in facts else {})
         return config
     is_full = sizes.parts == "full"
     config["model_type"] = "vit_mae"

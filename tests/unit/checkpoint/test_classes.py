@@ -33,6 +33,11 @@ def test_other_names_are_refused_with_both_lists(subset):
     )
 
 
+def test_names_of_which_none_is_common():
+    with pytest.raises(UserError, match="name the class folders as the weights do, or .*id2label"):
+        columns(CLASSES, ["n01440764", "n01443537", "n01484850"])
+
+
 def test_a_subset_is_asked_for():
     with pytest.raises(UserError, match=r"without data: 1 \(dog\): train.evaluation.classes=subset"):
         columns(CLASSES, ["cat", "owl"])
@@ -44,6 +49,23 @@ def test_a_name_of_two_classes_and_long_lists():
         columns(["crane", "crane", "dog"], ["crane", "dog"], subset=True)
     with pytest.raises(UserError, match=r"without data: 99 \(01, 02, .*, 10, \.\.\.\)"):
         columns([f"{i:02}" for i in range(100)], ["00"])
+
+
+@pytest.mark.parametrize("found", [CLASSES, ["cat", "dog", "owl"][::-1]])
+def test_outputs_without_a_name_are_classes_without_data(found):
+    dataset = SimpleNamespace(classes=found)
+    with pytest.raises(UserError, match=r"without data: 2 \(LABEL_3, LABEL_4\): train.evaluation.cl"):
+        columns_of(CLASSES, dataset, False, "weights", 5)
+    places = columns_of(CLASSES, dataset, True, "weights", 5).tolist()
+    assert places == [CLASSES.index(name) for name in found]
+
+
+def test_names_compare_in_one_form_of_unicode():
+    """A disk of macOS keeps é as two characters."""
+    assert columns(["caf\u00e9", "the"], ["cafe\u0301", "the"]) is None
+    assert columns(["the", "caf\u00e9"], ["cafe\u0301", "the"]).tolist() == [1, 0]
+    with pytest.raises(UserError, match="a name stands for two classes"):
+        columns(["caf\u00e9", "the"], ["cafe\u0301", "caf\u00e9", "the"])
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from projects.MAE.data.build import build_image_test_loader
-from projects.MAE.data.datasets import PretrainingDataset
-from projects.MAE.data.image_file import BadImage, Reading, read_image, to_rgb
+from projects.MAE.data.datasets import PretrainingDataset, prepared
+from projects.MAE.data.image_file import BadImage, Reading, read_image, to_rgb, told_reading
 from projects.MAE.data.image_list import ImageList
 from projects.MAE.data.preprocessing import standard_preprocessing
+from projects.MAE.data.sampler import SampleKey
 from projects.MAE.data.survey import reader_of
 from projects.MAE.data.transforms import CenterCrop, Compose, Resize, ToArray
 from projects.MAE.models import as_rgb
@@ -290,3 +291,21 @@ def test_commands_read_images_as_the_weights_were_trained(tmp_path, capsys):
     assert "warning" not in capsys.readouterr().err
     args.exif, args.bits = "apply", 16
     assert reader_of(saved, images, args).reading == ("apply", 16)
+
+
+def test_a_data_set_reads_its_files_as_weights_need_it(tmp_path):
+    """evaluated_with takes a reading, too; the data set that it was asked of stays what it is."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (8, 4)).save(tmp_path / "val" / "a.jpg", exif=turned)
+
+    def size(image, rng):
+        return image.size
+
+    dataset = PretrainingDataset(tmp_path, False, size, 4, 2)
+    other = prepared(dataset, size, Reading("ignore"))
+    key = SampleKey(0, 0, 0, True)
+    assert (dataset[key]["images"], other[key]["images"]) == ((4, 8), (8, 4))
+    assert told_reading({"exif": "apply", "bits": 16}, Reading()) == Reading()
+    assert told_reading({"bits": 12}, Reading("ignore")) == Reading("ignore", 12)

@@ -2,7 +2,9 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from projects.MAE.engine.setup import configure
 from projects.MAE.errors import UserError
@@ -185,6 +187,21 @@ def test_what_a_file_is_and_its_sizes_are_read_from_it(images):
     assert run.cfg.finetune.weight_style == "pytorch"
     assert (run.cfg.model.img_size, run.cfg.model.patch_size) == (8, 4)
     assert any("the shapes of its tensors" in line for line in run.said)
+
+
+def test_images_of_other_channels_are_refused_at_the_start(golden, images, tmp_path):
+    state = part(golden("pretrain_tiny"), "state/")
+    name = "patch_embed.proj.weight"
+    file = tmp_path / "grey.safetensors"
+    save_file({**state, name: np.ascontiguousarray(state[name][:, :1])}, file)
+    with pytest.raises(UserError, match="its images have 1 channels, model.in_chans=3: take other"):
+        run_of(RECIPE, images, *SIZES, *DECODER, f"finetune.path={file}")
+
+
+def test_weights_of_another_kind_are_no_checkpoint_to_evaluate(images):
+    file = DATA / "weights/training_full.pth"
+    with pytest.raises(UserError, match="no LiBai checkpoint: name .* as finetune.path"):
+        run_of(RECIPE, images, *SIZES, *DECODER, f"train.load_weight={file}", "--eval-only")
 
 
 def test_the_style_is_a_check(checkpoint, images):

@@ -100,6 +100,19 @@ def test_transformers_in_several_files(classifier, tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "config.json").write_text(json.dumps(config_of(classifier)))
     assert_same(load_torch_state_dict(tmp_path), classifier)
+    state, facts = read_weight_file(tmp_path / "model.safetensors.index.json")
+    assert_same(state, classifier)
+    assert facts == read_weight_file(tmp_path)[1]
+
+
+def test_names_in_any_script(classifier, tmp_path):
+    """As UTF-8, whatever the locale, and with the mark that some editors begin a file with."""
+    names = {str(i): f"ж{i}" for i in range(10)}
+    config = {**config_of(classifier), "id2label": names, "label2id": {}}
+    write_folder(tmp_path / "vit", to_transformers(classifier, bare=False), config)
+    text = "\ufeff" + json.dumps(config, ensure_ascii=False)
+    (tmp_path / "vit" / "config.json").write_bytes(text.encode())
+    assert read_weight_file(tmp_path / "vit")[1]["classes"][9] == "ж9"
 
 
 @pytest.mark.parametrize(

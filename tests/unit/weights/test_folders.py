@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 from projects.MAE.convert_weights import main
 from projects.MAE.errors import UserError
 from projects.MAE.weights.files import read_weight_file
+from projects.MAE.weights.saved_model import load_classifier, load_encoder_model
 from projects.MAE.weights.folder_config import make_processor, read_processor
 from projects.MAE.weights.sizes import sizes_of
 from projects.MAE.weights.source import preprocessing_of, read_source
@@ -104,6 +105,9 @@ def test_everything_that_a_folder_of_transformers_says(vit):
          (36, 32, (0.5,) * 3, (0.5,) * 3, "bilinear")),
         (dict(image_processor_type="ConvNextImageProcessor", size={"shortest_edge": 32}, crop_pct=0.8),
          (40, 32, (0.5,) * 3, (0.5,) * 3, "bilinear")),
+        # ViT's has no crop, whatever stands there; null is what a processor leaves to its class.
+        (dict(crop_size={"height": 24, "width": 24}, do_pad=None),
+         ((32, 32), 32, (0.5,) * 3, (0.5,) * 3, "bilinear")),
     ],
 )
 def test_kinds_of_preprocessing(vit, changes, expected):
@@ -115,11 +119,16 @@ def test_kinds_of_preprocessing(vit, changes, expected):
     "changes, said",
     [
         (dict(do_resize=False), "do_resize=False"),
+        (dict(do_pad=True), "do_pad=True"),
+        (dict(do_normalize="false"), "do_normalize=false"),
         (dict(size={"shortest_edge": 32}), "size={'shortest_edge': 32}"),
         (dict(size={"height": 16, "width": 64}), r"\[16, 64\].*square"),
         (dict(size={"longest_edge": 32}), "size="),
-        (dict(image_processor_type="AnotherImageProcessor", size=32), "size=32"),
+        (dict(image_processor_type="SiglipImageProcessor", size=32), "size=32"),
+        (dict(image_processor_type="LevitImageProcessor"), "image_processor_type=LevitImageProcessor"),
+        (dict(image_processor_type="EfficientNetImageProcessor"), "image_processor_type=EfficientNet"),
         (dict(resample=9), "resample=9"),
+        (dict(do_center_crop=True, size=24, crop_size=32), r"crops 32 pixels of images resized to \[24, 24"),
         (dict(resample=True), "resample=True"),
         (dict(image_mean=[0.5, 0.5]), "mean"),
         (dict(image_std=[0.5, 0.5, 0.0]), "std"),
@@ -151,12 +160,36 @@ def test_images_of_another_size_than_the_model_takes_are_refused(vit):
         (dict(layer_norm_eps=1e-3), "layer_norm_eps"),
         (dict(id2label={str(i): "x" for i in range(1, 11)}), "id2label"),
         (dict(id2label=["a", "b"]), "id2label"),
-        (dict(id2label={str(i): f"n{i}" for i in range(11)}), "names 11 classes, its head has 10"),
+        (dict(id2label={str(i): f"n{i}" for i in range(11)}), "num_classes=11, its tensors 10"),
+        (dict(id2label={str(i): f"n{i}" for i in range(5)}), "num_classes=5, its tensors 10"),
+        (dict(id2label={}, num_labels=5), "num_classes=5, its tensors 10"),
+        (dict(num_labels=5), "num_labels=5, and id2label has 10 names"),
+        (dict(id2label={}, num_labels=[5]), "num_classes must be a whole number"),
+        (dict(label2id={f"LABEL_{i}": 9 - i for i in range(10)}), "label2id says that LABEL_0 is 9"),
+        (dict(label2id={"cat": "9" * 5000}), "label2id says that cat is 999"),
+        (dict(label2id={"cat": "x"}), "label2id says that cat is x, id2label says None"),
     ],
 )
 def test_a_config_that_lies_is_refused(vit, change, said):
     with pytest.raises(UserError, match=said):
         read_source(vit(change))
+
+
+def test_a_label2id_as_examples_of_transformers_write_it(vit):
+    """Its numbers may be texts, and of classes of one name it has the last."""
+    names = {str(i): "crane" if i in (3, 5) else f"n{i}" for i in range(10)}
+    found = read_source(vit(dict(id2label=names, label2id={n: i for i, n in names.items()})))
+    assert found.facts["classes"] == list(names.values())
+
+
+@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
+def test_a_head_whose_outputs_are_no_classes(vit, tmp_path, kind):
+    vit(dict(problem_type=kind))
+    assert main([str(tmp_path / "vit"), str(tmp_path / "again"), "--to", "transformers"]) == 0
+    for folder in ("vit", "again"):
+        with pytest.raises(UserError, match=f"problem_type={kind}.*take its features"):
+            load_classifier(tmp_path / folder)
+        assert load_encoder_model(tmp_path / folder).facts["num_heads"] == 4
 
 
 def test_sizes_as_height_and_width(vit):
@@ -179,6 +212,32 @@ def test_everything_that_a_folder_of_timm_says(timm):
     assert preprocessing_of(found) == (told, "its config.json")
 
 
+def test_timms_names_of_classes_by_number(timm):
+    found = both_ways(timm(label_names={str(9 - i): f"name{9 - i}" for i in range(10)}))
+    assert found.facts["classes"] == [f"name{i}" for i in range(10)]
+
+
+def test_what_timm_leaves_open_is_timms_default(timm):
+    nothing = dict(mean=None, std=None, crop_pct=None, interpolation=None)
+    found = read_source(timm(pretrained_cfg=nothing))
+    assert preprocessing_of(found)[0] == told_preprocessing({}, 32)
+
+
+def test_an_encoder_of_timm_that_averages(timm, golden, tmp_path):
+    """num_classes=0 and global_pool="avg": the norm behind the mean is there, the head is not."""
+    state = part(golden("finetune_tiny"), "global_pool/state/")
+    encoder = {name: array for name, array in state.items() if not name.startswith("head.")}
+    folder = timm(encoder, num_classes=0)
+    saved = load_encoder_model(folder)
+    assert saved.sizes.parts == "encoder" and saved.model.global_pool
+    for target, to in (("libai", "libai"), ("t.safetensors", "timm")):
+        assert main([str(folder), str(tmp_path / target), "--to", to]) == 0
+        assert read_source(tmp_path / target).sizes == saved.sizes
+    # There the norm of patches and that of all tokens have one name, and a head alone tells.
+    assert main([str(folder), str(tmp_path / "main"), "--to", "libai-main"]) == 1
+    assert not (tmp_path / "main").exists()
+
+
 def test_older_files_of_timm(golden, tmp_path):
     """Without groups, and with the shape squashed; timm's own defaults where a key is missing."""
     state = part(golden("finetune_tiny"), "global_pool/state/")
@@ -192,6 +251,12 @@ def test_older_files_of_timm(golden, tmp_path):
     [
         (dict(global_pool="token"), "global_pool=token and fc_norm"),
         (dict(global_pool="map"), "global_pool=map"),
+        (dict(global_pool=""), r"global_pool=\(none\) and fc_norm"),
+        (dict(model_args=dict(global_pool="token")), "global_pool=token and fc_norm"),
+        (dict(num_classes=5), "num_classes=5, its tensors 10"),
+        (dict(label_names=list("abcde")), "num_classes=10, and there are 5 names of classes"),
+        (dict(label_names={"0": "a", "2": "c"}), "label_names must give each class"),
+        (dict(architecture="vit_base_patch16_rope_ape_224"), "rotary positions"),
         (dict(model_args=dict(act_layer="quick_gelu")), "act_layer=quick_gelu"),
         (dict(architecture="vit_base_patch16_clip_quickgelu_224"), "QuickGELU"),
         (dict(model_args=dict(img_size=[16, 64])), r"img_size \[16, 64\]"),
@@ -200,6 +265,7 @@ def test_older_files_of_timm(golden, tmp_path):
         (dict(pretrained_cfg=dict(crop_mode="border")), "crop_mode=border"),
         (dict(pretrained_cfg=dict(interpolation="random")), "resample=random"),
         (dict(pretrained_cfg=dict(crop_pct=0)), "crop_pct=0"),
+        (dict(pretrained_cfg=dict(crop_pct=1.1)), "crops 32 pixels of images resized to 29"),
         (dict(pretrained_cfg=dict(input_size=7)), "7 pixels wide, its tensors 32"),
         (dict(model_args=[1]), "model_args and pretrained_cfg"),
         (dict(label_names="abc"), "classes must be a list"),

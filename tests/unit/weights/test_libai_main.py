@@ -7,6 +7,7 @@ import oneflow as flow
 import pytest
 from omegaconf import OmegaConf
 
+from projects.MAE.checkpoint.card import differing_aims
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_weights
 from projects.MAE.convert_weights import main
@@ -15,7 +16,7 @@ from projects.MAE.errors import UserError
 from projects.MAE.modeling.mae import MaskedAutoencoderViT
 from projects.MAE.modeling.vit import VisionTransformer
 from projects.MAE.weights.libai_names import OURS, from_libai_main, linear_layout, to_libai_main
-from projects.MAE.weights.pretrained import load_pretrained
+from projects.MAE.weights.pretrained import load_pretrained, told_sizes, weight_style_of
 from projects.MAE.weights.saved_model import load_autoencoder, load_classifier
 from projects.MAE.weights.source import read_source
 from projects.MAE.weights.write import write_libai
@@ -60,6 +61,18 @@ def test_without_its_configuration_the_pooling_is_assumed_aloud(runs, caplog):
 def test_an_autoencoder(runs):
     saved = load_autoencoder(runs / "mae")
     assert saved.facts["decoder_num_heads"] == 3 and saved.facts["norm_pix_loss"] is True
+
+
+@pytest.mark.parametrize("name", ["model_final", "model_best", "model_0000009"])
+def test_a_run_without_its_last_checkpoint(runs, name):
+    """The file is gone, say when the run was copied: every command finds what is there."""
+    run = runs / "mae"
+    (run / "last_checkpoint").unlink()
+    (run / "model_final").rename(run / name)
+    assert read_source(run).path == str(run / name)
+    assert weight_style_of(str(run)) == "oneflow"
+    sizes = dict(img_size=16, patch_size=8, in_chans=3)
+    assert told_sizes(str(run)) == (sizes, "the shapes of its tensors")
 
 
 def test_finetuning_and_pretraining_from_one(runs):
@@ -154,6 +167,35 @@ def test_evaluating_one(runs, key, kind, pool):
     load_for_evaluation(SimpleNamespace(cfg=cfg, resumes=False), model)
     expected = np.load(runs / kind / "scores.npy")
     np.testing.assert_allclose(scores_of(model, runs), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "kind, pool, classes, wanted",
+    [
+        ("token", True, 5, "set model.global_pool=False, as its head has it"),
+        ("token", True, 7, "set model.global_pool=False model.num_classes=5, as its head has it"),
+        ("mean", True, 7, "set model.num_classes=5, as its head has it"),
+    ],
+)
+def test_evaluating_a_head_that_does_not_fit(runs, tmp_path, kind, pool, classes, wanted):
+    file = str(tmp_path / "vit.safetensors")
+    assert main([str(runs / kind), file, "--to", "timm"]) == 0
+    cfg = OmegaConf.create(dict(model=dict(num_heads=2, global_pool=pool, num_classes=classes)))
+    cfg.train, cfg.finetune = dict(load_weight=""), dict(enable=True, weight_style=None, path=file)
+    model = VisionTransformer(**ENCODER, num_classes=classes, global_pool=pool)
+    with pytest.raises(UserError, match=wanted):
+        load_for_evaluation(SimpleNamespace(cfg=cfg, resumes=False), model)
+
+
+def test_evaluating_one_on_other_pixels(runs):
+    """Its loss is of normalised patches: that on plain ones would be a number of another kind."""
+    cfg = OmegaConf.create(dict(model=dict(num_heads=2, norm_pix_loss=False, mask_ratio=0.5)))
+    cfg.train = dict(load_weight=str(runs / "mae"))
+    model = MaskedAutoencoderViT(**ENCODER, **DECODER)
+    with pytest.raises(UserError, match="was trained with True: set model.norm_pix_loss=True"):
+        load_for_evaluation(SimpleNamespace(cfg=cfg, resumes=False), model)
+    (line,) = differing_aims(dict(norm_pix_loss=None, mask_ratio=0.75), cfg.model)
+    assert line == "was trained with mask_ratio=0.75: model.mask_ratio=0.5 is used"
 
 
 def test_evaluating_one_with_another_pooling(runs):

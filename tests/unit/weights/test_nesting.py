@@ -69,6 +69,52 @@ def test_averaged_weights_are_taken_when_asked_for(caplog):
         read_weight_file_told(FILES / "linprobe.pth", ema=True)
 
 
+def below(prefix, state):
+    return {f"{prefix}{name}": array for name, array in state.items()}
+
+
+@pytest.mark.parametrize(
+    "layout, raw_place, averaged_place",
+    [
+        (lambda r, a: {"model": r, "modelEMA": a}, "", "modelEMA"),
+        (lambda r, a: {"model": r, "ModelEma": {"module": a}}, "", "ModelEma: module"),
+        (lambda r, a: {"model": r, "swa_model": {"n_averaged": 1, **below("module.", a)}}, "",
+         "swa_model: module"),
+        (lambda r, a: {"model_state_dict": r, "averaged_model": a}, "", "averaged_model"),
+        # Lightning: a callback of one's own, and its own averaging, which swaps the two.
+        (lambda r, a: {"state_dict": below("net.", r),
+                       "callbacks": {"EMACallback": {"ema_weights": below("net.", a)}}},
+         "state_dict: net", "callbacks: EMACallback: ema_weights: net"),
+        (lambda r, a: {"state_dict": below("net.", a), "current_model_state": below("net.", r),
+                       "averaging_state": {"n_averaged": np.int64(3)}},
+         "current_model_state: net", "state_dict: net"),
+        # MoCo's and BYOL's.
+        (lambda r, a: {"state_dict": {**below("module.encoder_q.", r), **below("module.encoder_k.", a)}},
+         "state_dict: module.encoder_q", "state_dict: module.encoder_k"),
+        (lambda r, a: {**below("online_encoder.", r), **below("target_encoder.", a)},
+         "online_encoder", "target_encoder"),
+    ],
+)  # fmt: skip
+def test_where_averaged_weights_lie(classifier, layout, raw_place, averaged_place):
+    averaged = {name: array + 1 for name, array in classifier.items()}
+    saved = layout(classifier, averaged)
+    state, _, lines = find_weights(saved, False, "test")
+    assert_same(state, classifier)
+    assert f"there, too ({averaged_place}): --ema" in lines[-1]
+    assert not raw_place or f"below {raw_place} are taken" in lines[0]
+    state, _, lines = find_weights(saved, True, "test")
+    assert_same(state, averaged)
+    assert f"below {averaged_place} are taken" in lines[0]
+
+
+def test_a_head_behind_what_has_no_tensors(classifier, tmp_path):
+    """Dropout, or an activation: nothing tells."""
+    names = {f"head.{kind}": f"head.1.{kind}" for kind in ("weight", "bias")}
+    save_file({names.get(n, n): a for n, a in classifier.items()}, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="head.1.* has no place in a plain ViT"):
+        read_weight_file(tmp_path / "w.safetensors")
+
+
 def test_student_and_teacher(caplog):
     with pytest.raises(UserError, match="2 models .student: module.backbone, teacher: back.*--ema"):
         read_weight_file(FILES / "dino.pth")
@@ -175,6 +221,10 @@ def test_assumed_heads_are_said(tmp_path, caplog):
     (line,) = caplog.messages
     assert "num_heads=3 is assumed" in line and "--num-heads" in line
     assert read_source(tmp_path / "w.safetensors", num_heads=6).facts["num_heads"] == 6
+    # A card knows, where names and positions only hint.
+    (tmp_path / "w.safetensors.json").write_text('{"num_heads": 6}')
+    found = read_source(tmp_path / "w.safetensors")
+    assert (found.facts["num_heads"], found.known_from["num_heads"]) == (6, "its model card")
     assert len(caplog.messages) == 1
 
 
@@ -193,6 +243,10 @@ def test_heads_of_moco_v3(tmp_path):
     save_file(names, tmp_path / "w.safetensors")
     assert read_source(tmp_path / "w.safetensors").facts["num_heads"] == 12
     assert read_source(tmp_path / "w.safetensors", num_heads=6).facts["num_heads"] == 6
+    # A card knows, where names and positions only hint.
+    (tmp_path / "w.safetensors.json").write_text('{"num_heads": 6}')
+    found = read_source(tmp_path / "w.safetensors")
+    assert (found.facts["num_heads"], found.known_from["num_heads"]) == (6, "its model card")
 
 
 @pytest.mark.parametrize("channels", [1, 4])

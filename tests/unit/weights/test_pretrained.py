@@ -113,6 +113,31 @@ def test_a_head_on_other_classes_is_new(finetuned, load, style, caplog):
     assert "was trained on classes of other names: the head is new" in caplog.text
 
 
+@STYLES
+def test_names_of_classes_compare_in_one_form_of_unicode(finetuned, load, style):
+    """macOS keeps é as two characters, in folder names too."""
+    theirs, ours = ["caf\u00e9", "the"], ["cafe\u0301", "the"]
+    report = load(classifier(), finetuned, style, ours, classes=theirs)
+    assert report["new"] == []
+
+
+def test_heads_that_are_not_those_of_record(load, caplog):
+    """predict would take 3 for them: a line says that the model has others."""
+    sizes = dict(embed_dim=192, depth=12)
+    load(classifier(**sizes, num_heads=3), weights_of(classifier(**sizes, num_heads=3)))
+    assert "but a ViT of its width" not in caplog.text
+    load(classifier(**sizes, num_heads=4), weights_of(classifier(**sizes, num_heads=4)))
+    line = "model.num_heads=4 is assumed, but a ViT of its width and depth has 3: set model.num_heads=3"
+    assert line in caplog.text
+
+
+def test_images_of_other_channels_are_refused_in_their_words(full, load):
+    name = "patch_embed.proj.weight"
+    grey = {**full, name: full[name][:, :1]}
+    parts = ["its images have 1 channels, model.in_chans=3", "set model.in_chans=1"]
+    assert_refused(load, classifier(depth=2), grey, parts)
+
+
 def test_a_head_behind_another_pooling_is_not_taken(golden, load):
     by_class_token = part(golden("finetune_tiny"), "cls_token/state/")
     report = load(classifier(global_pool=True), by_class_token)
