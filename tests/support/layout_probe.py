@@ -11,12 +11,8 @@ import sys
 import zlib
 
 import numpy as np
-from libai.utils import distributed as dist
-from oneflow import sbp
 
-from projects.MAE.data.build import build_image_test_loader
-from projects.MAE.engine.setup import prepare, training_of
-from projects.MAE.train_net import parse_arguments
+from projects.MAE.engine.process import run_rank
 
 
 class First:
@@ -37,6 +33,9 @@ def held(model):
 
     Ranks whose keys agree should hold the same numbers.
     """
+    from libai.utils import distributed as dist
+    from oneflow import sbp
+
     sums = {}
     for name, parameter in model.named_parameters():
         place = np.argwhere(np.array(parameter.placement.ranks) == dist.get_rank())
@@ -48,6 +47,8 @@ def held(model):
 
 def means(trainer):
     """The metric (percent or loss) over the first 1, 2, ... images."""
+    from projects.MAE.data.build import build_image_test_loader
+
     whole, size = trainer.test_loader[0].dataset, trainer.run.cfg.train.test_micro_batch_size
     metric = trainer.run.cfg.train.evaluation.eval_metric
     found = []
@@ -57,13 +58,21 @@ def means(trainer):
     return found
 
 
-if __name__ == "__main__":
-    trainer = training_of(prepare(parse_arguments(sys.argv[1:])))
+def main(argv):
+    # Not before: OneFlow must not be imported until the ranks have met.
+    from projects.MAE.engine.setup import prepare, training_of
+    from projects.MAE.train_net import parse_arguments
+
+    trainer = training_of(prepare(parse_arguments(argv)))
     trainer.train()
-    output = trainer.run.cfg.train.output_dir
-    with open(os.path.join(output, f"rank_{dist.get_rank()}.json"), "w") as file:
+    output, rank = trainer.run.cfg.train.output_dir, int(os.environ["RANK"])
+    with open(os.path.join(output, f"rank_{rank}.json"), "w") as file:
         json.dump(held(trainer.model), file)
     found = means(trainer) if os.environ.get("COUNT_IMAGES") else []
-    if found and dist.is_main_process():
+    if found and rank == 0:
         with open(os.path.join(output, "means.json"), "w") as file:
             json.dump(found, file)
+
+
+if __name__ == "__main__":
+    run_rank(main, sys.argv[1:])

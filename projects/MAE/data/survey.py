@@ -13,7 +13,6 @@ from projects.MAE.data.image_file import (
     orientation,
     read_image,
     told_reading,
-    wide_values,
 )
 from projects.MAE.data.image_list import ImageReader
 from projects.MAE.errors import printable

@@ -40,6 +40,11 @@ class OutputHandler(logging.StreamHandler):
 
     refused = False
 
+    def filter(self, record):
+        """Leave out what LiBai's training loop says of an exception: the process that ends of it does."""
+        of_training = record.exc_info and record.name == "libai.engine.trainer"
+        return not of_training and super().filter(record)
+
     def handleError(self, record):
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
