@@ -1,7 +1,7 @@
 """A power cut at any instant of a run leaves a folder that is gone on from, with nothing lost.
 
-What the runs did to their folders is recorded, and what a file system may have left of them is drawn
-after each call: see tests/support/power_cut.py.
+What the runs did to their folders is recorded, and what a file system may have left of them is
+drawn after each call: see tests/support/power_cut.py.
 """
 import json
 import os
@@ -29,6 +29,7 @@ from tests.support.power_cut import (
 
 pytestmark = needs_cc
 
+SHARE = 0.3  # of the states after what happens within a checkpoint, for there are very many
 RUN = "new/run"  # below the recorded folder; neither is there when the first run starts
 SETTINGS = {
     "quickstart_pretraining.py": TINY_DECODER,
@@ -156,11 +157,12 @@ def check_power_cuts(records, saves, memory, seed):
     run = os.path.join(saves.disk.path, RUN)
     for record in records:
         saves.apply(record)
-        # What happens beside the checkpoints' files is rare and decides most.
-        for _ in range(8 if os.path.dirname(record.path) == run else 1):
+        # What happens to the checkpoints' own names is rare and decides most.
+        is_rare = os.path.dirname(record.path) == run
+        for _ in range(8 if is_rare else 1):
             tree = saves.disk.after_power_cut(rng)
             state = hash(that_matters(tree)), saves.last, saves.best
-            if state in tried:
+            if state in tried or not is_rare and rng.random() > SHARE:
                 continue
             tried.add(state)
             folder = os.path.join(memory, "disk")
@@ -180,7 +182,7 @@ def test_pretraining(recorded, tmp_path, memory):
     saves = Saves(Disk(folder))
     tried = check_power_cuts(records, saves, memory, seed=1)
     assert saves.disk.tree() == read_tree(folder)  # the record is complete
-    assert tried > 600 and saves.last == 3 and saves.best > 1
+    assert tried > 500 and saves.last == 3 and saves.best > 1
 
 
 def test_finetuning_and_going_on_from_the_best(recorded, tmp_path, memory):
@@ -190,7 +192,7 @@ def test_finetuning_and_going_on_from_the_best(recorded, tmp_path, memory):
     saves = Saves(Disk(folder))
     tried = check_power_cuts(records, saves, memory, seed=2)
     assert saves.disk.tree() == read_tree(folder)
-    assert tried > 300 and saves.last == 3
+    assert tried > 250 and saves.last == 3
 
     # Cut off when there was a best checkpoint and no other.
     saves = Saves(Disk(folder))
@@ -205,4 +207,4 @@ def test_finetuning_and_going_on_from_the_best(recorded, tmp_path, memory):
     records = recorded(resumed, "quickstart_finetune.py", "--resume")
     tried = check_power_cuts(records, saves, memory, seed=3)
     assert saves.disk.tree() == read_tree(resumed)
-    assert tried > 300 and saves.last == 3
+    assert tried > 250 and saves.last == 3

@@ -1,7 +1,7 @@
 """What a power cut may leave of a folder, from the record of the calls that changed it.
 
-The file system is POSIX's without any promise beyond it, stricter than ext4 in its ordered mode, XFS
-or Btrfs:
+The file system is POSIX's without any promise beyond it, stricter than ext4 in its ordered mode,
+XFS or Btrfs:
 
 - What was written to a file is certain up to its last fsync. Of each later write nothing, a part,
   zeros in its place or all may be there, and of several any of them.
@@ -56,8 +56,8 @@ def read_log(log):
 
 
 class Node:
-    """A file or a folder: what is certain of it, and the changes since, with the places in the log of
-    their records."""
+    """A file or a folder: what is certain of it, and the changes since, with the places in the log
+    of their records."""
 
     def __init__(self, certain):
         self.certain, self.since = certain, []
@@ -84,9 +84,10 @@ class File(Node):
             return state[:begin].ljust(begin, b"\0")
         return state[:begin].ljust(begin, b"\0") + data + state[begin + len(data) :]
 
-    def left(self, rng, chance):
-        """A state after a power cut; each change that is not certain is there by that chance."""
+    def left(self, rng, chances):
+        """A state after a power cut; one of the chances is that of each change that is not certain."""
         state = self.certain
+        chance = rng.choice(chances)
         for _, (begin, data) in self.since:
             if rng.random() >= chance:
                 how = rng.choice(("nothing", "zeros", "a part"))
@@ -98,8 +99,8 @@ class File(Node):
 
 
 class Folder(Node):
-    """The state is {name: File, Folder or str, the target of a link}, a change (node, the name that it
-    had or None, the name that it gets or None)."""
+    """The state is {name: File, Folder or str, the target of a link}, a change (node, the name that
+    it had or None, the name that it gets or None)."""
 
     def __init__(self, certain=()):
         super().__init__(dict(certain))
@@ -117,9 +118,10 @@ class Folder(Node):
         state = {name: other for name, other in state.items() if name != old}
         return state if new is None else {**state, new: node}
 
-    def left(self, rng, chance):
+    def left(self, rng, chances):
         """A state after a power cut, as that of `File`."""
         state = self.certain
+        chance = rng.choice(chances)
         for _, change in self.since:
             if rng.random() < chance:
                 state = self._with(state, change)
@@ -193,8 +195,9 @@ class Disk:
 
     def after_power_cut(self, rng):
         """A tree that a power cut may leave, as `read_tree`."""
-        # Now and then nothing or all of what is not certain is there, of names and of data.
-        names, data = (rng.choice((0, 0.2, 0.5, 0.8, 1)) for _ in range(2))
+        chances = (0, 0.2, 0.5, 0.8, 1)
+        # The same for all folders, and for all files, or another for each.
+        names, data = (rng.choice((chances, (rng.choice(chances),))) for _ in range(2))
         return _left(self.root, rng, names, data)
 
 

@@ -52,10 +52,12 @@ static void record(const char *call, const char *first, const char *second, off_
   int saved = errno;
   size_t room = strlen(first) + strlen(second) + count + 200;
   char *text = malloc(room);
-  int length = snprintf(text, room, "%s%c%ld%c%s%c%s%c%ld%c%zu%c", call, 0, (long)syscall(SYS_gettid), 0,
-                        first, 0, second, 0, number, 0, count, 0);
+  long thread = syscall(SYS_gettid);
+  int length = snprintf(text, room, "%s%c%ld%c%s%c%s%c%ld%c%zu%c", call, 0, thread, 0, first, 0,
+                        second, 0, number, 0, count, 0);
   memcpy(text + length, data, count);
-  int log = syscall(SYS_openat, AT_FDCWD, getenv("RECORD_LOG"), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC;
+  int log = syscall(SYS_openat, AT_FDCWD, getenv("RECORD_LOG"), flags, 0644);
   if (log < 0 || syscall(SYS_write, log, text, length + count) != (long)(length + count)) abort();
   close(log);
   free(text);
@@ -83,7 +85,8 @@ static void record_data(int fd, off_t begin, ssize_t count) {
 
 static int opened(int fd, int flags) {
   path name;
-  if (fd >= 0 && flags & (O_CREAT | O_TRUNC)) record("open", of_fd(fd, name), "", !!(flags & O_TRUNC), "", 0);
+  if (fd >= 0 && flags & (O_CREAT | O_TRUNC))
+    record("open", of_fd(fd, name), "", !!(flags & O_TRUNC), "", 0);
   return fd;
 }
 
@@ -140,7 +143,8 @@ PWRITE(pwrite64)
   }
 SENDFILE(sendfile)
 SENDFILE(sendfile64)
-ssize_t copy_file_range(int from, off64_t *begin, int to, off64_t *at, size_t count, unsigned flags) {
+ssize_t copy_file_range(int from, off64_t *begin, int to, off64_t *at, size_t count,
+                        unsigned flags) {
   REAL(ssize_t, "copy_file_range", int, off64_t *, int, off64_t *, size_t, unsigned);
   ssize_t done = real(from, begin, to, at, count, flags);
   if (done > 0 && at) record_data(to, *at - done, done);
@@ -198,7 +202,8 @@ int mkdirat(int folder, const char *name, mode_t mode) {
 }
 
 /* Calls with two names. */
-static int renamed(const char *call, int failed, int folder, const char *old, int other, const char *new) {
+static int renamed(const char *call, int failed, int folder, const char *old, int other,
+                   const char *new) {
   path from, to;
   if (!failed) record(call, of_name(folder, old, from), of_name(other, new, to), 0, "", 0);
   return failed;

@@ -62,7 +62,10 @@ def make_folder(path):
         parents.append(above)
     os.makedirs(path, exist_ok=True)
     for parent in parents:
-        sync(parent)
+        try:
+            sync(parent)
+        except PermissionError:  # it may be written to, but not be read, as flushing it needs
+            os.sync()
 
 
 @contextlib.contextmanager
