@@ -10,7 +10,7 @@ from projects.MAE.checkpoint.manifest import check_whole
 from projects.MAE.checkpoint.names import NUMBERED, iteration_of, named_last, newest_checkpoints
 from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.errors import UserError
-from projects.MAE.utils.disk import Unreadable, reason, refusals, rename, write_text
+from projects.MAE.utils.disk import Unreadable, reason, refusals, rename, sync_tree, write_text
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -212,6 +212,7 @@ def _number_best(folder):
     partial = beside(folder, name, PARTIAL)
     remove(partial)
     shutil.copytree(os.path.join(folder, BEST), partial, copy_function=_link_or_copy)
+    sync_tree(partial)
     replace(folder, name)
     write_text(os.path.join(folder, TAG), name)
     logger.warning(f"{BEST} is the only checkpoint left: going on from it, as {name}")

@@ -46,6 +46,28 @@ def sync(path):
         os.close(handle)
 
 
+def sync_tree(folder):
+    """`sync` a folder and all that is in it."""
+    for path, _, files in os.walk(folder):
+        for name in files:
+            sync(os.path.join(path, name))
+        sync(path)
+
+
+def make_folder(path):
+    """Make a folder where there is none, with those above it, where a power cut can't undo it."""
+    above, parents = os.path.abspath(path), []
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+        parents.append(above)
+    os.makedirs(path, exist_ok=True)
+    for parent in parents:
+        try:
+            sync(parent)
+        except PermissionError:  # it may be written to, but not be read, as flushing it needs
+            os.sync()
+
+
 @contextlib.contextmanager
 def replaced(path, beside=None):
     """Replace a file whole (atomic write): the old one, or none, is there until the new one is on
@@ -105,7 +127,7 @@ def reason(error, folder):
 def check_writable(folder):
     """Make a folder where there is none, and raise a UserError where no file can be written to it."""
     try:
-        os.makedirs(folder, exist_ok=True)
+        make_folder(folder)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".test_of_writing_") as file:
             file.write(b"x" * ROOM)
             file.flush()

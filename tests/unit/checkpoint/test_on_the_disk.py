@@ -3,6 +3,8 @@ import os
 
 import pytest
 
+from projects.MAE.checkpoint.run_folder import checkpoint_to_resume
+from projects.MAE.utils.disk import check_writable
 from tests.support.checkpoints import trained
 
 
@@ -52,3 +54,16 @@ def test_a_checkpoint_is_on_the_disk_when_it_has_its_name(tmp_path, seen, graph_
 def test_the_name_of_the_newest_is_on_the_disk(tmp_path, seen):
     trained(tmp_path, False, steps=0).tag_last_checkpoint("model_0000000")
     assert_safe(seen, "last_checkpoint")
+
+
+def test_the_second_name_of_the_best_one_is_on_the_disk(tmp_path, seen):
+    trained(tmp_path, False, steps=0).save("model_best", iteration=3)
+    del seen[:]
+    assert checkpoint_to_resume(tmp_path) == "model_0000002"
+    assert_safe(seen, "model_0000002")
+    assert_safe(seen, "last_checkpoint")
+
+
+def test_a_new_output_folder_is_on_the_disk(tmp_path, seen):
+    check_writable(tmp_path / "new" / "run")
+    assert {str(tmp_path), str(tmp_path / "new")} <= {e[1] for e in seen if e[0] == "fsync"}

@@ -1,9 +1,11 @@
 """A file that is replaced whole: whoever looks, and whenever, finds the old one or the new one."""
 import os
+import shutil
+import tempfile
 
 import pytest
 
-from projects.MAE.utils.disk import replaced
+from projects.MAE.utils.disk import check_writable, replaced
 
 
 def test_the_old_file_is_there_until_the_new_one_is(tmp_path):
@@ -76,3 +78,18 @@ def test_the_disk_has_the_content_before_the_name(tmp_path, monkeypatch, name):
         with open(beside, "w") as file:
             file.write("seven b")
     assert happened[:-1] == [beside, 7, "renamed", os.path.dirname(name) or "."]
+
+
+def test_a_new_folder_in_one_that_may_be_written_to_but_not_read():
+    drop_box = tempfile.mkdtemp(dir="/tmp")  # where other users get to
+    os.chmod(drop_box, 0o333)
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)  # root reads everything
+        check_writable(os.path.join(drop_box, "new", "run"))
+    finally:
+        os.seteuid(user)
+        assert os.path.isdir(os.path.join(drop_box, "new", "run"))
+        os.chmod(drop_box, 0o700)
+        shutil.rmtree(drop_box)
