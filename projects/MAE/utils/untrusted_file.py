@@ -13,7 +13,7 @@ import yaml
 from projects.MAE.errors import UserError, is_in
 
 LARGEST_JSON = 1 << 22  # bytes; a card with ImageNet-21k's names of classes has a sixth
-LARGEST_YAML = 1 << 17  # bytes; a run's has 6,000, and PyYAML reads 100,000 in a second
+LARGEST_YAML = 1 << 16  # bytes; a run's has 6,000, and PyYAML may read 30,000 in a second
 DEEPEST_YAML = 40  # levels
 LONGEST_NUMBER = 400  # digits: more are above what a float can hold
 

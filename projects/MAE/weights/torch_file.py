@@ -2,7 +2,6 @@
 import argparse
 import io
 import math
-import os
 import struct
 import zipfile
 
