@@ -16,6 +16,7 @@ from projects.MAE.utils.untrusted_file import (
     read_text,
     yaml_mapping,
 )
+from projects.MAE.weights.plain_config import without_references
 
 TRAINING = ("total_loss", "lr", "samples_per_second")
 PICTURES = "reconstructions"
@@ -38,7 +39,8 @@ class Run:
             before is gone.
         restarts: iterations that the run was gone on with at.
         damaged: lines of metrics.json that are no such thing.
-        config, environment: nested dicts, {} where there is none.
+        config, environment: nested dicts, {} where there is none. References between settings are
+            followed, others are the texts that they are.
         config_text: of config.yaml, "" where there is none.
         checkpoints: [{"name", "bytes", "card"}, ...], the oldest first.
         pictures: paths of PNG files, the oldest first.
@@ -57,7 +59,7 @@ class Run:
         self.evaluated = find_evaluations(folder)
 
     def setting(self, key, default=None):
-        """A value of the configuration by its dotted name; references are the texts that they are."""
+        """A value of the configuration by its dotted name."""
         node = self.config
         for part in key.split("."):
             if not isinstance(node, dict) or part not in node:
@@ -235,7 +237,7 @@ def _read_config(folder, left_out):
             return {}, ""
         raise read_error(path, error) from None
     try:
-        return yaml_mapping(text), text
+        return without_references(yaml_mapping(text), keep=True), text
     except ValueError:
         return {}, text
 

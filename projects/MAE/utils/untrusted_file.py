@@ -15,6 +15,7 @@ from projects.MAE.errors import UserError, is_in
 LARGEST_JSON = 1 << 22  # bytes; a card with ImageNet-21k's names of classes has a sixth
 LARGEST_YAML = 1 << 16  # bytes; a run's has 6,000, and PyYAML may read 30,000 in a second
 DEEPEST_YAML = 40  # levels
+LONGEST_YAML_NUMBER = 40  # characters
 LONGEST_NUMBER = 400  # digits: more are above what a float can hold
 
 
@@ -128,21 +129,21 @@ class _PlainLoader(yaml.SafeLoader):
 
     def number(self, node):
         """A number; a text where it has more digits than one of a configuration, or is none."""
-        text = node.value if isinstance(node, yaml.ScalarNode) else ""
-        if len(text) > 40 or ":" in text:
+        text = self.text(node)
+        if not text or len(text) > LONGEST_YAML_NUMBER or ":" in text:  # of base 60
             return text
         try:
             make = self.construct_yaml_int if node.tag.endswith(":int") else self.construct_yaml_float
             return make(node)
-        except ValueError:
+        except (ValueError, IndexError):  # a sign alone
             return text
 
-    def other(self, *node):
-        return node[-1].value if isinstance(node[-1], yaml.ScalarNode) else None
-
     def truth(self, node):
-        text = node.value if isinstance(node, yaml.ScalarNode) else ""
-        return self.bool_values.get(text.lower(), text)
+        text = self.text(node)
+        return text and self.bool_values.get(text.lower(), text)
+
+    def text(self, node):
+        return node.value if isinstance(node, yaml.ScalarNode) else None
 
 
 _PlainLoader.yaml_constructors = {}
@@ -154,8 +155,8 @@ for _kind, _make in {
     "float": _PlainLoader.number,
     "bool": _PlainLoader.truth,
     "null": lambda *unused: None,
-    "str": _PlainLoader.other,
-    "timestamp": _PlainLoader.other,
+    "str": _PlainLoader.text,
+    "timestamp": _PlainLoader.text,
 }.items():
     _PlainLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _make)
 # LiBai writes classes and functions with tags of Python's.

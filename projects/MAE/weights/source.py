@@ -2,7 +2,6 @@
 import collections
 import logging
 import os
-import re
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,6 +17,7 @@ from projects.MAE.errors import UserError, printable
 from projects.MAE.utils.untrusted_file import LARGEST_YAML, read_text, yaml_mapping
 from projects.MAE.weights.files import read_weight_file_told
 from projects.MAE.weights.libai_names import MAIN, from_libai_main, libai_to_torch, linear_layout
+from projects.MAE.weights.plain_config import without_references
 from projects.MAE.weights.sizes import MOCO, check_token, known_heads, sizes_of
 
 logger = logging.getLogger("libai." + __name__)
@@ -26,7 +26,6 @@ HEADS = ("num_heads", "decoder_num_heads")
 # What else than its sizes a model card may say.
 FACTS = (*HEADS, "norm_pix_loss", "mask_ratio", "classes", "epoch", "iteration", "preprocessing")
 FACTS += ("exif", "bits")
-REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
 # What reading another thing than a list of transforms raises.
 DAMAGE = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError)
 CONFIG_FACTS = (*HEADS, "norm_pix_loss", "mask_ratio", "global_pool")
@@ -145,24 +144,9 @@ def run_config(checkpoint, embed_dim):
     except UserError as error:
         logger.warning(printable(f"not read: {error}"))
         return None
-    cfg = OmegaConf.create(_with_references(content, content))
+    cfg = OmegaConf.create(without_references(content))
     # Another one: the folder was used again.
     return cfg if OmegaConf.select(cfg, "model.embed_dim") == embed_dim else None
-
-
-def _with_references(value, whole):
-    """A configuration with a value that is the name of another, ${model.img_size}, replaced by that,
-    where it is a number; any other interpolation is None."""
-    if isinstance(value, dict):
-        return {key: _with_references(item, whole) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_references(item, whole) for item in value]
-    if not isinstance(value, str) or "${" not in value:
-        return value
-    name = REFERENCE.fullmatch(value)
-    for part in name.group(1).split(".") if name else ():
-        whole = whole.get(part) if isinstance(whole, dict) else None
-    return whole if name and isinstance(whole, (int, float)) else None
 
 
 def _config_of(checkpoint):

@@ -22,7 +22,7 @@ def test_all_that_a_run_leaves(tmp_path):
     assert list(run.evaluations) == ["reconstruction_loss"]
     assert run.best("reconstruction_loss") == (20, 3.0 / 20 + 0.1)
     assert run.epochs(20) == 4.0
-    assert run.setting("train.evaluation.size") == "${model.img_size}"  # as it stands there
+    assert run.setting("train.evaluation.size") == 24  # the reference is followed
     assert [c["name"] for c in run.checkpoints] == ["model_0000009", "model_best"]
     assert run.checkpoints[1]["bytes"] > 2_000_000
     assert [path.split("_")[-1] for path in run.pictures] == ["0000000.png", "0000005.png"]
