@@ -94,7 +94,7 @@ def yaml_mapping(text):
     """
     try:
         content = yaml.load(text, _PlainLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, OverflowError) as error:
         raise ValueError(f"no plain YAML ({type(error).__name__})") from None
     if not isinstance(content, dict):
         raise ValueError("no YAML mapping")

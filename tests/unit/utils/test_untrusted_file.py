@@ -66,6 +66,7 @@ def test_numbers_of_many_digits():
 
 
 PLAIN = {
+    "a: '[1]'": dict(a="[1]"),
     "a: 1\nb: [1.5, -2, 1e-3, .inf]\nc: {d: x, e: null, f: true, g: no}": dict(
         a=1, b=[1.5, -2, "1e-3", float("inf")], c=dict(d="x", e=None, f=True, g=False)
     ),
@@ -75,7 +76,7 @@ PLAIN = {
     "<<: {a: 1}": {"<<": dict(a=1)},
     "a: 2001-99-99\nb: 1:30\nc: 0x1f\nd: 010": dict(a="2001-99-99", b="1:30", c=31, d=8),
     "a: !!int x\nb: !!float [1]\nc: !!binary x\nd: !!set {a}": dict(a="x", b=None, c=None, d=None),
-    "a: !!int ''\nb: !!int -\nc: !!bool x\nd: !!map x\ne: !!seq x\nf: !!bool [x]": dict(
+    "a: !!int ''\nb: !!int '-'\nc: !!bool x\nd: !!map x\ne: !!seq x\nf: !!bool [x]": dict(
         a="", b="-", c="x", d={}, e=[], f=None
     ),
 }
@@ -86,7 +87,7 @@ def test_yaml_as_plain_values(text):
     assert yaml_mapping(text) == PLAIN[text]
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "a: [", "a: " + "[" * 60 + "]" * 60, "a\x00b", "\x80: x: y"])
+@pytest.mark.parametrize("text", ["", "[1]", "a: [", "a: " + "[" * 60 + "]" * 60, "a\x00b", "\x80: x: y", r'a: "\UFFFFFFFF"'])
 def test_no_yaml(text):
     with pytest.raises(ValueError):
         yaml_mapping(text)
