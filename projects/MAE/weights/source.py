@@ -144,9 +144,10 @@ def run_config(checkpoint, embed_dim):
     except UserError as error:
         logger.warning(printable(f"not read: {error}"))
         return None
-    cfg = OmegaConf.create(without_references(content))
+    model = content.get("model")
     # Another one: the folder was used again.
-    return cfg if OmegaConf.select(cfg, "model.embed_dim") == embed_dim else None
+    cfg = without_references(content) if isinstance(model, dict) else {}
+    return OmegaConf.create(cfg) if cfg and cfg["model"].get("embed_dim") == embed_dim else None
 
 
 def _config_of(checkpoint):
