@@ -22,7 +22,7 @@ TRAINING = ("total_loss", "lr", "samples_per_second")
 PICTURES = "reconstructions"
 # What is read of a run at most: a folder may be a stranger's. The figures are the last ones.
 LARGEST_METRICS = 1 << 24  # bytes; a run of 1,000,000 iterations writes a third
-MOST_LINES, MOST_VALUES = 250_000, 500_000
+MOST_LINES, MOST_VALUES = 250_000, 300_000
 LONGEST_LINE = 1 << 16  # bytes
 LARGEST_ENVIRONMENT = 1 << 18
 LARGEST_CARDS = 1 << 23  # bytes of all cards
