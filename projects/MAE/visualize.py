@@ -87,7 +87,7 @@ def setting(cfg, key):
 
     try:
         return cfg and OmegaConf.select(cfg, key)
-    except OmegaConfBaseException:  # ${oc.env:NAME}, say, of a variable that is not set here
+    except OmegaConfBaseException:  # a list, say, where a group of settings should be
         return None
 
 

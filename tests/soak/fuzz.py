@@ -19,7 +19,7 @@ from tests.soak.fuzz_pickles import NUMBERS, TEXTS, hostile_pickle, mutate_bytes
 
 KINDS = (
     "torch", "torch pickle", "safetensors", "transformers", "libai", "libai pickle", "card", "manifest",
-    "run", "state",
+    "run", "state", "report",
 )  # fmt: skip
 VALUES = (None, True, 0, -1, 2**70, 1.5, float("nan"), float("inf"), [], {}, "", "text", [[]], {"a": 1})
 
@@ -216,6 +216,40 @@ def _run(rng, files, seeds):
     files[path] = text
 
 
+LINKS = ("/dev/zero", "/proc/self/environ", "/etc/passwd", "../..", ".", "/nonexistent", "pipe:")
+REFERENCES = ("${oc.env:FUZZ_SECRET}", "${train}", "${train.x}", "${${train.seed}}", "${" * 50, "${a}${a}" * 20)
+
+
+def _report(rng, files, seeds):
+    """A run's folder: its configuration, figures, environment, cards and evaluations; links; pictures."""
+    path, kind = rng.choice(sorted(files)), rng.randrange(8)
+    if kind == 0:
+        files[path] = rng.choice(LINKS)
+    elif kind == 1:
+        files[f"w/{rng.choice(('x', 'model_0000007/model', 'reconstructions/b.png'))}"] = rng.choice(LINKS)
+    elif isinstance(files[path], str):
+        return
+    elif path.endswith("metrics.json"):
+        lines = files[path].split(b"\n")
+        place = rng.randrange(len(lines))
+        one = {"line": lines[place]}
+        _json_file(rng, one, "line")
+        lines[place : place + 1] = [one["line"]] * rng.choice((1, 1, 300))
+        if rng.random() < 0.1:
+            rng.shuffle(lines)
+        files[path] = b"\n".join(lines)
+    elif path.endswith(".json"):
+        _json_file(rng, files, path)
+    elif path.endswith("config.yaml") and kind < 6:
+        texts = [value.encode() for value in REFERENCES]
+        texts += [b"9" * 5000, b"0x" + b"f" * 999, b"1" + b":1" * 99, b"2001-99-99", b"!!int [1]", b"</pre><script>"]
+        text = files[path].split(b" ")
+        text[rng.randrange(len(text))] = rng.choice(texts)
+        files[path] = b" ".join(text)
+    else:
+        files[path] = mutate_bytes(rng, files[path])
+
+
 MUTATIONS = {
     "torch": _torch,
     "torch pickle": _torch_pickle,
@@ -227,4 +261,5 @@ MUTATIONS = {
     "manifest": _manifest,
     "run": _run,
     "state": _state,
+    "report": _report,
 }

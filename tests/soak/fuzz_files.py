@@ -61,6 +61,7 @@ class Seeds:
             "manifest": {**libai, **manifest_of(libai)},
             "run": {**libai, "w/config.yaml": yaml.safe_dump(CONFIG).encode()},
             "state": state_files(),
+            "report": report_files(card),
         }
         self.state = state
 
@@ -132,6 +133,26 @@ def state_files():
     }
 
 
+def report_files(card):
+    """What a report reads of a run's folder."""
+    lines = [{"iteration": i, "total_loss": 1 / i, "lr": 0.1, "samples_per_second": 9.5} for i in range(1, 9)]
+    lines.insert(4, {"iteration": 4, "reconstruction_loss": 0.5})
+    environment = dict(
+        started="2026-11-25", arguments=["--config-file", "x.py", "a=b"], ranks=2, device="cpu",
+        training_images=50, versions={"python": "3.10"}, task="pretraining", batch={"total": 4},
+    )  # fmt: skip
+    evaluation = {"Acc@1": 50.0, "weights": "w", "data": "d", "iteration": 4, "images": 10}
+    return {
+        "w/config.yaml": yaml.safe_dump({**CONFIG, "train": {"seed": 1, "train_iter": 8}}).encode(),
+        "w/metrics.json": "\n".join(map(json.dumps, lines)).encode(),
+        "w/environment.json": json.dumps(environment).encode(),
+        "w/evaluation.json": json.dumps(evaluation).encode(),
+        "w/evaluation/knn.json": json.dumps({**evaluation, "k": 20}).encode(),
+        f"{MODEL}/model_card.json": card,
+        "w/reconstructions/iteration_0000004.png": b"\x89PNG\r\n\x1a\n picture",
+    }
+
+
 def manifest_of(files):
     """The manifest of the checkpoint in `libai_files`."""
     checkpoint = MODEL[: -len("model")]
@@ -144,9 +165,14 @@ def manifest_of(files):
 
 
 def write(files, folder):
-    """Write a case's files; those whose path no file system takes are left out."""
+    """Write a case's files; a text is where a link leads to, or "pipe:"."""
     for path, data in files.items():
         target = os.path.join(folder, path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(target, "wb") as file:
-            file.write(data)
+        if data == "pipe:":
+            os.mkfifo(target)
+        elif isinstance(data, str):
+            os.symlink(data, target)
+        else:
+            with open(target, "wb") as file:
+                file.write(data)

@@ -1,4 +1,4 @@
-"""Read broken and hostile weight files, many thousands, and say what happened.
+"""Read broken and hostile weight files and folders of runs, many thousands, and say what happened.
 
     .venv/bin/python tests/soak/fuzz_weights.py                    # 100,000 cases on all cores
     .venv/bin/python tests/soak/fuzz_weights.py --case 4711        # one of them, with its traceback
@@ -28,9 +28,13 @@ import numpy as np  # noqa: E402
 
 from projects.MAE.checkpoint import manifest, names, reader, training_state  # noqa: E402
 from projects.MAE.errors import UserError  # noqa: E402
+from projects.MAE.report import page as report_page  # noqa: E402
+from projects.MAE.report.run import read_run  # noqa: E402
 from projects.MAE.weights import files, sizes, source  # noqa: E402
 from tests.soak import fuzz, fuzz_files  # noqa: E402
 
+SECRET = "hunter2"
+STYLE = os.path.realpath(os.path.join(os.path.dirname(report_page.__file__), "page.css"))
 SECONDS, MEMORY = 10, 256 * 2**20
 CHUNK = 250
 FORBIDDEN = (
@@ -59,6 +63,8 @@ class Watch:
             self.refuse(f"{event} {str(arguments)[:200]}")
         if event == "open" and isinstance(arguments[0], (str, bytes)):
             path, mode = os.path.realpath(os.fsdecode(arguments[0])), arguments[1] or "r"
+            if path == STYLE:  # the report's own
+                return
             if not path.startswith(self.folder + os.sep) and path != self.folder:
                 self.refuse(f"opened {path}")
             if set(mode) & set("wax+"):
@@ -86,6 +92,8 @@ def read(kind, folder):
         return found.state, found.facts
     if kind == "state":
         return read_state(path), {}
+    if kind == "report":
+        return {}, {"page": report_page.report([read_run(path)])}
     if kind in ("safetensors", "card"):
         path += ".safetensors"
     state, facts = files.read_weight_file(path)
@@ -121,6 +129,8 @@ def check(state, facts, size):
         assert array.dtype == np.float32, (name, array.dtype)
         array.max(initial=0)  # touches every page that is mapped
     assert sum(a.nbytes for a in state.values()) <= 8 * size + 2**20, "more tensors than the file holds"
+    for markup in ("<script", SECRET, "root:x:"):
+        assert markup not in facts.get("page", ""), markup
     for key in ("num_heads", "decoder_num_heads", "epoch"):
         assert type(facts.get(key) or 0) is int, (key, facts[key])
     assert isinstance(facts.get("norm_pix_loss") or False, bool), facts["norm_pix_loss"]
@@ -161,6 +171,7 @@ def run_case(number, seeds, watch, folder):
 def prepare():
     """(seeds, watch) in this process, whose memory is limited from here on."""
     seeds, watch = fuzz_files.Seeds(), Watch()
+    os.environ["FUZZ_SECRET"] = SECRET
     for codec in ("raw_unicode_escape", "unicode_escape", "latin1", "ascii"):
         codecs.lookup(codec)  # of pickles of protocol 0; Python imports them when first used
     with tempfile.TemporaryDirectory() as folder:

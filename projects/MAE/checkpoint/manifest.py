@@ -11,12 +11,13 @@ from projects.MAE.checkpoint.reader import check_part
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.versions import versions
 from projects.MAE.utils.disk import read_error
+from projects.MAE.utils.untrusted_file import open_regular, parse_json, read_text
 
 # Inside the part "model", as the card: LiBai reads every entry of a checkpoint folder as a part.
 MANIFEST = os.path.join("model", "manifest.json")
 FORMAT = 1
 CHUNK = 1 << 22
-LARGEST = 1 << 24  # bytes of a manifest; ViT-Huge's is half a megabyte
+LARGEST = 1 << 23  # bytes of a manifest; ViT-Huge's is half a megabyte
 
 
 def describe(files, run, classes, iteration):
@@ -61,21 +62,15 @@ def read_manifest(checkpoint):
     """
     path = os.path.join(checkpoint, MANIFEST)
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            return None
-        if found.st_size > LARGEST:
-            raise ValueError("too large")
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
+        manifest = parse_json(read_text(path, LARGEST))
         for entry in manifest["files"].values():
             if not (isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)):
                 raise ValueError("no sizes and checksums of files")
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except OSError as error:
         raise read_error(path, error) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"damaged ({_short(error)})", path=path) from None
     return manifest
 
@@ -143,7 +138,7 @@ def sha256_of(path):
     """The SHA-256 of a file, hexadecimal; errors are those of `read_error`."""
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             for chunk in iter(lambda: file.read(CHUNK), b""):
                 digest.update(chunk)
     except OSError as error:

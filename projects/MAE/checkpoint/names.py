@@ -3,6 +3,7 @@ import os
 import re
 
 from projects.MAE.errors import UserError
+from projects.MAE.utils.untrusted_file import open_regular
 
 # The card lies inside the part "model": LiBai reads every entry of a checkpoint folder as a part.
 CARD = os.path.join("model", "model_card.json")
@@ -59,9 +60,9 @@ def newest_checkpoints(folder):
 def named_last(folder):
     """The name in the file `last_checkpoint` of an output folder, None without a usable one."""
     try:
-        with open(os.path.join(folder, "last_checkpoint"), errors="replace") as file:
-            name = file.read(1000).strip()
-    except (FileNotFoundError, NotADirectoryError):
+        with open_regular(os.path.join(folder, "last_checkpoint")) as file:
+            name = file.read(1000).decode("utf-8", "replace").strip()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     return name if name == os.path.basename(name) and name not in ("", ".", "..") else None
 

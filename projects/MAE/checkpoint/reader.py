@@ -1,8 +1,8 @@
 """Reads LiBai's checkpoint folders, without OneFlow and without running anything they hold."""
-import json
 import math
 import os
 import re
+import stat
 
 import numpy as np
 
@@ -10,7 +10,8 @@ from projects.MAE.checkpoint.names import CARD, PICKLE
 from projects.MAE.data.transforms import FILTERS
 from projects.MAE.errors import UserError
 from projects.MAE.utils.disk import read_error
-from projects.MAE.utils.restricted_pickle import Built, ordered_dict, read_pickle
+from projects.MAE.utils.restricted_pickle import Built, check_length, read_pickle
+from projects.MAE.utils.untrusted_file import LARGEST_JSON, json_object, open_regular, read_text
 
 LONGEST_META = 10_000  # characters
 MOST_AXES = 32  # NumPy's
@@ -50,12 +51,9 @@ def read_card(checkpoint):
     if not os.path.isfile(card):
         return {}
     try:
-        with open(card, encoding="utf-8") as file:
-            content = json.load(file)
+        content = json_object(read_text(card, LARGEST_JSON))
     except OSError as error:
         raise read_error(card, error) from None
-    except (ValueError, RecursionError):
-        content = None
     if not isinstance(content, dict):
         raise UserError("damaged, it is no JSON dictionary", path=card)
     check_card_types(content, card)
@@ -133,7 +131,8 @@ def read_part(folder):
     """The object `flow.save` wrote to a folder; tensors as objects with a method `read(name)`."""
     pickle = os.path.join(folder, PICKLE)
     try:
-        with open(pickle, "rb") as file:
+        with open_regular(pickle) as file:
+            check_length(os.fstat(file.fileno()).st_size, pickle)
             data = file.read()
     except OSError as error:
         raise read_error(pickle, error) from None
@@ -143,7 +142,6 @@ def read_part(folder):
         return Built(value, value.take)
 
     known = {
-        "collections.OrderedDict": ordered_dict,
         "oneflow.Tensor": tensor,
         "oneflow.nn.Parameter": tensor,
         **OMEGACONF,
@@ -244,7 +242,7 @@ class Tensor:
     def take(self, state):
         """{"path": subfolder}"""
         name = state["path"]
-        if not isinstance(name, str) or not name.isprintable():
+        if not isinstance(name, str) or len(name) > 255 or not name.isprintable():
             raise ValueError("a tensor without a folder")
         if os.path.basename(name) != name or name in ("", ".", ".."):
             raise UserError(f"refused: a tensor outside the folder ({name})", path=self.folder)
@@ -259,9 +257,9 @@ class Tensor:
         """Type and shape of the tensor; a UserError unless its file has their size."""
         data = os.path.join(self.folder, "out")
         try:
-            with open(os.path.join(self.folder, "meta"), errors="replace") as file:
-                meta = file.read(LONGEST_META)
-            size = os.path.getsize(data)
+            with open_regular(os.path.join(self.folder, "meta")) as file:
+                meta = file.read(LONGEST_META).decode("utf-8", "replace")
+            found = os.stat(data)
         except FileNotFoundError as error:
             raise UserError(f"missing, it is part of {name}", path=error.filename) from None
         except OSError as error:
@@ -275,7 +273,9 @@ class Tensor:
         shape = tuple(int(n) for n in re.findall(r"dim:\s*(\d{1,19})(?!\d)", meta))
         if len(shape) > MOST_AXES:
             raise UserError(f"{name} has {len(shape)} axes; the checkpoint is damaged", path=self.folder)
-        needed = math.prod(shape) * dtype.itemsize
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError("not a regular file", path=data)
+        size, needed = found.st_size, math.prod(shape) * dtype.itemsize
         if size != needed:
             sizes = f"needs {needed} bytes, the file has {size}"
             what = f"{name} of shape {shape} {sizes}; the checkpoint is damaged"

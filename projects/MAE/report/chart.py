@@ -8,6 +8,7 @@ WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 66, 14, 12, 44  # margins around the plot
 COLOURS = 8  # that page.css has, as .c0 to .c7
 MOST_POINTS = 600  # drawn of one line; more can't be told apart
+LARGEST, SMALLEST = 1e300, 1e-290  # of what is drawn; differences that are told apart
 MOST_DOTS = 60  # a line of more points has no dots
 
 Series = namedtuple("Series", "name points colour dashed")
@@ -19,6 +20,7 @@ def line_chart(series, x_name, y_name, from_zero=False):
 
     With from_zero the y axis begins at 0, so that heights can be compared.
     """
+    series = [line._replace(points=_drawable(line.points)) for line in series]
     series = [line for line in series if line.points]
     if not series:
         return None
@@ -49,15 +51,21 @@ def _legend_entry(line):
     return element("li", element("svg", sample, viewBox="0 0 26 12", width=26, height=12), line.name)
 
 
+def _drawable(points):
+    """Those whose differences a float can hold."""
+    return [point for point in points if max(map(abs, point)) < LARGEST]
+
+
 def ticks(low, high, count=7):
     """Round numbers, evenly spaced, from at most `low` to at least `high`; about `count`."""
-    if high == low:
-        spread = abs(low) / 2 or 1.0
+    if high - low < SMALLEST:
+        spread = abs(low) / 2 if abs(low) > SMALLEST else 1.0
         low, high = low - spread, high + spread
     rough = (high - low) / (count - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    last = max(last, first + 1)
     return [index * step for index in range(first, last + 1)]
 
 

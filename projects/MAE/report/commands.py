@@ -48,7 +48,8 @@ def next_commands(run):
 
 def _started_with(run):
     """Configuration, number of ranks and settings of a run, as far as they are known."""
-    arguments = [str(a) for a in run.environment.get("arguments", [])]
+    arguments = run.environment.get("arguments")
+    arguments = [str(a) for a in arguments] if isinstance(arguments, list) else []
     ranks = run.environment.get("ranks")
     config = "CONFIG"
     if "--config-file" in arguments[:-1]:

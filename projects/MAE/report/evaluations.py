@@ -1,15 +1,20 @@
 """Finds what --eval-only and --knn wrote about a run. Files may be old, or damaged."""
-import json
 import os
 import sys
 from typing import NamedTuple
 
+from projects.MAE.errors import UserError
 from projects.MAE.evaluation.result_file import EVALUATION, KNN
+from projects.MAE.utils.untrusted_file import json_object, read_text
 
 KINDS = {EVALUATION: "evaluation", KNN: "k-NN"}
 # What such a file holds beside metrics: numbers, and texts.
 NUMBERS = ("iteration", "images", "train_images", "val_images", "k", "temperature")
 TEXTS = ("weights", "data")
+# What is read at most: a folder may be a stranger's.
+MOST_FIGURES = 50  # of an evaluation, or of a run
+MOST_EVALUATIONS = 200
+LARGEST, LONGEST_TEXT = 1 << 16, 4096  # bytes of a file, characters of a path
 
 
 class Evaluation(NamedTuple):
@@ -22,10 +27,11 @@ class Evaluation(NamedTuple):
 
 def find_evaluations(folder):
     """The `Evaluation`s in an output folder, and in the folders in it that are no runs themselves."""
-    inner = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
+    inner = sorted(e.path for e in os.scandir(folder) if e.is_dir(follow_symlinks=False))
     places = [folder, *(path for path in inner if not holds_run(path) and not _is_trial(path))]
     paths = [os.path.join(place, name) for place in places for name in KINDS]
-    found = [_read(path) for path in paths if os.path.isfile(path)]
+    paths = [path for path in paths if os.path.isfile(path)][:MOST_EVALUATIONS]
+    found = [_read(path, folder) for path in paths]
     return [evaluation for evaluation in found if evaluation is not None]
 
 
@@ -40,27 +46,18 @@ def _is_trial(folder):
     return os.path.basename(folder) == "fast_dev_run"
 
 
-def _read(path):
+def _read(path, folder):
     """The `Evaluation` in a file, None where it holds none."""
     try:
-        with open(path, errors="replace") as file:
-            content = json_object(file.read()) or {}
-    except OSError:
+        content = json_object(read_text(path, LARGEST, folder)) or {}
+    except (OSError, UserError):
         return None
     numbers = {key: value for key, value in content.items() if is_finite(value)}
     metrics = {key: value for key, value in numbers.items() if key not in (*NUMBERS, *TEXTS)}
+    metrics = dict(list(metrics.items())[:MOST_FIGURES])
     about = {key: numbers[key] for key in NUMBERS if key in numbers}
-    about.update({key: content[key] for key in TEXTS if isinstance(content.get(key), str)})
+    about.update({key: content[key][:LONGEST_TEXT] for key in TEXTS if isinstance(content.get(key), str)})
     return Evaluation(KINDS[os.path.basename(path)], metrics, about) if metrics else None
-
-
-def json_object(text):
-    """The dict that a JSON text is, None for any other."""
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def is_finite(value):

@@ -5,11 +5,13 @@ import re
 
 from projects.MAE.report.chart import Series, legend, line_chart
 from projects.MAE.report.commands import next_commands
-from projects.MAE.report.evaluations import is_finite
 from projects.MAE.report.markup import Markup, element, join, section, table, void
 from projects.MAE.report.results import evaluations, metric_name, metric_text, results
+from projects.MAE.utils.untrusted_file import open_regular
 
 MOST_PICTURES = 4  # of a run; the first, the last and what lies evenly between
+MOST_RESTARTS = 10  # that are told of
+PNG = b"\x89PNG\r\n\x1a\n"  # what a picture begins with
 # Settings that differ between any two runs and say nothing.
 UNINTERESTING = ("train.output_dir", "train.resume", "train.start_iter")
 
@@ -68,12 +70,15 @@ def _notes(runs, names):
         about = f"{name}: " if len(runs) > 1 else ""
         if run.planned and run.iterations < run.planned:
             found.append(f"{about}not finished: {run.iterations:,} of {run.planned:,} iterations.")
-        for iteration in run.restarts:
+        if len(run.restarts) > MOST_RESTARTS:
+            found.append(f"{about}gone on with {len(run.restarts):,} times; the last ones:")
+        for iteration in run.restarts[-MOST_RESTARTS:]:
             what = "started anew" if iteration == 1 else f"gone on with at iteration {iteration:,}"
             found.append(f"{about}{what}; the figures from there on that were written before are not shown.")
         if run.damaged:
             lines = "1 line" if run.damaged == 1 else f"{run.damaged} lines"
             found.append(f"{about}{lines} of metrics.json could not be read.")
+        found += [f"{about}not shown: {text}" for text in run.left_out]
     return join(element("p", text, class_="note") for text in found)
 
 
@@ -86,6 +91,7 @@ def _charts(runs, names):
             points = run.curves.get(key, [])
             if in_epochs:
                 points = [(run.epochs(iteration), value) for iteration, value in points]
+                points = [point for point in points if point[0] is not None]  # above any float
             said = " ".join(part for part in (name if len(runs) > 1 else None, label) if part)
             yield Series(said or metric_name(key), points, number, dashed)
 
@@ -124,8 +130,11 @@ def _pictures(runs, names):
     shown = []
     for run, name in zip(runs, names):
         for path in reversed(_selection(run.pictures)):
-            with open(path, "rb") as file:
-                data = base64.b64encode(file.read()).decode()
+            with open_regular(path, run.folder) as file:
+                picture = file.read()
+            if not picture.startswith(PNG):
+                continue
+            data = base64.b64encode(picture).decode()
             label = re.sub(r"_0*(\d+)", r" \1", os.path.basename(path)[:-4])
             caption = f"{name}, {label}" if len(runs) > 1 else label
             image = void("img", src=f"data:image/png;base64,{data}", alt=f"Reconstructions, {caption}")
@@ -145,7 +154,7 @@ def _weights(runs, names):
     for run, name in zip(runs, names):
         for found in run.checkpoints:
             card = found["card"]
-            known = {k: v for k, v in card.items() if k in run.evaluations and is_finite(v)}
+            known = {k: v for k, v in card.items() if k in run.evaluations}
             metrics = [f"{metric_name(k)} {metric_text(k, v)}" for k, v in known.items()]
             row = [f"{run.folder.rstrip('/')}/{found['name']}", card.get("iteration", "–")]
             rows.append([*row, f"{found['bytes'] / 1e6:,.1f} MB", ", ".join(metrics) or "–"])

@@ -3,18 +3,30 @@ import os
 import re
 from collections import defaultdict
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from projects.MAE.checkpoint.reader import read_card
-from projects.MAE.errors import UserError
-from projects.MAE.report.evaluations import find_evaluations, is_finite, json_object
+from projects.MAE.checkpoint.names import CARD
+from projects.MAE.errors import UserError, is_in
+from projects.MAE.report.evaluations import MOST_FIGURES, find_evaluations, is_finite
 from projects.MAE.runtime.versions import FILE as ENVIRONMENT
 from projects.MAE.utils.disk import read_error
+from projects.MAE.utils.untrusted_file import (
+    LARGEST_JSON,
+    LARGEST_YAML,
+    json_object,
+    open_regular,
+    read_text,
+    yaml_mapping,
+)
+from projects.MAE.weights.plain_config import without_references
 
 TRAINING = ("total_loss", "lr", "samples_per_second")
 PICTURES = "reconstructions"
+# What is read of a run at most: a folder may be a stranger's. The figures are the last ones.
+LARGEST_METRICS = 1 << 24  # bytes; a run of 1,000,000 iterations writes a third
+MOST_LINES, MOST_VALUES = 250_000, 300_000
+LONGEST_LINE = 1 << 16  # bytes
+LARGEST_ENVIRONMENT = 1 << 18
+LARGEST_CARDS = 1 << 23  # bytes of all cards
+LARGEST_PICTURE = 1 << 23
 
 
 class Run:
@@ -27,20 +39,23 @@ class Run:
             before is gone.
         restarts: iterations that the run was gone on with at.
         damaged: lines of metrics.json that are no such thing.
-        config, environment: nested dicts, {} where there is none.
+        config, environment: nested dicts, {} where there is none. References between settings are
+            followed, others are the texts that they are.
         config_text: of config.yaml, "" where there is none.
         checkpoints: [{"name", "bytes", "card"}, ...], the oldest first.
         pictures: paths of PNG files, the oldest first.
         evaluated: `Evaluation`s of --eval-only and --knn that were written into the folder.
+        left_out: lines that say what of the folder is not shown: what is larger than a run makes it,
+            and files that lie elsewhere.
     """
 
     def __init__(self, folder):
-        self.folder = folder
-        self.curves, self.restarts, self.damaged = _read_metrics(os.path.join(folder, "metrics.json"))
-        self.config, self.config_text = _read_config(os.path.join(folder, "config.yaml"))
-        self.environment = _read_json(os.path.join(folder, ENVIRONMENT))
-        self.checkpoints = _find_checkpoints(folder)
-        self.pictures = _find_pictures(os.path.join(folder, PICTURES))
+        self.folder, self.left_out = folder, []
+        self.curves, self.restarts, self.damaged = _read_metrics(folder, self.left_out)
+        self.config, self.config_text = _read_config(folder, self.left_out)
+        self.environment = _read_environment(folder)
+        self.checkpoints = _find_checkpoints(folder, self.evaluations)
+        self.pictures = _find_pictures(folder, self.left_out)
         self.evaluated = find_evaluations(folder)
 
     def setting(self, key, default=None):
@@ -123,97 +138,152 @@ def read_run(folder):
     return run
 
 
-def _read_metrics(path):
-    curves, restarts, damaged, last = defaultdict(dict), [], 0, 0
-    for line in _lines(path):
-        values = json_object(line) or {}
-        iteration = values.pop("iteration", None)
+def _read_metrics(folder, left_out):
+    """`Run.curves`, `Run.restarts` and `Run.damaged`; adds to left_out."""
+    figures, restarts, damaged, last, values = defaultdict(list), [], 0, 0, 0
+    unknown = set()
+    for place, line in enumerate(_lines(os.path.join(folder, "metrics.json"), folder, left_out)):
+        if values > MOST_VALUES:
+            left_out.append(f"metrics.json: figures after the first {MOST_VALUES:,}.")
+            break
+        found = json_object(line) or {}
+        iteration = found.pop("iteration", None)
         if not isinstance(iteration, int) or not is_finite(iteration):
             damaged += 1
             continue
-        if "total_loss" in values:
+        if "total_loss" in found:
             if iteration <= last:
-                restarts.append(iteration)
-                for curve in curves.values():
-                    for later in [i for i in curve if i >= iteration]:
-                        del curve[later]
+                restarts.append((place, iteration))
             # The first figure of a part of the run includes the compilation of the graph. Files of
             # earlier versions of this code tell where one begins only where iterations go back.
-            if last == 0 or iteration <= last or values.get("first_step") is True:
-                values.pop("samples_per_second", None)
+            if last == 0 or iteration <= last or found.get("first_step") is True:
+                found.pop("samples_per_second", None)
             last = iteration
-        for name, value in values.items():
-            if is_finite(value):
-                curves[name][iteration] = value
-    return {n: sorted(c.items()) for n, c in curves.items() if c}, restarts, damaged
+        for name, value in found.items():
+            if not is_finite(value):
+                continue
+            if name not in figures and len(figures) == MOST_FIGURES:
+                if len(unknown) < 1000:
+                    unknown.add(name[:100])
+                continue
+            figures[name].append((place, iteration, value))
+            values += 1
+    if unknown:
+        left_out.append(f"metrics.json: {len(unknown):,} figures or more of other names.")
+    curves = {name: _last_written(found, restarts) for name, found in figures.items()}
+    return {n: c for n, c in curves.items() if c}, [i for _, i in restarts], damaged
 
 
-def _lines(path):
-    return [line for line in _text(path).split("\n") if line.strip()]
+def _last_written(found, restarts):
+    """[(iteration, value), ...] of a figure, iterations going up.
+
+    Args:
+        found: [(place in the file, iteration, value), ...].
+        restarts: [(place in the file, iteration), ...]: from there on what came before is gone.
+    """
+    kept, least, restarts = {}, float("inf"), list(restarts)
+    for place, iteration, value in reversed(found):
+        while restarts and restarts[-1][0] > place:
+            least = min(least, restarts.pop()[1])
+        if iteration < least:
+            kept.setdefault(iteration, value)
+    return sorted(kept.items())
 
 
-def _text(path):
-    """A text file's content, "" where there is none; a UserError where it can't be read."""
+def _lines(path, folder, left_out):
+    """The lines of a text file that hold anything; the last ones of a file that has too many."""
     try:
-        with open(path, errors="replace") as file:
-            return file.read()
+        with open_regular(path, folder) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > LARGEST_METRICS:
+                left_out.append(f"metrics.json: what stands before its last {LARGEST_METRICS:,} bytes.")
+                file.seek(size - LARGEST_METRICS)
+                file.readline()
+            for _ in range(MOST_LINES):
+                line = file.readline(LONGEST_LINE)
+                if not line:
+                    return
+                rest = line
+                while len(rest) == LONGEST_LINE and not rest.endswith(b"\n"):
+                    rest = file.readline(LONGEST_LINE)
+                if line.strip():
+                    yield line.decode("utf-8", "replace")
+            left_out.append(f"metrics.json: lines after the first {MOST_LINES:,}.")
+    except UserError as error:
+        left_out.append(f"{error}.")
+    except OSError as error:
+        if os.path.isfile(path):
+            raise read_error(path, error) from None
+
+
+def _read_environment(folder):
+    try:
+        text = read_text(os.path.join(folder, ENVIRONMENT), LARGEST_ENVIRONMENT, folder)
+    except (OSError, UserError):  # none, one that this user may not read, or nobody's
+        return {}
+    return json_object(text) or {}
+
+
+def _read_config(folder, left_out):
+    """The configuration as plain values, and the file's text; adds to left_out."""
+    path = os.path.join(folder, "config.yaml")
+    try:
+        text = read_text(path, LARGEST_YAML, folder)
+    except UserError as error:
+        left_out.append(f"{error}.")
+        return {}, ""
     except OSError as error:
         if not os.path.isfile(path):
-            return ""
+            return {}, ""
         raise read_error(path, error) from None
-
-
-def _read_json(path):
     try:
-        with open(path, errors="replace") as file:
-            return json_object(file.read()) or {}
-    except OSError:  # none, or one that this user may not read
-        return {}
-
-
-def _read_config(path):
-    """The configuration with its references resolved where they can be, and the file's text."""
-    text = _text(path)
-    try:
-        plain = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
+        return without_references(yaml_mapping(text), keep=True), text
+    except ValueError:
         return {}, text
-    if not isinstance(plain, dict):
-        return {}, text
-    try:
-        return OmegaConf.to_container(OmegaConf.create(plain), resolve=True), text
-    except OmegaConfBaseException:
-        return plain, text
 
 
-def _find_checkpoints(folder):
-    found = []
+def _find_checkpoints(folder, metrics):
+    """`Run.checkpoints`, with what their cards say of their iteration and of these metrics."""
+    found, left = [], LARGEST_CARDS
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
         holds_model = os.path.isdir(os.path.join(path, "model")) and not os.path.islink(path)
         if holds_model and not name.startswith("."):  # one that is being written
-            found.append({"name": name, "bytes": _size(path), "card": _card(path)})
+            try:
+                text = read_text(os.path.join(path, CARD), min(left, LARGEST_JSON), folder)
+            except (OSError, UserError):  # what is missing or wrong is the card alone
+                text = ""
+            left -= len(text)
+            card = json_object(text) or {}
+            card = {k: v for k, v in card.items() if k == "iteration" or k in metrics}
+            card = {key: value for key, value in card.items() if is_finite(value)}
+            found.append({"name": name, "bytes": _size(path), "card": card})
     return found
 
 
-def _card(path):
-    try:
-        return read_card(path)
-    except (UserError, ValueError, OSError):
-        return {}  # what is damaged, or not for this user to read, is the card alone
-
-
 def _size(folder):
+    """Bytes of a folder's files; of links their own."""
     paths = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    return sum(map(os.path.getsize, paths))
+    return sum(os.lstat(path).st_size for path in paths)
 
 
-def _find_pictures(folder):
-    names = os.listdir(folder) if os.path.isdir(folder) else []
+def _find_pictures(folder, left_out):
+    place = os.path.join(folder, PICTURES)
+    names = os.listdir(place) if os.path.isdir(place) else []
     names = [name for name in names if name.lower().endswith(".png")]
+    own = [name for name in names if _is_picture(os.path.join(place, name), folder)]
+    if len(own) < len(names):
+        left_out.append(f"{len(names) - len(own):,} files in {PICTURES} that are no pictures of a run.")
 
     def order(name):
         number = re.search(r"\d+", name)
         return (int(number.group()) if number else -1, name)
 
-    return [os.path.join(folder, name) for name in sorted(names, key=order)]
+    return [os.path.join(place, name) for name in sorted(own, key=order)]
+
+
+def _is_picture(path, folder):
+    """Whether a path is a file of a picture's size that lies in the folder, links followed."""
+    if not os.path.isfile(path) or os.path.getsize(path) > LARGEST_PICTURE:
+        return False
+    return is_in(os.path.realpath(path), os.path.realpath(folder))

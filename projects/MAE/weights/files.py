@@ -9,6 +9,7 @@ import numpy as np
 from projects.MAE.checkpoint.names import has_checkpoint
 from projects.MAE.checkpoint.reader import check_card_types
 from projects.MAE.errors import LONGEST, UserError, printable
+from projects.MAE.utils.untrusted_file import LARGEST_JSON, open_regular, parse_json, read_text
 from projects.MAE.weights.folder_config import check_agree, read_processor, read_timm
 from projects.MAE.weights.nesting import find_weights
 from projects.MAE.weights.sizes import MOCO, check_names, is_moco
@@ -21,6 +22,7 @@ logger = logging.getLogger("libai." + __name__)
 PROBE = {f"head.0.{name}": f"feature_norm.{name}" for name in ("running_mean", "running_var")}
 PROBE.update({f"head.1.{name}": f"head.{name}" for name in ("weight", "bias")})
 INDEX = ".index.json"  # names several files
+LONGEST_HEADER = 1 << 23  # bytes of safetensors' list of tensors; ViT-Huge's has a hundredth
 # In a folder of transformers, the first that is there.
 FOLDER_FILES = (
     "model.safetensors",
@@ -141,10 +143,12 @@ def check_total(state, path):
 def _is_safetensors(path):
     """safetensors begin with the length of a JSON header, eight bytes, and its brace."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(9)
     except OSError as error:
         raise UserError(f"{error.strerror}", path=path) from None
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") > LONGEST_HEADER:
+        raise UserError(f"refused: its header has more than {LONGEST_HEADER} bytes", path=path)
     return start[8:] == b"{"
 
 
@@ -238,9 +242,8 @@ def _read_json(path):
     if not os.path.isfile(path):
         return {}
     try:
-        with open(path, encoding="utf-8-sig") as file:  # some editors begin it with a mark
-            content = json.load(file)
-    except (ValueError, RecursionError, OSError) as error:
+        content = parse_json(read_text(path, LARGEST_JSON))
+    except (ValueError, OSError) as error:
         raise UserError(f"not JSON ({error})", path=path) from None
     if not isinstance(content, dict):
         raise UserError("not a JSON object", path=path)

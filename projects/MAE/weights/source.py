@@ -3,7 +3,6 @@ import collections
 import logging
 import os
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -15,8 +14,10 @@ from projects.MAE.data.preprocessing import (
     told_preprocessing,
 )
 from projects.MAE.errors import UserError, printable
+from projects.MAE.utils.untrusted_file import LARGEST_YAML, read_text, yaml_mapping
 from projects.MAE.weights.files import read_weight_file_told
 from projects.MAE.weights.libai_names import MAIN, from_libai_main, libai_to_torch, linear_layout
+from projects.MAE.weights.plain_config import without_references
 from projects.MAE.weights.sizes import MOCO, check_token, known_heads, sizes_of
 
 logger = logging.getLogger("libai." + __name__)
@@ -25,7 +26,6 @@ HEADS = ("num_heads", "decoder_num_heads")
 # What else than its sizes a model card may say.
 FACTS = (*HEADS, "norm_pix_loss", "mask_ratio", "classes", "epoch", "iteration", "preprocessing")
 FACTS += ("exif", "bits", "problem_type")
-LONGEST_CONFIG = 1 << 20  # characters; a run's has 6,000
 # What reading another thing than a list of transforms raises.
 DAMAGE = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError)
 CONFIG_FACTS = (*HEADS, "norm_pix_loss", "mask_ratio", "global_pool")
@@ -156,34 +156,20 @@ def run_config(checkpoint, embed_dim):
     """The config.yaml of the run that made a checkpoint folder; None where there is none, or it is
     of a model of another width."""
     try:
-        with open(_config_of(checkpoint), encoding="utf-8") as file:
-            content = yaml.load(file.read(LONGEST_CONFIG), _PlainLoader)
-        if not isinstance(content, dict):
-            return None
-        cfg = OmegaConf.create(content)
-        # Another one: the folder was used again.
-        return cfg if OmegaConf.select(cfg, "model.embed_dim") == embed_dim else None
-    except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError):
+        content = yaml_mapping(read_text(_config_of(checkpoint), LARGEST_YAML))
+    except (OSError, ValueError):
         return None  # none, or not the plain values that a run writes
+    except UserError as error:
+        logger.warning(printable(f"not read: {error}"))
+        return None
+    model = content.get("model")
+    # Another one: the folder was used again.
+    cfg = without_references(content) if isinstance(model, dict) else {}
+    return OmegaConf.create(cfg) if cfg and cfg["model"].get("embed_dim") == embed_dim else None
 
 
 def _config_of(checkpoint):
     return os.path.join(os.path.dirname(os.path.abspath(checkpoint)), "config.yaml")
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Builds plain values only; for Python's objects and what repeats another (ten lines of such fill
-    any memory) None."""
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            self.get_event()
-            return yaml.ScalarNode("tag:yaml.org,2002:null", "")
-        return super().compose_node(parent, index)
-
-
-# LiBai writes classes and functions so.
-_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *unused: None)
 
 
 def run_facts(checkpoint, embed_dim):

@@ -1,14 +1,15 @@
 """Reads PyTorch's zip files (torch.save since 1.6) without PyTorch and without running them."""
 import argparse
+import io
 import math
-import os
 import struct
 import zipfile
 
 import numpy as np
 
 from projects.MAE.errors import UserError
-from projects.MAE.utils.restricted_pickle import Built, Name, ordered_dict, plain_key, read_pickle
+from projects.MAE.utils.restricted_pickle import Built, Name, check_length, read_pickle
+from projects.MAE.utils.untrusted_file import open_regular
 
 STORAGES = {
     "DoubleStorage": "f8",
@@ -24,6 +25,8 @@ STORAGES = {
 }
 DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
 MOST_AXES = 32  # NumPy's
+LONGEST_DIRECTORY = 1 << 21  # bytes of an archive's list of members: some twenty thousand
+LONGEST_NAME = 200  # characters of a device, a type or the key of a storage
 MOST_SHARED = 4  # bytes of tensors a byte of the file
 ZIP_START = b"PK\x03\x04"
 # The first object of torch.save before 1.6: a number of ten bytes, after the pickle's first two.
@@ -42,7 +45,7 @@ def read_torch_file(path):
     """
     check_start(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as raw, _Reader(raw.fileno(), closefd=False) as file, zipfile.ZipFile(file) as archive:
             members = {info.filename: info for info in archive.infolist()}
     # What zipfile makes of damage: no directory; the disk, or a place before the file's start; a
     # comment or name that is no text; a version of the format of the future; a directory cut short.
@@ -58,7 +61,7 @@ def read_torch_file(path):
 def check_start(path):
     """Raise a UserError unless a file begins as torch.save's zip files do."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(16)
     except OSError as error:
         raise UserError(f"{error.strerror}", path=path) from None
@@ -72,14 +75,26 @@ def check_start(path):
 
 def bfloat16_to_float32(bits):
     """uint16 of any shape, the upper halves of float32 numbers -> float32."""
-    return np.asarray(bits.astype(np.uint32) << 16).view(np.float32)
+    wide = bits.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
+
+
+class _Reader(io.FileIO):
+    """A file of which no longer piece is read than an archive's list of members may be."""
+
+    def read(self, count=-1):
+        if count > LONGEST_DIRECTORY:
+            raise zipfile.BadZipFile(f"a list of members of {count} bytes")
+        return super().read(count)
 
 
 class _Storage:
-    """The memory behind tensors: a flat array, and whether it holds bfloat16."""
+    """The memory behind tensors: a flat array. Of bfloat16 it becomes float32 once, however many
+    tensors share it."""
 
     def __init__(self, array, is_bfloat16):
-        self.array, self.is_bfloat16 = array, is_bfloat16
+        self.array = bfloat16_to_float32(array) if is_bfloat16 else array
 
 
 class _TorchZip:
@@ -87,20 +102,22 @@ class _TorchZip:
 
     def __init__(self, path, members, root):
         self.path, self.members, self.root = path, members, root
-        self.length = os.path.getsize(path)
+        # Mapped once: each mapping keeps a handle of the file, of which a process has 1,024.
+        self.bytes = np.asarray(np.memmap(path, np.uint8, "r"))
+        self.length = len(self.bytes)
         self.storages = {}
         self.numbers = 0  # bytes of all tensors
+        self.widened = 0  # bytes of bfloat16 that became float32
 
     def read(self):
         order = self.root + "byteorder"
         if order in self.members and bytes(self.map(order)) != b"little":
             raise UserError("written on a big-endian machine; write it on another", path=self.path)
         known = {
-            "collections.OrderedDict": ordered_dict,
             "argparse.Namespace": _namespace,
             "torch._utils._rebuild_tensor_v2": self.tensor,
             "torch._utils._rebuild_parameter": lambda data, *unused: data,
-            "torch.Size": lambda sizes: tuple(sizes),
+            "torch.Size": _size,
             "torch.device": _device,
             "numpy.dtype": _number_dtype,
             "numpy.core.multiarray.scalar": _number,
@@ -108,8 +125,9 @@ class _TorchZip:
             "_codecs.encode": _latin1_bytes,
             **{f"torch.{name}": None for name in (*STORAGES, *DTYPES)},
         }
-        pickle = bytes(self.map(self.root + "data.pkl"))
-        return read_pickle(pickle, self.path, known, self.storage)
+        pickle = self.map(self.root + "data.pkl")
+        check_length(len(pickle), self.path)
+        return read_pickle(bytes(pickle), self.path, known, self.storage)
 
     def map(self, name):
         """uint8 [bytes]: a member, mapped from the file."""
@@ -120,17 +138,13 @@ class _TorchZip:
             raise UserError(f"damaged at the part {name}", path=self.path)
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise UserError(f"{name} is compressed, which torch.save never does", path=self.path)
-        with open(self.path, "rb") as file:
-            file.seek(info.header_offset)
-            header = file.read(30)
+        header = bytes(self.bytes[info.header_offset :][:30])
         if len(header) < 30 or not header.startswith(ZIP_START):
             raise UserError(f"damaged at the part {name}", path=self.path)
         start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
         if start + info.file_size > self.length:
             raise UserError(f"truncated in the part {name}", path=self.path)
-        if not info.file_size:
-            return np.zeros(0, np.uint8)
-        return np.asarray(np.memmap(self.path, np.uint8, "r", start, info.file_size))
+        return self.bytes[start : start + info.file_size]
 
     def storage(self, identifier):
         """("storage", Name of its class, key, device, count) -> _Storage."""
@@ -138,8 +152,9 @@ class _TorchZip:
         if not isinstance(kind, Name) or kind.name not in STORAGES:
             what = kind if isinstance(kind, Name) else f"of a {type(kind).__name__}"
             raise UserError(f"tensors of the kind {what} are not known", path=self.path)
-        if not isinstance(key, str) or not isinstance(count, int):
-            raise ValueError("a storage without a key or a length")
+        if not isinstance(count, int) or not 0 <= count < 2**63:
+            raise ValueError("a storage without a length")
+        key = _name(key)
         if (kind.name, key) not in self.storages:
             is_bfloat16 = kind.name == "BFloat16Storage"
             dtype = np.dtype(STORAGES[kind.name])
@@ -147,6 +162,9 @@ class _TorchZip:
             if len(data) != count * dtype.itemsize:
                 sizes = f"{len(data)} bytes instead of {count * dtype.itemsize}"
                 raise UserError(f"damaged, {self.root}data/{key} has {sizes}", path=self.path)
+            self.widened += len(data) * is_bfloat16
+            if self.widened > self.length:
+                raise UserError("refused: its parts lie in one another", path=self.path)
             self.storages[kind.name, key] = _Storage(data.view(dtype), is_bfloat16)
         return self.storages[kind.name, key]
 
@@ -169,27 +187,41 @@ class _TorchZip:
         if self.numbers > MOST_SHARED * self.length:
             raise UserError(f"refused: its tensors share {len(flat)} numbers too often", path=self.path)
         strides = [step * flat.itemsize for step in stride]
-        view = np.lib.stride_tricks.as_strided(flat[offset:], size, strides, writeable=False)
-        if storage.is_bfloat16:
-            return bfloat16_to_float32(view)
-        return view
+        return np.lib.stride_tricks.as_strided(flat[offset:], size, strides, writeable=False)
 
 
 def _namespace(*unused):
     value = argparse.Namespace()
 
     def take(state):
-        vars(value).update({str(plain_key(key)): item for key, item in dict.items(state)})
+        vars(value).update({_name(key): item for key, item in dict.items(state)})
 
     return Built(value, take)
 
 
-def _device(*parts):
-    return ":".join(str(plain_key(part)) for part in parts)
+def _size(sizes):
+    if len(sizes) > MOST_AXES:
+        raise ValueError(f"a shape of {len(sizes)} axes")
+    return tuple(sizes)
+
+
+def _name(text):
+    """A short text; a ValueError for anything else."""
+    if not isinstance(text, str) or len(text) > LONGEST_NAME:
+        raise ValueError("something that is no name")
+    return text
+
+
+def _device(kind, index=None):
+    if index is None:
+        return _name(kind)
+    if not isinstance(index, int):
+        raise ValueError("a device without a number")
+    return f"{_name(kind)}:{index}"
 
 
 def _number_dtype(code, *unused):
-    dtype = np.dtype(str(plain_key(code)))
+    dtype = np.dtype(_name(code))
     if dtype.kind not in "biuf":
         raise ValueError(f"a NumPy number of type {dtype}")
     return dtype

@@ -22,7 +22,7 @@ def test_all_that_a_run_leaves(tmp_path):
     assert list(run.evaluations) == ["reconstruction_loss"]
     assert run.best("reconstruction_loss") == (20, 3.0 / 20 + 0.1)
     assert run.epochs(20) == 4.0
-    assert run.setting("train.evaluation.size") == 24  # the reference is resolved
+    assert run.setting("train.evaluation.size") == 24  # the reference is followed
     assert [c["name"] for c in run.checkpoints] == ["model_0000009", "model_best"]
     assert run.checkpoints[1]["bytes"] > 2_000_000
     assert [path.split("_")[-1] for path in run.pictures] == ["0000000.png", "0000005.png"]
@@ -66,7 +66,7 @@ def test_damaged_lines_are_counted_and_left_out(tmp_path):
 
 @pytest.mark.parametrize("name", ["config.yaml", "environment.json"])
 @pytest.mark.parametrize(
-    "content", [None, b"", b"\xff\xfe{{{", b"[1, 2]", b"a: !!python/object:os.system {}"]
+    "content", [None, b"", b"\xff\xfe{{{", b"[1, 2]", b"a: [!!python/object:os.system {}"]
 )
 def test_files_that_are_missing_or_damaged(tmp_path, name, content):
     folder = make_run(tmp_path / "run")
@@ -85,8 +85,8 @@ def test_files_that_cannot_be_read(tmp_path):
     assert read_run(str(folder)).environment == {}
     (folder / "metrics.json").unlink()
     (folder / "metrics.json").symlink_to("/proc/self/mem")  # a file, and reading it fails
-    with pytest.raises(UserError, match="metrics.json: can't be read: Input/output error"):
-        read_run(str(folder))
+    run = read_run(str(folder))
+    assert run.curves == {} and "leads out of" in run.left_out[0]
 
 
 def test_a_damaged_card_costs_the_card_alone(tmp_path):
