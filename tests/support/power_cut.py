@@ -85,7 +85,7 @@ class File(Node):
         return state[:begin].ljust(begin, b"\0") + data + state[begin + len(data) :]
 
     def left(self, rng, chances):
-        """A state after a power cut; one of the chances is that of each change that is not certain."""
+        """A state after a power cut; one of the chances is that of each uncertain change."""
         state = self.certain
         chance = rng.choice(chances)
         for _, (begin, data) in self.since:
@@ -251,7 +251,7 @@ def write_tree(tree, folder, pool=None):
     """Make a folder of a tree.
 
     Args:
-        pool: a `Pool`, whose files get more names; nobody may change one in place.
+        pool: a `Pool`, whose files get more names in checkpoints, where none is changed in place.
     """
     os.mkdir(folder)
     for name, part in tree.items():
@@ -260,7 +260,7 @@ def write_tree(tree, folder, pool=None):
             write_tree(part, path, pool)
         elif isinstance(part, str):
             os.symlink(part, path)
-        elif pool:
+        elif pool and "/model_" in path.replace("/.model_", "/model_"):
             os.link(pool.file(part), path)
         else:
             Path(path).write_bytes(part)
