@@ -32,7 +32,7 @@ data.exif = "ignore"  # as the authors; the published weights and accuracies wer
 
 # To go on from weights with their decoder: finetune.path=... is a checkpoint of this recipe, the
 # authors' *_full.pth or the like. enable=None: where a path is set.
-finetune = node(enable=None, weight_style=None, path="")
+finetune = node(enable=None, weight_style=None, path="", ema=False)
 
 model = LazyCall(MaskedAutoencoderViT)(
     img_size="${oc.select:vit.${vit.size}.img_size,224}",

@@ -43,7 +43,7 @@ def load_for_evaluation(run, model, may_be_random=False):
         path, style = cfg.finetune.path, cfg.finetune.weight_style
         is_libai = style == "oneflow"
         source = find_checkpoint(path) if is_libai else path
-        report = load_pretrained(model, path, style)
+        report = load_pretrained(model, path, style, ema=cfg.finetune.get("ema", False))
         log_report(report, source)
         if report["new"] and not may_be_random:
             raise UserError(

@@ -137,7 +137,8 @@ class MAETrainer(DefaultTrainer):
         elif "finetune" in cfg and cfg.finetune.enable:
             path = cfg.finetune.path
             classes = classes_of(self.dataset) if run.task.has_labels else ()
-            report = load_pretrained(self.model, path, cfg.finetune.weight_style, classes)
+            style, ema = cfg.finetune.weight_style, cfg.finetune.get("ema", False)
+            report = load_pretrained(self.model, path, style, classes, ema)
             log_report(report, path)
             for line in differing_aims(report["facts"], cfg.model):
                 logger.warning(f"finetune.path={path} {line}")

@@ -62,7 +62,7 @@ def take_from_weights(cfg, eval_only, resumes):
     if not path or not os.path.exists(path) or not open_:
         return lines
     with about(key, path):
-        sizes, teller = told_sizes(path)
+        sizes, teller = told_sizes(path, key == "finetune.path" and cfg.finetune.get("ema", False))
         channels = model.get("in_chans", 3)
         check_channels(sizes.get("in_chans", channels), channels, path)
     for name in open_:

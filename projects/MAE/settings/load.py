@@ -28,7 +28,7 @@ FORMER_MODULES = {
 }
 RECIPES = "projects.MAE.configs"
 # What of `finetune` a configuration may leave out. enable=None: where finetune.path is set.
-FINETUNE = dict(enable=None, weight_style=None, path="")
+FINETUNE = dict(enable=None, weight_style=None, path="", ema=False)
 
 
 def load_config(path, overrides=(), said=None):

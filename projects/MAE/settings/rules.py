@@ -121,6 +121,7 @@ RULES = {
     "finetune.enable": FLAG,
     "finetune.weight_style": null_or(choice("oneflow", "pytorch"), "for what finetune.path is"),
     "finetune.path": PATH_OR_NONE,
+    "finetune.ema": FLAG,
     "train.output_dir": PATH,
     "train.device": choice("auto", "cuda", "cpu"),
     "train.seed": SEED,

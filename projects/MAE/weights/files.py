@@ -45,12 +45,20 @@ def check_weight_file(path):
         check_start(path)
 
 
-def read_weight_file(path):
+def check_no_ema(path, ema):
+    """Raise a UserError where averaged weights of a LiBai checkpoint are asked for."""
+    if ema:
+        what = "a LiBai checkpoint has no averaged weights: leave --ema or finetune.ema out"
+        raise UserError(what, path=path)
+
+
+def read_weight_file(path, ema=False):
     """The tensors of a weight file in the authors' names, and what else it says.
 
     Args:
         path: a torch file of the authors or of timm (a dict with the key `model` or `state_dict`,
             or a dict of tensors), a safetensors file, or a folder of transformers' ViT or ViTMAE.
+        ema: see `read_weight_file_told`.
 
     Returns:
         {name: float32 array} in the authors' names and layout; and a dict of those of num_heads,
@@ -59,7 +67,7 @@ def read_weight_file(path):
     Raises:
         UserError: it can't be read, or its layout is not a known one.
     """
-    state, told = read_weight_file_told(path)
+    state, told = read_weight_file_told(path, ema)
     return state, {key: value for facts in told.values() for key, value in facts.items()}
 
 

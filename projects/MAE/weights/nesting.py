@@ -53,7 +53,7 @@ def find_weights(saved, ema, path):
     averaged = [candidate for candidate in found if _is_averaged(candidate, saved)]
     raw = [c for c in found if not any(c is other for other in averaged)]
     if ema and not averaged:
-        raise UserError("it holds no averaged (EMA) weights: leave --ema out", path=path)
+        raise UserError("it holds no averaged (EMA) weights: leave --ema or finetune.ema out", path=path)
     if not found:
         inner = (saved[key] for key in ("model", "state_dict") if isinstance(saved.get(key), dict))
         return next(inner, saved), set(), []
@@ -134,6 +134,6 @@ def _stripped(chosen, found, averaged, ema, path):
         lines.append(f"{path}: the weights below {_label(chosen)} are taken, without that prefix{rest}")
     if averaged and not ema and not any(chosen is candidate for candidate in averaged):
         there = ", ".join(map(_label, averaged))
-        what = f"averaged (EMA) weights are there, too ({there}): --ema of the commands takes them"
+        what = f"averaged (EMA) weights are there, too ({there}): --ema, in training finetune.ema=True, takes them"
         lines.append(f"{path}: {what}")
     return {name: tensors[old] for old, name in inside.items()}, words, lines

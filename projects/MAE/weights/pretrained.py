@@ -11,7 +11,7 @@ from projects.MAE.errors import UserError, about
 from projects.MAE.modeling.initialization import assign, named_tensors
 from projects.MAE.modeling.pos_embed import resize_pos_embed
 from projects.MAE.modeling.task import task_of_module
-from projects.MAE.weights.files import check_weight_file, read_weight_file
+from projects.MAE.weights.files import check_no_ema, check_weight_file, read_weight_file
 from projects.MAE.weights.libai_names import torch_name, torch_shape, torch_to_libai
 from projects.MAE.weights.sizes import check_finite, known_heads
 from projects.MAE.weights.source import read_checkpoint
@@ -45,12 +45,12 @@ def check_source(path, weight_style=None):
         (find_checkpoint if found == "oneflow" else check_weight_file)(path)
 
 
-def told_sizes(path):
+def told_sizes(path, ema=False):
     """Image and patch size of a model that somebody trained, in pixels, and the channels of its
     images, as far as its weights tell.
 
     Args:
-        path: as of `load_pretrained`.
+        path, ema: as of `load_pretrained`.
 
     Returns:
         {"img_size", "patch_size", "in_chans": int}, or a part of it; and who told it, in words.
@@ -68,7 +68,7 @@ def told_sizes(path):
         parts = parts if isinstance(parts, dict) else {}
         shapes = {n: t.check(n)[1] for n, t in parts.items() if n in SIZED and isinstance(t, Tensor)}
     else:
-        state, _ = read_weight_file(path)
+        state, _ = read_weight_file(path, ema)
         shapes = {name: state[name].shape for name in SIZED if name in state}
     patch, positions = (shapes.get(name, ()) for name in SIZED)
     if len(patch) != 4 or len(positions) != 3:
@@ -86,7 +86,7 @@ def check_channels(found, needed, path):
         raise UserError(what, path=path, way_out=way_out)
 
 
-def load_pretrained(model, path, weight_style=None, classes=()):
+def load_pretrained(model, path, weight_style=None, classes=(), ema=False):
     """Fill a model with weights of the same size; every rank calls this.
 
     A classifier takes an encoder, or another classifier with its head where it has the same
@@ -101,6 +101,7 @@ def load_pretrained(model, path, weight_style=None, classes=()):
         classes: names of the classes that the model is to tell apart, in the order of its head, where
             they are known. A head that was trained on the same in another order is put in this one;
             on others, it is new.
+        ema: take the averaged weights that a file has beside the raw ones.
 
     Returns:
         "loaded", "new": lists of the model's tensors; new ones keep their initial values.
@@ -114,14 +115,15 @@ def load_pretrained(model, path, weight_style=None, classes=()):
     """
     check_source(path, weight_style)
     with about("finetune.path", path):
-        return _load(model, path, weight_style_of(path), list(classes))
+        return _load(model, path, weight_style_of(path), list(classes), ema)
 
 
-def _load(model, source, weight_style, classes):
+def _load(model, source, weight_style, classes, ema):
     if weight_style == "oneflow":
+        check_no_ema(source, ema)
         weights, facts = read_libai(source, model)
     else:
-        weights, facts = read_weight_file(source)
+        weights, facts = read_weight_file(source, ema)
         _say_assumed(model, weights, facts, source)
     _check_heads(model, facts, source)
 

@@ -15,7 +15,7 @@ from projects.MAE.data.preprocessing import (
 )
 from projects.MAE.errors import UserError, printable
 from projects.MAE.utils.untrusted_file import LARGEST_YAML, read_text, yaml_mapping
-from projects.MAE.weights.files import read_weight_file_told
+from projects.MAE.weights.files import check_no_ema, read_weight_file_told
 from projects.MAE.weights.libai_names import MAIN, from_libai_main, libai_to_torch, linear_layout
 from projects.MAE.weights.plain_config import without_references
 from projects.MAE.weights.sizes import MOCO, check_token, known_heads, sizes_of
@@ -60,8 +60,7 @@ def read_source(path, heads_needed=True, ema=False, decoder_needed=True, **optio
     path = str(path)
     if os.path.isdir(path) and has_checkpoint(path):
         path = find_checkpoint(path)
-        if ema:
-            raise UserError("a LiBai checkpoint has no averaged weights: leave --ema out", path=path)
+        check_no_ema(path, ema)
         weights, told = read_checkpoint(path)
         facts, known_from = _joined(told, weights, options, path)
         if not decoder_needed and not facts.get("decoder_num_heads"):

@@ -76,7 +76,7 @@ finetune.path = "some/run"
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_lines_of_libais_readme_are_pasted_into_a_recipe(copies, tmp_path, recipe):
-    expected = dict(enable=True, weight_style="oneflow", path="some/run")
+    expected = dict(enable=True, weight_style="oneflow", path="some/run", ema=False)
     with open(copies / recipe, "a") as file:
         file.write(PASTED)
     assert load_config(str(copies / recipe)).finetune == expected

@@ -221,7 +221,7 @@ def test_however_a_file_writes_it(checkpoint, tmp_path, text, recipe):
     own = tmp_path / "own.py"
     own.write_text(f"from projects.MAE.configs.{recipe} import *\n" + text % str(checkpoint))
     cfg = load_config(str(own))
-    assert cfg.finetune == dict(enable=True, weight_style=None, path=str(checkpoint))
+    assert cfg.finetune == dict(enable=True, weight_style=None, path=str(checkpoint), ema=False)
 
 
 def test_a_path_on_the_command_line_wins_over_enable_in_a_file(tmp_path):

@@ -8,14 +8,19 @@ from safetensors.numpy import save_file
 from projects.MAE.errors import UserError
 from projects.MAE.modeling.pos_embed import sincos_pos_embed_2d
 from projects.MAE.modeling.sizes import Sizes, shapes_of
+from projects.MAE.modeling.vit import VisionTransformer
+from projects.MAE.settings.load import load_config
 from projects.MAE.weights.files import read_weight_file, read_weight_file_told
 from projects.MAE.weights.nesting import find_weights
+from projects.MAE.weights.pretrained import load_pretrained, told_sizes
 from projects.MAE.weights.sizes import is_moco, known_heads, sizes_of
 from projects.MAE.weights.source import read_source
 from projects.MAE.weights.torch_file import read_torch_file
 from projects.MAE.weights.transformers_names import make_config, to_transformers
+from projects.MAE.weights.write import write_libai
 from tests.conftest import DATA
 from tests.soak import fuzz_files
+from tests.support.command import ROOT
 
 FILES = DATA / "weights"
 SMALL = Sizes("encoder", 16, 8, 3, 192, 12, 8, None, None, None, None, None)
@@ -62,11 +67,28 @@ def test_averaged_weights_are_taken_when_asked_for(caplog):
     saved = read_torch_file(FILES / "ema.pth")
     assert_same(read_weight_file(FILES / "ema.pth")[0], dict(saved["state_dict"]))
     (line,) = caplog.messages
-    assert "state_dict_ema" in line and "--ema of the commands takes them" in line
+    assert "state_dict_ema" in line and "--ema, in training finetune.ema=True, takes them" in line
     assert_same(read_weight_file_told(FILES / "ema.pth", ema=True)[0], saved["state_dict_ema"])
     assert "the weights below state_dict_ema are taken" in caplog.messages[-1]
-    with pytest.raises(UserError, match="no averaged .EMA. weights: leave --ema out"):
+    with pytest.raises(UserError, match="no averaged .EMA. weights: leave --ema or finetune.ema out"):
         read_weight_file_told(FILES / "linprobe.pth", ema=True)
+
+
+def test_training_takes_averaged_weights_where_finetune_ema_is_set(tmp_path):
+    saved = read_torch_file(FILES / "ema.pth")
+    file = str(FILES / "ema.pth")
+    sizes, _ = told_sizes(file, ema=True)
+    state = saved["state_dict_ema"]
+    width, depth = state["cls_token"].shape[-1], 1 + max(int(n.split(".")[1]) for n in state if "blocks." in n)
+    model = VisionTransformer(**sizes, embed_dim=width, depth=depth, num_heads=4, num_classes=3)
+    for ema, key in ((False, "state_dict"), (True, "state_dict_ema")):
+        load_pretrained(model, file, ema=ema)
+        assert_same({"cls_token": model.cls_token.numpy()}, {"cls_token": saved[key]["cls_token"]})
+    cfg = load_config(str(ROOT / "projects/MAE/configs/mae_finetune.py"), ["finetune.ema=True"])
+    assert cfg.finetune.ema is True
+    write_libai(str(tmp_path / "libai"), {"cls_token": np.zeros((1, 1, 4), np.float32)}, {})
+    with pytest.raises(UserError, match="a LiBai checkpoint has no averaged weights"):
+        load_pretrained(model, str(tmp_path / "libai"), ema=True)
 
 
 def below(prefix, state):
