@@ -62,8 +62,10 @@ def model_card(run, dataset):
     """`run_card`, with what is known of the data: the number of training images, a checksum of their
     list, the names of their classes."""
     card = {**run_card(run), "images": len(dataset), "classes": classes_of(dataset)}
-    if files_of(dataset):
-        card["image_list"] = files_of(dataset).checksum
+    files = [files_of(part) for part in getattr(dataset, "datasets", [dataset])]
+    checksums = [found.checksum for found in files if found]
+    if checksums:  # of several data sets all
+        card["image_list"] = "-".join(checksums)
     return card
 
 

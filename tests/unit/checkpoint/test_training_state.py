@@ -12,6 +12,7 @@ import pytest
 
 from projects.MAE.checkpoint.card import check_same_run, model_card, run_card
 from projects.MAE.checkpoint.output_folder import open_output_folder
+from projects.MAE.data.datasets import ConcatenatedDataset, PretrainingDataset
 from projects.MAE.errors import UserError
 from projects.MAE.optim.schedule import warmup_cosine_lr
 from projects.MAE.parallel.layout import Batch
@@ -107,6 +108,24 @@ def test_a_data_set_needs_no_files():
     cfg = load_config(str(ROOT / CONFIGS / "mae_pretraining.py"), [])
     card = model_card(SimpleNamespace(cfg=cfg, batch=Batch(64, 1, 64)), Numbers())
     assert card["images"] == 10 and card["classes"] == [] and "image_list" not in card
+
+
+def test_other_images_in_any_of_several_data_sets_are_another_run(image_folder, tmp_path):
+    second = tmp_path / "second"
+    shutil.copytree(image_folder, second)
+    cfg = load_config(str(ROOT / CONFIGS / "mae_pretraining.py"), [])
+    run = SimpleNamespace(cfg=cfg, batch=Batch(64, 1, 64))
+
+    def card():
+        sets = [PretrainingDataset(str(root), True, None, 24, 4) for root in (image_folder, second)]
+        return model_card(run, ConcatenatedDataset(sets))
+
+    before = json.loads(json.dumps(card()))
+    check_same_run(before, card(), "C")
+    image = second / "train" / "class1" / "3.jpg"
+    image.rename(image.with_name("30.jpg"))
+    with pytest.raises(UserError, match="names of the training images=the data's, but C belongs to"):
+        check_same_run(before, card(), "C")
 
 
 def damaged(saved, tmp_path):
