@@ -88,12 +88,12 @@ def test_eval_only_reads_files_as_the_weights_training_did(image_folder, finetun
     card = json.loads(weights.with_suffix(".safetensors.json").read_text())
     weights.with_suffix(".safetensors.json").write_text(json.dumps({**card, "exif": "ignore"}))
     _, log = evaluation_of(weights, tmp_path, tmp_path / "out")
-    assert "EXIF rotation ignore, 16 bits, the configuration has resize 24 bicubic, crop 24" in log
-    assert "EXIF rotation apply, 16 bits: the weights' is used" in log
+    differs = "was trained with data.exif=ignore data.bits=16, the configuration has data.exif=apply data.bits=16"
+    assert f"{differs}: the weights' is used" in log
     arguments = [f"finetune.path={weights}", "model.num_classes=3", "--knn", "train.knn.k=5"]
     recipe = "train.evaluation.preprocessing=recipe"
     log = finetune(tmp_path, tmp_path / "knn", *arguments, recipe)
-    assert "EXIF rotation apply, 16 bits: the configuration's is used" in log
+    assert f"{differs}: the configuration's is used" in log
 
 
 def test_eval_only_of_a_part_of_the_classes(image_folder, strange, tmp_path, capsys):
