@@ -36,11 +36,8 @@ def says(text):
     "arguments, stage, send, number",
     [
         ([], has_ranks, to_launcher, INT),
-        ([], says("cpu ranks"), to_the_group, INT),
         ([], says("Compiling"), to_launcher, INT),
-        ([], says("Compiling"), to_a_rank, INT),
         ([], says("Compiling"), to_launcher, HUP),
-        (["--eval-only"], says("asleep"), to_launcher, INT),
         (["--eval-only"], says("asleep"), to_a_rank, TERM),
         (["--knn"], says("asleep"), to_the_group, INT),
     ],
