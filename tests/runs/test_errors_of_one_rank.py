@@ -85,7 +85,7 @@ TENSOR, PIPELINE = ("train.dist.%s_parallel_size=2" % kind for kind in ("tensor"
     [
         ("before the first exchange", 1, 2, []),
         ("compiling", 1, 2, [TENSOR]),
-        ("in a step", 3, 4, [TENSOR, PIPELINE]),
+        ("between steps", 3, 4, [TENSOR, PIPELINE]),
         ("evaluation", 0, 2, [TENSOR, "train.evaluation.eval_period=2"]),
         ("evaluation", 1, 2, ["train.load_weight={}", "--eval-only"]),
         ("saving", 1, 2, [PIPELINE, "train.checkpointer.period=2"]),

@@ -1,6 +1,6 @@
 """Trains as train_net.py does, and raises an exception on one rank at one stage.
 
-tools/train.sh runs it in place of train_net.py; FAIL_AT="STAGE RANK", "in a step 1" say, in the
+tools/train.sh runs it in place of train_net.py; FAIL_AT="STAGE RANK", "k-NN 1" say, in the
 environment says where. Nothing here imports OneFlow before the ranks have met, see `run_rank`.
 """
 import importlib
@@ -14,7 +14,6 @@ LATE = 2  # a step in the middle of the run
 PLACES = {
     "with the configuration": ("engine.setup", "configure"),
     "compiling": ("modeling.encoder", "patchify"),
-    "in a step": ("engine.trainer", "to_global"),
     "evaluation": ("evaluation.evaluate", "gather"),
     "saving": ("checkpoint.checkpointer", "write_part"),
     "k-NN": ("evaluation.knn", "vote"),
