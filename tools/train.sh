@@ -19,9 +19,9 @@ examples:
   bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_pretraining.py 8 \
       dataloader.train.dataset.0.root=/data/imagenet
   bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_finetune.py 8 \
-      finetune.path=output/mae_pretraining --eval-only
+      dataloader.train.dataset.0.root=/data/imagenet train.load_weight=output/mae_finetune --eval-only
   bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_linprobe.py 8 \
-      finetune.path=output/mae_pretraining --knn
+      dataloader.train.dataset.0.root=/data/imagenet finetune.path=output/mae_pretraining --knn
 USAGE
 }
 
@@ -119,7 +119,7 @@ end_all() {
   done
 }
 # The first signal asks the ranks to save and stop, the second ends them.
-asked=
+asked= killed=
 pass_on() { # signal
   # A terminal that is closed sends it twice: to the one that leads the session, and to its group.
   [ "$asked $1" != "HUP HUP" ] || return 0
@@ -130,7 +130,7 @@ pass_on() { # signal
     # While it starts, Python or OneFlow answers a signal with a traceback or a crash.
     state=
     read -r count limit state <"/proc/self/fd/${progress[$i]}" || true
-    [ "$state" = started ] || kill -KILL "${pids[$i]}" 2>/dev/null || true
+    [ "$state" = started ] || { killed=1; kill -KILL "${pids[$i]}" 2>/dev/null || true; }
   done
   signal_ranks "$1"
 }
@@ -181,7 +181,7 @@ tell_where_they_stand() { # ranks
 }
 for signal in INT TERM HUP; do trap "pass_on $signal" "$signal"; done
 trap '' USR1 # inherited by the ranks, which have nothing to save while they start
-# A rank has told of an error that is its own and waits to be ended with the others, see train_net.py.
+# A rank has told of an error that is its own and waits to be ended with the others: see projects/MAE/engine/process.py.
 failed=
 trap 'failed=1' USR2
 
@@ -229,7 +229,7 @@ while [ "${#waiting[@]}" -gt 0 ] && [ "$status" -eq 0 ] && [ -z "$failed" ]; do
 done
 [ -z "$failed" ] || exit 1
 # A rank that has no step done yet ends by the signal itself.
-if [ -n "$asked" ] && [ "$status" -gt 1 ]; then end_as_asked; fi
+if [ -n "$asked" ] && { [ -n "$killed" ] || [ "$status" -eq $((128 + $(kill -l "$asked"))) ]; }; then end_as_asked; fi
 others=
 [ "$ranks" -eq 1 ] || others=": the other ranks are ended, too"
 if [ "$status" -gt 128 ]; then

@@ -36,6 +36,7 @@ data.exif = "ignore"  # as the authors; the published weights and accuracies wer
 
 # Where the encoder comes from: a run of mae_pretraining.py, a file of the authors, timm or
 # transformers. weight_style="oneflow" or "pytorch" checks what it is. enable=False: from scratch.
+# ema=True takes the averaged weights of a file that has both.
 finetune = node(enable=True, weight_style=None, path="", ema=False)
 
 model = LazyCall(VisionTransformer)(

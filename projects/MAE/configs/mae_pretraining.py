@@ -32,6 +32,7 @@ data.exif = "ignore"  # as the authors; the published weights and accuracies wer
 
 # To go on from weights with their decoder: finetune.path=... is a checkpoint of this recipe, the
 # authors' *_full.pth or the like. enable=None: where a path is set.
+# ema=True takes the averaged weights of a file that has both.
 finetune = node(enable=None, weight_style=None, path="", ema=False)
 
 model = LazyCall(MaskedAutoencoderViT)(

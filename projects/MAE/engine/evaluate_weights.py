@@ -17,6 +17,7 @@ from projects.MAE.modeling.graph import evaluator_of
 from projects.MAE.report.save import renew_reports
 from projects.MAE.runtime.lazy_call import call
 from projects.MAE.runtime.ranks import only_on_rank_0
+from projects.MAE.weights.files import check_no_ema
 from projects.MAE.weights.pretrained import load_pretrained, log_report, read_libai
 from projects.MAE.weights.source import check_one_label, run_facts
 
@@ -36,6 +37,7 @@ def load_for_evaluation(run, model, may_be_random=False):
     own = cfg.train.output_dir if run.resumes else cfg.train.load_weight
     if own:
         source = find_checkpoint(own)
+        check_no_ema(source, "finetune" in cfg and cfg.finetune.get("ema", False))
         weights, card = read_libai(source, model)
         check_heads(card, cfg.model, source)
         load_weights(model, weights, source)

@@ -121,9 +121,10 @@ def run_rank(main, argv):
     end_with_parent(signal_of_launchers_end())
     end_at_once()
     hide_known_noise()
-    watch()
+    watch(0)  # machines that are waited for are no hang
     try:
         meet()
+        watch()
         main(argv)
     except BaseException as error:
         status, is_own = 1, True

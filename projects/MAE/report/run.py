@@ -53,7 +53,7 @@ class Run:
         self.folder, self.left_out = folder, []
         self.curves, self.restarts, self.damaged = _read_metrics(folder, self.left_out)
         self.config, self.config_text = _read_config(folder, self.left_out)
-        self.environment = _read_environment(folder)
+        self.environment = _read_environment(folder, self.left_out)
         self.checkpoints = _find_checkpoints(folder, self.evaluations)
         self.pictures = _find_pictures(folder, self.left_out)
         self.evaluated = find_evaluations(folder)
@@ -216,10 +216,13 @@ def _lines(path, folder, left_out):
             raise read_error(path, error) from None
 
 
-def _read_environment(folder):
+def _read_environment(folder, left_out):
     try:
         text = read_text(os.path.join(folder, ENVIRONMENT), LARGEST_ENVIRONMENT, folder)
-    except (OSError, UserError):  # none, one that this user may not read, or nobody's
+    except UserError as error:
+        left_out.append(f"{error}.")
+        return {}
+    except OSError:  # none, or not for this user to read
         return {}
     return json_object(text) or {}
 

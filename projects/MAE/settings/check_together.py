@@ -146,7 +146,7 @@ def _check_data(cfg):
                 f"{key} reads images as RGB, of 3 channels",
                 key="model.in_chans",
                 value=model.in_chans,
-                way_out="set {key}3, or train on a data set of your own (docs/code.md)",
+                way_out="set {key}3, or train on a data set of your own (docs/data.md)",
             )
         if name == "ClassificationDataset" and dataset.get("drop_path_rate"):
             _check_same(dataset, key, "depth", model)

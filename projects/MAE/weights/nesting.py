@@ -63,7 +63,7 @@ def find_weights(saved, ema, path):
     if len(rivals) > 1:
         way_out = "save one alone"
         if averaged and not ema:
-            way_out = f"--ema takes {_label(averaged[0])}, or {way_out}"
+            way_out = f"--ema, in training finetune.ema=True, takes {_label(averaged[0])}, or {way_out}"
         names = ", ".join(map(_label, rivals))
         raise UserError(f"it holds the weights of {len(rivals)} models ({names}): {way_out}", path=path)
     return _stripped(wanted[0], found, averaged, ema, path)

@@ -154,12 +154,13 @@ def preprocessing_of(source):
 def run_config(checkpoint, embed_dim):
     """The config.yaml of the run that made a checkpoint folder; None where there is none, or it is
     of a model of another width."""
+    path = _config_of(checkpoint)
+    if not os.path.lexists(path):
+        return None
     try:
-        content = yaml_mapping(read_text(_config_of(checkpoint), LARGEST_YAML))
-    except (OSError, ValueError):
-        return None  # none, or not the plain values that a run writes
-    except UserError as error:
-        logger.warning(printable(f"not read: {error}"))
+        content = yaml_mapping(read_text(path, LARGEST_YAML))
+    except (OSError, ValueError, UserError) as error:
+        logger.warning(printable(f"{path} is not read: {error}"))
         return None
     model = content.get("model")
     # Another one: the folder was used again.
