@@ -18,7 +18,7 @@ def ranks_told(run):
     status, output = run.end(SECONDS + 60)
     assert wait_until(lambda: not run.processes(), 30), run.processes()
     assert status == 1 and "Traceback" not in output, output
-    (line,) = [line for line in output.splitlines() if "error" in line]
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert f"no rank on this machine has made progress for train.timeout_seconds={SECONDS} " in line
     return dict(re.findall(r"^  rank (\d): (.*)$", output, re.M))
 
