@@ -11,6 +11,7 @@ from tests.support.started_run import StartedRun, wait_until
 SLEEPING = str(ROOT / "tests" / "support" / "sleeping_pretraining.py")
 SECONDS = 25  # more than compiling takes on a busy machine
 SETTINGS = [f"train.timeout_seconds={SECONDS}", "dataloader.train.num_workers=0"]
+SETTINGS += ["train.visualize.after_n_epoch=null"]  # the validation data hangs, too
 
 
 def ranks_told(run):
