@@ -13,7 +13,8 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from projects.MAE.data.image_file import LARGEST, BadImage, Reading, read_image, to_rgb
+from projects.MAE.data.deep_pixels import LARGEST, BadImage
+from projects.MAE.data.image_file import Reading, read_image, to_rgb
 from projects.MAE.data.survey import narrow, reading_of
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.single_process import start_one_process

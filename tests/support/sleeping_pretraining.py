@@ -1,13 +1,5 @@
 """The quickstart's pretraining on a data set that hangs, for tests."""
-from ...projects.MAE.configs.quickstart_pretraining import (
-    dataloader,
-    finetune,
-    graph,
-    model,
-    optim,
-    train,
-    vit,
-)
+from ...projects.MAE.configs.quickstart_pretraining import *
 from tests.support.sleeping import SleepingDataset
 
 dataloader.train.dataset[0]._target_ = SleepingDataset

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from projects.MAE.data.image_file import BadImage, Reading
+from projects.MAE.data.deep_pixels import BadImage
+from projects.MAE.data.image_file import Reading
 from projects.MAE.data.image_folder import ImageFolder
 from projects.MAE.data.randomness import AUGMENTATION, DROP_PATH, MASKING, sample_generator
 from projects.MAE.errors import UserError

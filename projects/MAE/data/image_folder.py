@@ -6,7 +6,8 @@ import os
 
 import numpy as np
 
-from projects.MAE.data.image_file import EXTENSIONS, BadImage, Reading, read_image
+from projects.MAE.data.deep_pixels import BadImage
+from projects.MAE.data.image_file import EXTENSIONS, Reading, read_image
 from projects.MAE.data.image_index import load_index
 from projects.MAE.errors import UserError
 

@@ -5,7 +5,8 @@ from collections import Counter
 
 import numpy as np
 
-from projects.MAE.data.image_file import EXTENSIONS, BadImage, Reading, read_image
+from projects.MAE.data.deep_pixels import BadImage
+from projects.MAE.data.image_file import EXTENSIONS, Reading, read_image
 from projects.MAE.data.image_index import ImageIndex, index_arrays, load_index
 from projects.MAE.data.shared_arrays import SharedArrays
 from projects.MAE.errors import UserError

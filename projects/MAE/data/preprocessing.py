@@ -4,7 +4,7 @@ import collections
 from omegaconf import OmegaConf
 
 from projects.MAE.data import transforms
-from projects.MAE.data.image_file import Reading
+from projects.MAE.data.image_file import Reading, told_reading
 from projects.MAE.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -88,10 +88,8 @@ def both_readings(facts, cfg):
         Two `Reading`s.
     """
     data = cfg.get("data") or {}
-    exif, bits = data.get("exif", "apply"), data.get("bits")
-    told = facts.get("bits")
-    told = None if told == 16 else told
-    return Reading(facts.get("exif") or exif, bits or told), Reading(exif, bits)
+    ours = Reading(data.get("exif", "apply"), data.get("bits"))
+    return told_reading({**facts, "bits": ours.bits or facts.get("bits")}, ours), ours
 
 
 def described_preprocessing(steps):

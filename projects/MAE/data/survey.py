@@ -3,12 +3,10 @@ import sys
 import time
 from typing import NamedTuple
 
+from projects.MAE.data.deep_pixels import LARGEST, BadImage, is_wide
 from projects.MAE.data.fixed_samples import spread
 from projects.MAE.data.image_file import (
-    LARGEST,
-    BadImage,
     Reading,
-    is_wide,
     open_image,
     orientation,
     read_image,

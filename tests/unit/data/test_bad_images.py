@@ -13,7 +13,8 @@ from projects.MAE.data.datasets import (
     ConcatenatedDataset,
     PretrainingDataset,
 )
-from projects.MAE.data.image_file import MAX_PIXELS, BadImage, read_image
+from projects.MAE.data.deep_pixels import BadImage
+from projects.MAE.data.image_file import MAX_PIXELS, read_image
 from projects.MAE.data.sampler import SampleKey
 from projects.MAE.data.transforms import CenterCrop, Compose, RandomResizedCrop, Resize, ToArray
 from projects.MAE.errors import UserError

@@ -8,7 +8,8 @@ from PIL import Image
 
 from projects.MAE.data.build import build_image_test_loader
 from projects.MAE.data.datasets import PretrainingDataset, prepared
-from projects.MAE.data.image_file import BadImage, Reading, read_image, to_rgb, told_reading
+from projects.MAE.data.deep_pixels import BadImage
+from projects.MAE.data.image_file import Reading, read_image, to_rgb, told_reading
 from projects.MAE.data.image_list import ImageList
 from projects.MAE.data.preprocessing import standard_preprocessing
 from projects.MAE.data.sampler import SampleKey
