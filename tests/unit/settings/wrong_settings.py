@@ -77,7 +77,7 @@ PRETRAINING = [
     (
         "model.in_chans=4",
         "model.in_chans=4: dataloader.train.dataset.0 reads images as RGB, of 3 channels: set "
-        "model.in_chans=3, or train on a data set of your own (docs/code.md)",
+        "model.in_chans=3, or train on a data set of your own (docs/data.md)",
     ),
     ("vit.size=giant", "vit.size=giant must be base or large or huge"),
     # Schedule, batch and periods
