@@ -7,6 +7,7 @@ sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "../.
 
 from projects.MAE.engine.process import run_rank  # noqa: E402
 from projects.MAE.errors import UserError, about  # noqa: E402
+from projects.MAE.runtime.quick_import import no_garbage_collection  # noqa: E402
 
 
 def parse_arguments(argv):
@@ -32,11 +33,12 @@ def _refuse(message):
 
 
 def main(argv):
-    args = parse_arguments(argv)
-    from projects.MAE.engine.evaluate_weights import evaluate_only, probe_neighbours
-    from projects.MAE.engine.setup import prepare, training_of
+    with no_garbage_collection():
+        args = parse_arguments(argv)
+        from projects.MAE.engine.evaluate_weights import evaluate_only, probe_neighbours
+        from projects.MAE.engine.setup import prepare, training_of
 
-    run = prepare(args)
+        run = prepare(args)
     with about("train.output_dir", run.cfg.train.output_dir):
         if args.eval_only:
             evaluate_only(run)

@@ -15,7 +15,7 @@ TRAIN = ["bash", "tools/train.sh", "projects/MAE/train_net.py"]
 TINY = [
     "train.device=cpu",
     "model.embed_dim=32",
-    "model.depth=2",
+    "model.depth=1",
     "model.num_heads=4",
     "graph.enabled=False",  # nothing to compile
     "train.train_epoch=0",
@@ -58,8 +58,7 @@ class Workplace:
     def __init__(self, folder, photographs=None, model=None):
         self.folder = folder
         for name in ("projects", "tools", "benchmarks"):
-            left_out = shutil.ignore_patterns("__pycache__", ".peer")
-            shutil.copytree(ROOT / name, folder / name, ignore=left_out)
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".peer"))
         os.symlink(ROOT / "tests", folder / "tests")  # where fuzz_weights.py has its cases from
         _write_interpreter(folder / ".venv" / "bin")
         if model is None:

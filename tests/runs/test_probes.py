@@ -28,6 +28,7 @@ from tests.support.command import (
     TINY,
     environment,
     must_train,
+    pretrain,
     train,
     train_command,
 )
@@ -35,7 +36,9 @@ from tests.commands.process import refused, succeed
 from tests.support.runs import assert_same_weights, losses, metrics
 from tests.support.terminal import frames, on_terminal
 
-TINY_PROBE = [s for s in TINY if not s.startswith("optim.")] + ["model.global_pool=False"]
+# Two blocks, for two pipeline stages.
+TINY_PROBE = [s for s in TINY if not s.startswith("optim.")]
+TINY_PROBE += ["model.global_pool=False", "model.depth=2"]
 SIZES = dict(img_size=24, patch_size=4, embed_dim=32, depth=2, num_heads=4, num_classes=3)
 STATISTICS = ["feature_norm.running_mean", "feature_norm.running_var"]
 
@@ -48,6 +51,14 @@ def settings_of(data, output, *arguments):
 def probe(data, output, *arguments, **options):
     """A tiny run of linear probing or --knn."""
     return must_train("quickstart_linprobe.py", *settings_of(data, output, *arguments), **options)
+
+
+@pytest.fixture(scope="module")
+def pretrained(image_folder, tmp_path_factory):
+    """The output folder of a pretraining run of two blocks."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    pretrain(image_folder, folder, "model.depth=2")
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,9 @@ from tests.support.runs import assert_same_weights
 from tests.runs.test_bad_input import assert_one_error
 
 PERIOD = "train.checkpointer.period=1"
-NO_WORKERS = ["dataloader.train.num_workers=0", "dataloader.test.0.num_workers=0"]
 # Its largest tensors have 110 and 147 kB, a batch of images 55, which lies in a file in memory.
 WIDTH = "model.embed_dim=96"
-SETTINGS = [WIDTH, PERIOD, *NO_WORKERS, "train.evaluation.enabled=False", "train.warmup_epoch=0"]
+SETTINGS = [WIDTH, PERIOD, "train.evaluation.enabled=False", "train.warmup_epoch=0"]
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +78,8 @@ def test_the_folder_of_another_run_is_refused_before_anything_is_written(image_f
     new = settings(image_folder, folder)
     for change, parts in [
         ([], ["model_0000002, 3 iterations", "--resume", "name another folder"]),
-        (["model.depth=3"], ["model.depth=2, not 3", "name another folder"]),
-        (["model.depth=3", "--resume"], ["--resume: model.depth=3, but", "a run with 2"]),
+        (["model.depth=3"], ["model.depth=1, not 3", "name another folder"]),
+        (["model.depth=3", "--resume"], ["--resume: model.depth=3, but", "a run with 1"]),
     ]:
         assert_one_error(train("quickstart_pretraining.py", *new, *change, ranks=2), *parts)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -108,7 +107,7 @@ def test_a_run_past_its_end_is_refused(image_folder, folder):
 
 def test_evaluating_leaves_the_configuration_of_the_run(image_folder, folder):
     before = (folder / "config.yaml").read_bytes()
-    pretrain(image_folder, folder, WIDTH, *NO_WORKERS, "--eval-only", "--resume", "train.seed=5")
+    pretrain(image_folder, folder, WIDTH, "--eval-only", "--resume", "train.seed=5")
     assert (folder / "config.yaml").read_bytes() == before
     assert (folder / "evaluation.json").exists() and (folder / "evaluation.yaml").exists()
 

@@ -10,7 +10,7 @@ CONFIGS = "projects/MAE/configs"
 # A model and a run that are small enough for a test, for both quickstart configurations.
 TINY = [
     "model.embed_dim=32",
-    "model.depth=2",
+    "model.depth=1",
     "model.num_heads=4",
     "train.global_batch_size=8",
     "train.test_micro_batch_size=4",
@@ -22,7 +22,10 @@ TINY = [
     # Where a gradient is nothing but rounding, Adam still takes a whole step; with a large eps it
     # does not, and two runs can be compared weight by weight.
     "optim.eps=1e-3",
+    "dataloader.train.num_workers=0",
+    "dataloader.test.0.num_workers=0",
 ]
+WORKERS = ["dataloader.train.num_workers=1", "dataloader.test.0.num_workers=1"]
 TINY_DECODER = ["model.decoder_embed_dim=32", "model.decoder_depth=1", "model.decoder_num_heads=4"]
 
 

@@ -33,6 +33,7 @@ JOBS = {
             "model.img_size=32",
             "model.patch_size=8",
             "model.drop_path_rate=0.2",
+            "model.depth=2",  # the first block is never dropped
             "dataloader.train.num_workers=1",
             "dataloader.test.0.num_workers=1",
             "train.num_accumulation_steps=1",

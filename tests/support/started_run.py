@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 
-from tests.support.command import CONFIGS, ROOT, TINY, TINY_DECODER, environment
+from tests.support.command import CONFIGS, ROOT, TINY, TINY_DECODER, WORKERS, environment
 from tests.support.runs import metrics
 
 
@@ -80,6 +80,7 @@ class StartedRun:
                 ["bash", ROOT / "tools/train.sh", file]
                 + [os.path.join(CONFIGS, config), str(ranks)]
                 + (tiny or TINY + TINY_DECODER * ("pretraining" in config))
+                + WORKERS
                 + [self.marker, f"dataloader.train.dataset.0.root={data}"]
                 + ["train.train_iter=100000", *arguments],
                 cwd=ROOT,

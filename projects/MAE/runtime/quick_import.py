@@ -2,6 +2,8 @@
 
 Symptom: importing scipy.stats is a third of a command's start, a second of a processor's time.
 """
+import contextlib
+import gc
 import importlib
 import sys
 from importlib.machinery import PathFinder, SourceFileLoader
@@ -44,3 +46,18 @@ def import_libai_quickly():
     """From now on LiBai's import leaves SciPy's statistics for when they are called."""
     if not any(finder is _Finder for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder)
+
+
+@contextlib.contextmanager
+def no_garbage_collection():
+    """Look for no garbage while packages are imported, and never again in what they have made.
+
+    Nearly everything made then stays until the end, and Python looks through it a few hundred times:
+    a twelfth of the time until a run begins.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -7,6 +7,7 @@ import tempfile
 from projects.MAE.errors import INTERRUPTED, UserError
 from projects.MAE.runtime.blas import asks_for_mkl
 from projects.MAE.runtime.cpu_environment import cpu_environment
+from projects.MAE.runtime.quick_import import no_garbage_collection
 from projects.MAE.runtime.stderr_filter import known_noise
 
 COMMANDS = "projects.MAE."
@@ -94,7 +95,8 @@ def import_oneflow():
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)
         try:
-            import oneflow
+            with no_garbage_collection():
+                import oneflow
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
