@@ -61,8 +61,6 @@ def test_training_draws_and_goes_on_as_without(image_folder, pretrained, tmp_pat
 @pytest.mark.parametrize(
     "ranks, layout",
     [
-        (2, []),
-        (2, ["train.dist.tensor_parallel_size=2"]),
         (2, ["train.dist.pipeline_parallel_size=2", "graph.enabled=False"]),
         (4, ["train.dist.tensor_parallel_size=2", "model.norm_pix_loss=True"]),
     ],

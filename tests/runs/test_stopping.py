@@ -129,19 +129,19 @@ def test_sigusr1_saves_and_goes_on(image_folder, tmp_path):
 
 def test_max_seconds_postpones_the_evaluation(image_folder, tmp_path):
     folder = tmp_path / "run"
-    settings = ["train.evaluation.eval_period=1", "train.max_seconds=0.1"]
+    settings = ["train.train_iter=3", "train.evaluation.eval_period=1", "train.max_seconds=0.1"]
     output = pretrain(image_folder, tmp_path / "two", *settings, ranks=2)  # each has its own clock
-    assert "Stopped after iteration 1 of 4 (train.max_seconds=0.1)" in stopped_line(output)
+    assert "Stopped after iteration 1 of 3 (train.max_seconds=0.1)" in stopped_line(output)
     output = pretrain(image_folder, folder, *settings)
-    assert "Stopped after iteration 1 of 4 (train.max_seconds=0.1)" in stopped_line(output)
+    assert "Stopped after iteration 1 of 3 (train.max_seconds=0.1)" in stopped_line(output)
     assert not (folder / "model_best").exists()
-    for _ in range(3):  # the last time, of an evaluation alone
+    for _ in range(2):  # the last time, of an evaluation alone
         output = pretrain(image_folder, folder, *settings, "--resume")
-    assert "Stopped after iteration 4 of 4" in stopped_line(output)
-    settings[1] = "train.max_seconds=null"
+    assert "Stopped after iteration 3 of 3" in stopped_line(output)
+    settings[-1] = "train.max_seconds=null"
     output = pretrain(image_folder, folder, *settings, "--resume")
     assert "Stopped" not in output and output.count("Evaluation: ") == 1
-    pretrain(image_folder, tmp_path / "whole", "train.evaluation.eval_period=1")
+    pretrain(image_folder, tmp_path / "whole", *settings)
     assert_same_weights(folder / "model_best", tmp_path / "whole" / "model_best")
     assert read_card(folder / "model_best") == read_card(tmp_path / "whole" / "model_best")
 

@@ -87,24 +87,23 @@ def ends(*runs, seconds=150):
     return found
 
 
-def test_two_machines_are_the_same_run(machines, image_folder, tmp_path):
-    pretrain(image_folder, tmp_path / "one", ranks=1)
+def test_two_machines_are_the_same_run(machines, image_folder, pretrained, tmp_path):
     folders = [tmp_path / "two", tmp_path / "other"]
     runs = [start(machines[1], 1, image_folder, folders[1])]
     time.sleep(2)  # machine 0 may come later
     runs.append(start(machines[0], 0, image_folder, folders[0]))
     for status, _, output in ends(*runs):
         assert status == 0, output
-    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
-    assert_same_weights(tmp_path / "two", tmp_path / "one", rtol=1e-4)
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(pretrained), rtol=1e-5)
+    assert_same_weights(tmp_path / "two", pretrained, rtol=1e-4)
 
 
 @pytest.mark.parametrize("there", ["nothing", "another run's"])
 def test_resuming_from_a_folder_that_only_machine_0_has(machines, image_folder, tmp_path, there):
     folders = [tmp_path / "0", tmp_path / "1"]
-    pretrain(image_folder, folders[0], "train.train_iter=2", ranks=2)
+    pretrain(image_folder, folders[0], "train.train_iter=2")
     if there != "nothing":
-        pretrain(image_folder, folders[1], "train.train_iter=2", "train.base_lr=1e-6", ranks=2)
+        pretrain(image_folder, folders[1], "train.train_iter=2", "train.base_lr=1e-6")
     settings = ["train.train_iter=3", "--resume"]
     runs = [start(machines[k], k, image_folder, folders[k], *settings) for k in (0, 1)]
     (status, errors, output), (other_status, other_errors, other) = ends(*runs)
@@ -119,7 +118,7 @@ def test_the_best_is_read_by_machine_0_alone(machines, image_folder, tmp_path):
     """Machine 1's view of the folder is an old one, which knows nothing of the best."""
     new, old = tmp_path / "new", tmp_path / "old"
     settings = ["train.evaluation.eval_period=2", "train.train_iter=2"]
-    pretrain(image_folder, new, *settings, ranks=2)
+    pretrain(image_folder, new, *settings)
     shutil.copytree(new, old)
     shutil.rmtree(old / "model_best")
     best = new / "model_best"
