@@ -41,7 +41,6 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit; an image of it takes 0.7 GB as R
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-
 ORIENTATION = 0x0112  # a tag of EXIF
 # What makes an image with an EXIF orientation upright, and what undoes that.
 UPRIGHT = {
@@ -66,9 +65,9 @@ class Reading(NamedTuple):
         return f"data.exif={self.exif} data.bits={self.bits or 16}"
 
 
-def told_reading(told, otherwise=Reading()):
-    """The `Reading` of a model card or of facts, {"exif", "bits": value}; what they don't say is
-    that of `otherwise`."""
+def told_reading(told, otherwise=Reading(exif="ignore")):
+    """The `Reading` of a model card or of facts, {"exif", "bits": value}, else of `otherwise`: images
+    as stored, which is how the authors' code, timm and transformers train."""
     exif, bits = told.get("exif") or otherwise.exif, told.get("bits") or otherwise.bits
     same = (exif, bits or 16) == (otherwise.exif, otherwise.bits or 16)
     return otherwise if same else Reading(exif, bits)

@@ -20,6 +20,7 @@ SECONDS = 2  # of looking, on a slow disk
 DECODED = 16  # images of more than 8 bits, to see how many of them they use
 NAMED = 8  # kinds of files in a line
 USUAL_BITS = (8, 10, 12, 14)  # of cameras and scanners that write files of 16
+UNTOLD = "left as stored, as the weights don't say (--exif apply: turned upright)"
 TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -59,19 +60,19 @@ def _largest(path):
         return 0
 
 
-def describe(images, reading, found, way_out="data.exif=ignore"):
+def describe(images, reading, found, key="data.exif=", left="left as stored"):
     """The line about images with taken and left_out, see `ImageIndex`.
 
     Args:
         found: see `look`.
-        way_out: what leaves images as they are stored.
+        key, left: what sets reading.exif; words for what "ignore" does.
     """
     said = [f"{len(images):,} images taken ({_counts(images.taken)})"]
     if images.left_out:
         said.append(f"left out: {_counts(images.left_out)}")
     some = "" if found.looked_at == len(images) else f" of {found.looked_at:,} looked at"
     if found.turned:
-        done = f"turned upright ({way_out}: not)" if reading.exif == "apply" else "left as stored"
+        done = f"turned upright ({key}ignore: not)" if reading.exif == "apply" else left
         said.append(f"with an EXIF rotation, {done}: {found.turned:,}{some}")
     if found.transparent:
         said.append(f"with transparency, which is dropped: {found.transparent:,}{some}")
@@ -113,8 +114,9 @@ def reader_of(saved, images, args):
     reading = reading_of(saved, args.exif, args.bits)
     found = look(images)
     warning = narrow(reading, found.largest, "--bits ")
+    kept = [] if args.exif or saved.facts.get("exif") else [UNTOLD]
     if images.left_out or found.turned:
-        print(describe(images, reading, found, "--exif ignore"), file=sys.stderr)
+        print(describe(images, reading, found, "--exif ", *kept), file=sys.stderr)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
     transform, size = saved.preprocessing.transform(), saved.sizes.img_size
@@ -122,7 +124,7 @@ def reader_of(saved, images, args):
 
 
 def reading_of(saved, exif=None, bits=None):
-    """How files become pixels for a `SavedModel`: as given, else as in its training, else as usual."""
+    """How files become pixels for a `SavedModel`: as given, else as in its training, else as stored."""
     told = told_reading(saved.facts)
     return Reading(exif or told.exif, bits or told.bits)
 

@@ -29,7 +29,7 @@ PAIRS = (
 EVALUATIONS = ("train.evaluation.eval_period", "train.evaluation.eval_after_n_epoch")
 RECIPES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs", "")
 ZERO_COUNTS = ("train.warmup_ratio", "optim.lr", "train.base_lr")  # of the others 0 is "not set"
-_SETTINGS = {key for pair in PAIRS for key, _ in pair}
+_SETTINGS = {"data.exif", *(key for pair in PAIRS for key, _ in pair)}
 # Where the code lies that writes for a configuration file: OmegaConf, LiBai's LazyCall, Python's own.
 _LIBRARIES = (
     *map(sysconfig.get_path, ("stdlib", "purelib")),
@@ -39,7 +39,7 @@ _LIBRARIES = (
 
 @contextlib.contextmanager
 def watched_settings():
-    """Notes which file writes a setting of `PAIRS`, while configuration files run in the block.
+    """Notes which file writes a setting of `PAIRS`, or data.exif, while configuration files run in the block.
 
     Yields:
         A list that grows: (file, dotted key) in the order of time.
@@ -100,6 +100,11 @@ def settle(cfg, written):
     return [*lines, *_without_effect(cfg, written)]
 
 
+def is_recipe(layer):
+    """Whether a layer is a file of this project's, not of the user's."""
+    return os.path.abspath(layer).startswith(RECIPES)
+
+
 def _is_set(key, value):
     """Whether a value says something; what is none for its key is told by `rules.py`."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -153,5 +158,5 @@ def _without_effect(cfg, written):
         return
     layer, key = written[-1]
     value = OmegaConf.select(cfg, key)
-    if _is_set(key, value) and not os.path.abspath(layer).startswith(RECIPES):
+    if _is_set(key, value) and not is_recipe(layer):
         yield f"{key}={value} has no effect: train.evaluation.enabled=False"

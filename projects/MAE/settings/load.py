@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.compat import keeps_import
 from projects.MAE.runtime.lazy_call import is_call, target_of
-from projects.MAE.settings.alternatives import COMMAND_LINE, settle, watched_settings
+from projects.MAE.settings.alternatives import COMMAND_LINE, is_recipe, settle, watched_settings
 from projects.MAE.settings.check_each import check_groups
 from projects.MAE.utils.disk import rename, sync
 
@@ -57,6 +57,9 @@ def load_config(path, overrides=(), said=None):
     named = [key for key in ("finetune.path", "finetune.weight_style") if key in overridden]
     if named == ["finetune.path"] and not path.endswith(".py"):
         cfg.finetune.weight_style = None  # was that of other weights
+    if any(key == "data.exif" and not is_recipe(layer) for layer, key in written):
+        # Of weights that don't say, too: a recipe's value is not what somebody wants of them.
+        OmegaConf.update(cfg, "train.evaluation.exif", "${data.exif}")
     lines = [*settle(cfg, written), *_settle_finetune(cfg, overridden)]
     if said is not None:
         said.extend(lines)

@@ -283,10 +283,16 @@ def test_commands_read_images_as_the_weights_were_trained(tmp_path, capsys):
     )
     args = SimpleNamespace(on_error="raise", exif=None, bits=None)
     images = ImageList([tmp_path])
-    assert reader_of(saved, images, args).reading == ("apply", None)
+    assert reader_of(saved, images, args).reading == ("ignore", None)  # as their makers' libraries
     told, warning = capsys.readouterr().err.splitlines()
-    assert "left out: 1 .heic; with an EXIF rotation, turned upright (--exif ignore: not): 1" in told
+    kept = "left as stored, as the weights don't say (--exif apply: turned upright): 1"
+    assert f"left out: 1 .heic; with an EXIF rotation, {kept}" in told
     assert warning.startswith("warning: ") and warning.endswith("if they hold 12 bits, set --bits 12")
+    args.exif = "apply"
+    assert reader_of(saved, images, args).reading == ("apply", None)
+    told = capsys.readouterr().err
+    assert "with an EXIF rotation, turned upright (--exif ignore: not): 1" in told
+    args.exif = None
     saved.facts.update(exif="ignore", bits=12)
     assert reader_of(saved, images, args).reading == ("ignore", 12)
     assert "warning" not in capsys.readouterr().err
@@ -306,7 +312,7 @@ def test_a_data_set_reads_its_files_as_weights_need_it(tmp_path):
 
     dataset = PretrainingDataset(tmp_path, False, size, 4, 2)
     other = prepared(dataset, size, Reading("ignore"))
-    key = SampleKey(0, 0, 0, True)
+    key = SampleKey(0, 0, True)
     assert (dataset[key]["images"], other[key]["images"]) == ((4, 8), (8, 4))
     assert told_reading({"exif": "apply", "bits": 16}, Reading()) == Reading()
     assert told_reading({"bits": 12}, Reading("ignore")) == Reading("ignore", 12)
