@@ -30,7 +30,7 @@ class Found(NamedTuple):
     looked_at: int
     turned: int  # images with an EXIF orientation
     transparent: int
-    largest: tuple  # values of files of 16 bits, without those that say how many they use
+    largest: tuple  # `LARGEST` of files of 16 bits, without those that say how many they use
 
 
 def look(images):
@@ -53,11 +53,11 @@ def look(images):
 
 
 def _largest(path):
-    """No value of an image of 16 bits is larger; 0 where the file says how many it uses."""
+    """`LARGEST` of an image's file, or None."""
     try:
-        return read_image(path).info.get(LARGEST, 0)
+        return read_image(path).info.get(LARGEST)
     except (BadImage, MemoryError):
-        return 0
+        return None
 
 
 def describe(images, reading, found, key="data.exif=", left="left as stored"):
@@ -83,24 +83,24 @@ def narrow(reading, largest, way_out="data.bits="):
     """The warning that files of 16 bits hold fewer; None where none does, or the bits were given.
 
     Args:
-        largest: values, one of each file.
+        largest: `LARGEST` of each file.
     """
-    dark = [value for value in largest if not value >> USUAL_BITS[-1]]
+    dark = [(value, shade) for value, shade in largest if not value >> USUAL_BITS[-1]]
     if not dark or reading.bits not in (None, 16):
         return None
-    among = "" if len(dark) == len(largest) else f"{len(dark)} of {len(largest)} "
-    bits = next(b for b in USUAL_BITS if not max(dark) >> b)
-    if not among:
+    most, shades = max(dark)[0], " or ".join(sorted({shade for _, shade in dark}))
+    bits = next(b for b in USUAL_BITS if not most >> b)
+    if len(dark) == len(largest):
         return (
-            f"files of 16 bits hold no value above {max(dark):,} in the images looked at, so they "
-            f"become nearly black: if they hold {bits} bits, set {way_out}{bits}"
+            f"files of 16 bits hold no value above {most:,} in the images looked at, so they "
+            f"become nearly {shades}: if they hold {bits} bits, set {way_out}{bits}"
         )
     if bits > 12:
         return None  # dim ones, as there are among all photographs
     return (
-        f"{among}files of 16 bits that were looked at hold no value above {max(dark):,}, others up to "
-        f"{max(largest):,}: if those hold {bits} bits, they become nearly black: keep them apart, with "
-        f"{way_out}{bits}"
+        f"{len(dark)} of {len(largest)} files of 16 bits that were looked at hold no value above {most:,}, "
+        f"others up to {max(largest)[0]:,}: if those hold {bits} bits, they become nearly {shades}: keep "
+        f"them apart, with {way_out}{bits}"
     )
 
 
