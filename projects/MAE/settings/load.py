@@ -14,10 +14,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from projects.MAE.errors import UserError
-from projects.MAE.runtime.compat import keeps_import
+from projects.MAE.runtime.compat import keeps_import, kept_names
 from projects.MAE.runtime.lazy_call import is_call, target_of
 from projects.MAE.settings.alternatives import COMMAND_LINE, is_recipe, settle, watched_settings
-from projects.MAE.settings.check_each import check_groups
+from projects.MAE.settings.check_each import NODES, check_groups, check_kinds
 from projects.MAE.utils.disk import rename, sync
 
 # Modules whose functions a config.yaml of before a move still calls, and where they are now.
@@ -42,6 +42,7 @@ def load_config(path, overrides=(), said=None):
         said: a list that gets a line for each setting that was given up for another.
     """
     cfg, written = _load_file(path)
+    check_kinds(cfg)
     for override in overrides:
         if "=" not in override or override.startswith("-"):
             raise UserError(f"argument {override!r} is neither an option nor key=value; see --help")
@@ -124,7 +125,7 @@ def _load_file(path):
     for name in [name for name in sys.modules if name.startswith(RECIPES)]:
         del sys.modules[name]
     try:
-        with keeps_import(), watched_settings() as written:
+        with keeps_import(), watched_settings() as written, kept_names() as names:
             cfg = LazyConfig.load(path)
         written = [(file, key) for file, key in written if file != __file__]  # LiBai puts all together
     except UserError:
@@ -133,6 +134,9 @@ def _load_file(path):
         raise UserError(_what_failed(path, error)) from error
     if not isinstance(cfg, DictConfig):
         raise UserError(f"--config-file {path} holds no settings: see projects/MAE/configs")
+    for name in set(NODES) & set(names) - set(cfg):
+        if not callable(names[name]) and not inspect.ismodule(names[name]):
+            cfg[name] = names[name]
     if not path.endswith(".py"):
         content = OmegaConf.to_container(cfg, resolve=False)
         cfg = OmegaConf.create(_with_modules_of_today(content), flags={"allow_objects": True})
