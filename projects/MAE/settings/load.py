@@ -130,7 +130,7 @@ def _load_file(path):
         written = [(file, key) for file, key in written if file != __file__]  # LiBai puts all together
     except UserError:
         raise
-    except Exception as error:  # it runs as a program, so anything may go wrong in it
+    except (Exception, SystemExit) as error:  # it runs as a program, so anything may go wrong in it
         raise UserError(_what_failed(path, error)) from error
     if not isinstance(cfg, DictConfig):
         raise UserError(f"--config-file {path} holds no settings: see projects/MAE/configs")
@@ -177,6 +177,9 @@ def _what_failed(path, error):
         reason = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
     if isinstance(error, AttributeError) and reason.startswith("'dict' object has no attribute"):
         reason += ": write group['key'] = value, or make the group with OmegaConf.create({...})"
+    if isinstance(error, SystemExit):
+        reason = f"{error.code}: " if isinstance(error.code, str) else ""
+        reason += "take out what ends the program"
     where = f"{file}, line {line}" if line else file
     return f"--config-file {where}: {type(error).__name__}: {reason}"
 

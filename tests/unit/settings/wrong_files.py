@@ -23,6 +23,15 @@ FILES = [
         "quickstart_finetune.py does with mae_finetune.py",
     ),
 ]
+FILES += [
+    (f"x = 1\n{line}\n", f"FILE, line 2: SystemExit: {said}take out what ends the program")
+    for line, said in (
+        ("raise SystemExit", ""),
+        ("import sys; sys.exit()", ""),
+        ("import sys; sys.exit(3)", ""),
+        ("raise SystemExit('no data')", "no data: "),
+    )
+]
 # Lines below a recipe, as a user would write them.
 GROUP = "must be a group of settings: set"
 FIRST = {
