@@ -110,5 +110,4 @@ class EvaluationBatches:
             yield [self._key(index) for index in range(first, first + self.rows)]
 
     def _key(self, index):
-        valid = index < self.num_samples
-        return SampleKey(0, index if valid else 0, valid)
+        return SampleKey(0, index, True) if index < self.num_samples else SampleKey(0, 0, False)

@@ -1,4 +1,5 @@
 """What is said at the start of images: those taken, those left out, and the odd ones among them."""
+import contextlib
 import sys
 import time
 from typing import NamedTuple
@@ -54,10 +55,8 @@ def look(images):
 
 def _largest(path):
     """`LARGEST` of an image's file, or None."""
-    try:
+    with contextlib.suppress(BadImage, MemoryError):
         return read_image(path).info.get(LARGEST)
-    except (BadImage, MemoryError):
-        return None
 
 
 def describe(images, reading, found, key="data.exif=", left="left as stored"):

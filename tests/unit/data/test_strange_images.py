@@ -1,4 +1,5 @@
 """Images that are easily misread: turned by EXIF, of 12 bits, with white as zero; what is said of them."""
+import io
 import struct
 from types import SimpleNamespace
 
@@ -188,6 +189,22 @@ def test_exif_rotation_is_honoured_or_ignored(tmp_path, kind, orientation):
         (to_rgb(Image.open(path), Reading("ignore")), stored),
     ):
         np.testing.assert_array_equal(np.asarray(found), expected)
+
+
+@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
+def test_a_tiff_that_pillow_has_turned_can_be_had_as_stored(tmp_path, orientation):
+    data = turned("TIFF", orientation) if orientation else encode(pixels(), "TIFF")
+    path, ignore = write(tmp_path, "a.tif", data), Reading("ignore")
+    decoded, nameless = Image.open(path), Image.open(io.BytesIO(data))
+    for image in (decoded, nameless):
+        image.load()
+    np.testing.assert_array_equal(np.asarray(to_rgb(decoded, ignore)), np.asarray(read_image(path, ignore)))
+    if orientation in (None, 1):
+        np.testing.assert_array_equal(np.asarray(to_rgb(nameless, ignore)), pixels())
+        return
+    with pytest.raises(BadImage, match="Pillow has turned it upright: give the path of its file"):
+        to_rgb(nameless, ignore)
+    np.testing.assert_array_equal(np.asarray(to_rgb(nameless)), np.asarray(read_image(path)))
 
 
 ODD = {**DECLARED, **NARROW, **{f"turned {k}": turned(k, 6) for k in ("JPEG", "PNG", "TIFF")}}
