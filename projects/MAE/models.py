@@ -38,7 +38,7 @@ def load_encoder(
         batch_size: images that are encoded at a time.
         num_heads: attention heads, where neither the weights nor their size tell.
         ema: take the averaged weights of a training file that has both.
-        exif, bits: how files become pixels, see `Reading`; by default as in training, else as stored.
+        exif, bits: how files become pixels, see `Reading`; by default as trained, else as stored.
 
     Raises:
         UserError: the weights can't be read, take images of other than 3 channels, or it is not known
@@ -98,7 +98,8 @@ class Encoder:
         largest, turned = [], False
         for start in range(0, len(images), self.batch_size):
             batch = [as_rgb(image, self.reading) for image in images[start : start + self.batch_size]]
-            turned = turned or self._assumes_exif and any(orientation(image) != 1 for image in batch)
+            if self._assumes_exif:
+                turned = turned or any(orientation(image) != 1 for image in batch)
             largest += [image.info[LARGEST] for image in batch if image.info.get(LARGEST)]
             prepared = np.stack([self.transform(image) for image in batch])
             result[start : start + len(batch)] = self.encode(prepared, features, block)

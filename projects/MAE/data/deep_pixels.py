@@ -20,8 +20,8 @@ for _key, _value in {
     TiffImagePlugin.OPEN_INFO.setdefault(_key, _value)
 
 BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 259, 262, 284, 339  # tags of TIFF
-# In the `info` of an image of 8 bits that had 16: (no value was larger, what 0 looks like); nothing where
-# the file says how many bits it uses, or all are 0.
+# In the `info` of an image of 8 bits that had 16: (no value was larger, what 0 looks like); nothing
+# where the file says how many bits it uses, or all are 0.
 LARGEST = "largest of 16 bits"
 NO_RANGE = "its pixels are numbers of no known range (32 bits, or with a sign): save it with 8 or 16"
 ITS_PATH = "give the path of its file"

@@ -60,8 +60,8 @@ class Reading(NamedTuple):
 
 
 def told_reading(told, otherwise=Reading(exif="ignore")):
-    """The `Reading` of a model card or of facts, {"exif", "bits": value}, else of `otherwise`: images
-    as stored, which is how the authors' code, timm and transformers train."""
+    """The `Reading` of a model card or of facts, {"exif", "bits": value}, else of `otherwise`:
+    images as stored, which is how the authors' code, timm and transformers train."""
     exif, bits = told.get("exif") or otherwise.exif, told.get("bits") or otherwise.bits
     same = (exif, bits or 16) == (otherwise.exif, otherwise.bits or 16)
     return otherwise if same else Reading(exif, bits)

@@ -97,9 +97,9 @@ def narrow(reading, largest, way_out="data.bits="):
     if bits > 12:
         return None  # dim ones, as there are among all photographs
     return (
-        f"{len(dark)} of {len(largest)} files of 16 bits that were looked at hold no value above {most:,}, "
-        f"others up to {max(largest)[0]:,}: if those hold {bits} bits, they become nearly {shades}: keep "
-        f"them apart, with {way_out}{bits}"
+        f"{len(dark)} of {len(largest)} files of 16 bits that were looked at hold no value above "
+        f"{most:,}, others up to {max(largest)[0]:,}: if those hold {bits} bits, they become nearly "
+        f"{shades}: keep them apart, with {way_out}{bits}"
     )
 
 
@@ -123,7 +123,7 @@ def reader_of(saved, images, args):
 
 
 def reading_of(saved, exif=None, bits=None):
-    """How files become pixels for a `SavedModel`: as given, else as in its training, else as stored."""
+    """The `Reading` for a `SavedModel`: as given, else as in its training, else as stored."""
     told = told_reading(saved.facts)
     return Reading(exif or told.exif, bits or told.bits)
 

@@ -39,7 +39,7 @@ _LIBRARIES = (
 
 @contextlib.contextmanager
 def watched_settings():
-    """Notes which file writes a setting of `PAIRS`, or data.exif, while configuration files run in the block.
+    """Notes which file writes a setting of `PAIRS`, or data.exif, while configuration files run.
 
     Yields:
         A list that grows: (file, dotted key) in the order of time.

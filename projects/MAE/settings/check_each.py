@@ -59,7 +59,8 @@ def check_kinds(cfg):
     for key in NODES:
         if key in cfg and not isinstance(cfg[key], DictConfig):
             one = next((name for name in RULES if name.startswith(f"{key}.")), key)
-            kind = RULES[key].must_be if key in RULES else f"a group of settings: set {one} and the like"
+            group = f"a group of settings: set {one} and the like"
+            kind = RULES[key].must_be if key in RULES else group
             raise UserError(f"{key}={_text(cfg[key])} must be {kind}")
 
 

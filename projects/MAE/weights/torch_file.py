@@ -191,7 +191,7 @@ class _TorchZip:
         return np.lib.stride_tricks.as_strided(flat[offset:], size, strides, writeable=False)
 
     def array(self, kind, *unused):
-        """A NumPy array of numbers, which lie in the pickle itself; sizes are checked, never believed."""
+        """A NumPy array of numbers, which lie in the pickle; sizes are checked, never believed."""
         if str(kind) != "numpy.ndarray":
             raise ValueError("a NumPy array of another class")
         value = np.empty(0, np.uint8)
