@@ -173,5 +173,5 @@ def _reason(path, error):
     if path is not None and os.path.getsize(path) == 0:
         return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is not an image of a known format and depth"
+        return "it is not an image of a known format and depth: save it as PNG of 8 or 16 bits"
     return (str(error).splitlines() or [type(error).__name__])[0]

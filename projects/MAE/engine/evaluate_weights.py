@@ -83,7 +83,8 @@ def _way_out(report, model):
 def prepared_for(loader, card, cfg, source):
     """The loader of `dataloader.test` that makes of files what the weights' training did.
 
-    So does predict. Where the configuration's differs, one line says so, and which is used. An image size of the configuration's own stays, with the mean, std and filter of the weights.
+    So does predict. Where the configuration's differs, one line says so, and which is used. An image
+    size of the configuration's own stays, with the mean, std and filter of the weights.
     """
     told = card.get("preprocessing")
     theirs, ours = both_preprocessings(told, cfg)

@@ -124,6 +124,33 @@ def test_16_bits_in_planes_are_no_bytes(tmp_path):
         to_rgb(decoded)
 
 
+def bits_of(values, bits):
+    """Values packed with the high bits first, as TIFF has them."""
+    text = "".join(f"{value:0{bits}b}" for value in values.ravel().tolist())
+    return int(text, 2).to_bytes(len(text) // 8, "big")
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_packed_colours_that_pillow_can_not_unpack_are_refused(tmp_path, bits):
+    values = pixels(dtype=np.uint16) >> (16 - bits)
+    files = [tiff("<", [bits] * 3, 2, bits_of(values, bits), tag277=3)]
+    files += [tiff("<", bits, 1, bits_of(values[..., 0], bits))] if bits != 12 else []
+    for file in files:
+        with pytest.raises(BadImage, match="known format and depth: save it as PNG of 8 or 16 bits"):
+            read_image(write(tmp_path, "a.tif", file))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_jpeg_2000_scales_by_what_the_file_declares(tmp_path, bits):
+    """Pillow writes 16 bits alone: the header is changed, and the offset that a decoder adds."""
+    values = pixels(channels=1, dtype=np.uint16) >> (16 - bits)
+    of_16 = values + np.uint16((1 << 15) - (1 << (bits - 1)))
+    file = bytearray(encode(Image.fromarray(of_16), "JPEG2000"))
+    file[file.find(b"ihdr") + 14] = file[file.find(b"\xff\x51") + 40] = bits - 1
+    found = np.asarray(read_image(write(tmp_path, "a.jp2", bytes(file))))
+    np.testing.assert_array_equal(found, np.stack([values >> (bits - 8)] * 3, axis=2))
+
+
 def test_signed_numbers_of_8_bits_are_refused(tmp_path):
     path = write(tmp_path, "a.tif", tiff("<", 8, 1, pixels(channels=1).tobytes(), tag339=2))
     with pytest.raises(BadImage, match="no known range"):
