@@ -61,6 +61,16 @@ def watched_settings():
         DictConfig._set_item_impl = original
 
 
+def plain_settings(names):
+    """The watched settings among what a file defines as plain dictionaries, which nothing notices.
+
+    Args:
+        names: {name: value} of the file.
+    """
+    plain = ((name, value) for name, value in names.items() if isinstance(value, dict))
+    return _SETTINGS & {key for name, value in plain for key in _names(name, value)}
+
+
 def _names(key, value):
     """The dotted names that are written with a value, which may be a group of settings. The name of
     the variable that holds the outermost group is none of theirs."""

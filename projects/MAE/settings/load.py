@@ -16,7 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.compat import keeps_import, kept_names
 from projects.MAE.runtime.lazy_call import is_call, target_of
-from projects.MAE.settings.alternatives import COMMAND_LINE, is_recipe, settle, watched_settings
+from projects.MAE.settings.alternatives import (
+    COMMAND_LINE,
+    is_recipe,
+    plain_settings,
+    settle,
+    watched_settings,
+)
 from projects.MAE.settings.check_each import NODES, check_groups, check_kinds
 from projects.MAE.utils.disk import rename, sync
 
@@ -134,6 +140,7 @@ def _load_file(path):
         raise UserError(_what_failed(path, error)) from error
     if not isinstance(cfg, DictConfig):
         raise UserError(f"--config-file {path} holds no settings: see projects/MAE/configs")
+    written += [(path, key) for key in sorted(plain_settings(names))]
     for name in set(NODES) & set(names) - set(cfg):
         if not callable(names[name]) and not inspect.ismodule(names[name]):
             cfg[name] = names[name]

@@ -66,6 +66,10 @@ OWN = """from projects.MAE.configs.quickstart_finetune import *
 
 data.exif = "apply"
 """
+PLAIN = """from projects.MAE.configs.quickstart_finetune import *
+
+data = dict(exif="apply", mean=data.mean, std=data.std)
+"""
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,8 @@ data.exif = "apply"
         (RECIPE, [], {}, "ignore"),
         (str(ROOT / CONFIGS / "mae_finetune.py"), ["model.img_size=24"], {}, "ignore"),
         (RECIPE, ["data.exif=apply"], {}, "apply"),
-        ("own.py", [], {}, "apply"),
+        (OWN, [], {}, "apply"),
+        (PLAIN, [], {}, "apply"),
         (RECIPE, ["train.evaluation.preprocessing=recipe"], {}, "apply"),
         (RECIPE, [], {"exif": "apply"}, "apply"),
     ],
@@ -83,16 +88,17 @@ def test_of_weights_that_say_nothing_of_exif(
     settings, tmp_path, caplog, recipe, overrides, card, expected
 ):
     """As predict: images as stored, unless the user has set data.exif. No recipe's counts."""
-    (tmp_path / "own.py").write_text(OWN)
-    path = str(tmp_path / recipe) if recipe == "own.py" else recipe
-    cfg = load_config(path, [*settings, *overrides])
+    if recipe in (OWN, PLAIN):
+        (tmp_path / "own.py").write_text(recipe)
+        recipe = str(tmp_path / "own.py")
+    cfg = load_config(recipe, [*settings, *overrides])
     (first,) = loaders_of(cfg)
     with caplog.at_level("INFO"):
         found = prepared_for(first, card, cfg, "W").dataset.images.reading
     assert found.exif == expected
     said = f"W does not say what was done about EXIF rotations: data.exif={expected} is taken"
     assert (said in caplog.text) == (not card) and "was trained with" not in caplog.text
-    if not (overrides or card or recipe == "own.py"):  # and predict, on the same weights
+    if expected == "ignore":  # and predict, on the same weights
         assert found.exif == reading_of(SimpleNamespace(facts=card)).exif
 
 
