@@ -63,7 +63,7 @@ def our_samples(dataset):
     epoch = 0
     while True:
         for index in range(len(dataset)):
-            yield dataset[SampleKey(epoch, index, 0, True)]
+            yield dataset[SampleKey(epoch, index, True)]
         epoch += 1
 
 

@@ -68,7 +68,7 @@ SHARED = {
     "--exif": dict(
         choices=["apply", "ignore"],
         help="the EXIF rotation of images: turn them upright, or leave them as stored (default: as in "
-        "training, else apply)",
+        "training, else ignore)",
     ),
     "--bits": dict(
         metavar="N",

@@ -14,12 +14,16 @@ import numpy as np
 from PIL import Image
 
 from projects.MAE.data.deep_pixels import LARGEST, BadImage
-from projects.MAE.data.image_file import Reading, read_image, to_rgb
+from projects.MAE.data.image_file import Reading, orientation, read_image, to_rgb
 from projects.MAE.data.survey import narrow, reading_of
 from projects.MAE.errors import UserError
 from projects.MAE.runtime.single_process import start_one_process
 
 FEATURES = ("class", "mean", "all")
+LEFT_AS_STORED = (
+    "images with an EXIF rotation are left as stored, as the weights don't say: load_encoder(..., "
+    "exif='apply') turns them upright"
+)
 
 
 def load_encoder(
@@ -34,7 +38,7 @@ def load_encoder(
         batch_size: images that are encoded at a time.
         num_heads: attention heads, where neither the weights nor their size tell.
         ema: take the averaged weights of a training file that has both.
-        exif, bits: how files become pixels, see `Reading`; by default as in training, else as usual.
+        exif, bits: how files become pixels, see `Reading`; by default as trained, else as stored.
 
     Raises:
         UserError: the weights can't be read, take images of other than 3 channels, or it is not known
@@ -65,7 +69,8 @@ class Encoder:
         self.num_tokens = 1 + (sizes.img_size // sizes.patch_size) ** 2
         self.default_features = "mean" if saved.model.global_pool else "class"
         self.transform, self.reading = saved.preprocessing.transform(), reading_of(saved, exif, bits)
-        self._warned = False
+        self._assumes_exif = not (exif or saved.facts.get("exif"))
+        self._warned = set()
 
     def __call__(self, images, features=None, block=None):
         """Features of images.
@@ -89,19 +94,23 @@ class Encoder:
         features, block = self.check(features, block)
         if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
             raise TypeError("images must be a sequence of images: put one image in a list")
-        result, largest = np.empty((len(images), *self.shape(features)), np.float32), []
+        result = np.empty((len(images), *self.shape(features)), np.float32)
+        largest, turned = [], False
         for start in range(0, len(images), self.batch_size):
             batch = [as_rgb(image, self.reading) for image in images[start : start + self.batch_size]]
+            if self._assumes_exif:
+                turned = turned or any(orientation(image) != 1 for image in batch)
             largest += [image.info[LARGEST] for image in batch if image.info.get(LARGEST)]
             prepared = np.stack([self.transform(image) for image in batch])
             result[start : start + len(batch)] = self.encode(prepared, features, block)
-        self._warn(narrow(self.reading, largest, "bits="))
+        self._warn("bits", narrow(self.reading, largest, "bits="))
+        self._warn("exif", LEFT_AS_STORED if turned else None)
         return result
 
-    def _warn(self, text):
-        if text and not self._warned:
+    def _warn(self, kind, text):
+        if text and kind not in self._warned:
             warnings.warn(text, stacklevel=3)
-            self._warned = True
+            self._warned.add(kind)
 
     def check(self, features=None, block=None):
         """(features, block) with the defaults filled in. Raises a UserError where there is no such."""

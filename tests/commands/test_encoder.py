@@ -52,10 +52,14 @@ def test_an_image_of_pillow_is_its_file(encoder, pixels, tmp_path):
     Image.fromarray(pixels[0]).save(tmp_path / "turned.jpg", exif=exif)
     Image.fromarray(pixels[0, :, :, 0].astype(np.uint16) << 4).save(tmp_path / "narrow.png")
     paths = [tmp_path / "turned.jpg", tmp_path / "narrow.png"]
-    usual, narrow = encoder("encoder"), encoder("encoder", bits=12, exif="ignore")
+    usual, narrow = encoder("encoder", exif="apply"), encoder("encoder", bits=12)
     with pytest.warns(UserWarning, match="if they hold 12 bits, set bits=12") as said:
         of_files = usual(paths)
         np.testing.assert_array_equal(usual([Image.open(path) for path in paths]), of_files)
+    assert len(said) == 1
+    with pytest.warns(UserWarning, match="weights don't say: .* exif='apply'") as said:
+        narrow(paths)
+        narrow(paths)
     assert len(said) == 1
     others = narrow(paths)
     np.testing.assert_array_equal(narrow([Image.open(path) for path in paths]), others)

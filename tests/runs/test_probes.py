@@ -171,7 +171,7 @@ def expected_accuracy(data, pretrained, k, temperature):
     for train_split in (True, False):
         node.train = train_split
         dataset = instantiate(node)
-        samples = [dataset[SampleKey(0, i, 0, True)] for i in range(len(dataset))]
+        samples = [dataset[SampleKey(0, i, True)] for i in range(len(dataset))]
         images = flow.from_numpy(np.stack([sample["images"] for sample in samples]))
         images = images.to_global(placement=flow.placement("cpu", [0]), sbp=batch_sbp())
         rows = model.forward_features(images).numpy().astype(np.float64)

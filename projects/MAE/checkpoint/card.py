@@ -1,11 +1,13 @@
 """What a checkpoint says of the model and the run that it belongs to: its model card."""
+import inspect
+
 import numpy as np
 from omegaconf import ListConfig
 
 from projects.MAE.data.datasets import classes_of, comparable, files_of, place_of
 from projects.MAE.data.preprocessing import configured_preprocessing
 from projects.MAE.errors import UserError
-from projects.MAE.runtime.lazy_call import class_name
+from projects.MAE.runtime.lazy_call import class_name, is_call, target_of
 
 # What a card's entries are called in messages, where that is not model.KEY.
 NAMES = {
@@ -22,12 +24,13 @@ NAMES = {
     "preprocessing.resample": "dataloader.test.0.dataset.transform: resample",
     "preprocessing.crop": "model.img_size",
 }
+PLAIN = (bool, int, float, str, type(None))
 LISTS = {"classes": "class folders", "image_list": "names of the training images"}
 
 
 def run_card(run):
     """What a checkpoint says of its model and `Run` without the data: kind, sizes, optimizer, batch,
-    seed, and how images are prepared."""
+    seed, and how images are prepared and augmented."""
     cfg = run.cfg
     sizes = {k: v for k, v in cfg.model.items() if isinstance(v, (int, float, bool, str))}
     return {
@@ -37,6 +40,7 @@ def run_card(run):
         "global_batch_size": run.batch.total,
         "seed": cfg.train.seed,
         "optimizer": class_name(cfg.optim),
+        "augmentation": _augmentation(cfg.dataloader.train),
     }
 
 
@@ -51,6 +55,33 @@ def _images_as_prepared(cfg):
     if "mean" in data and "std" in data:
         told["preprocessing"] = {"mean": list(data.mean), "std": list(data.std)}
     return told
+
+
+def _augmentation(train):
+    """{key of a setting: value} of what training makes of images: transforms and mixup, with all of
+    their arguments; of a call its name."""
+    datasets = train.get("dataset") or []
+    nodes = {"dataloader.train.mixup": train.get("mixup")}
+    for i, dataset in enumerate([datasets] if is_call(datasets) else datasets):
+        nodes[f"dataloader.train.dataset.{i}.transform"] = dataset.get("transform")
+    return dict(pair for key, node in nodes.items() for pair in _settings(key, node))
+
+
+def _settings(key, value):
+    if is_call(value):
+        yield key, class_name(value)
+        defaults = inspect.signature(target_of(key, value)).parameters
+        given = {name: value[name] for name in value if name != "_target_"}
+        for name, part in {**{n: p.default for n, p in defaults.items()}, **given}.items():
+            yield from _settings(f"{key}.{name}", part)
+    elif isinstance(value, (list, tuple, ListConfig)):
+        is_plain = all(isinstance(part, PLAIN) for part in value)
+        names = (class_name(part) if is_call(part) else "..." for part in value)
+        yield key, list(value) if is_plain else ", ".join(names)
+        for i, part in enumerate(() if is_plain else value):
+            yield from _settings(f"{key}.{i}", part)
+    elif isinstance(value, PLAIN):
+        yield key, value
 
 
 def _plain(values):
@@ -149,14 +180,15 @@ def difference_of_runs(card, current):
             continue
         if key in LISTS:  # too long to be printed
             return LISTS[key], "the data's", "others"
-        return NAMES.get(key, f"model.{key}"), value, card[key]
+        return NAMES.get(key, key if "." in key else f"model.{key}"), value, card[key]
     return None
 
 
 def _flat(card):
-    """A card with the parts of its preprocessing beside the other entries."""
+    """A card with the parts of its preprocessing and augmentation behind the other entries."""
     parts = {f"preprocessing.{k}": v for k, v in _plain(card.get("preprocessing") or {}).items()}
-    return {**{k: v for k, v in card.items() if k != "preprocessing"}, **parts}
+    plain = {k: v for k, v in card.items() if k not in ("preprocessing", "augmentation")}
+    return {**plain, **parts, **(card.get("augmentation") or {})}
 
 
 def check_same_run(card, current, checkpoint):

@@ -39,6 +39,7 @@ CARD_TYPES = {
     "global_pool": (bool, "true or false"),
     "classes": (list, "a list of names"),
     "preprocessing": (dict, "an object with resize, crop, mean, std, resample"),
+    "augmentation": (dict, "an object with the settings of training"),
     "exif": (str, "apply or ignore"),
     "bits": (int, "a whole number"),
 }

@@ -98,7 +98,7 @@ def _check_own(dataset, model, has_labels, trains):
     if trains and model.get("drop_path_rate"):
         wanted["drop_path_noise"] = ("float32", (2 * model.depth,))
     way_out = ", or set model.img_size, model.in_chans"
-    sample = BatchReader(dataset)([SampleKey(epoch=0, index=0, step=0, valid=True)])
+    sample = BatchReader(dataset)([SampleKey(epoch=0, index=0, valid=True)])
     for field, (dtype, shape) in wanted.items():
         needed = f"{dtype} {list(shape)}"
         found = sample.get(field)

@@ -20,8 +20,8 @@ for _key, _value in {
     TiffImagePlugin.OPEN_INFO.setdefault(_key, _value)
 
 BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 259, 262, 284, 339  # tags of TIFF
-# In the `info` of an image of 8 bits that had 16: no value was larger; 0 where the file says how many
-# bits it uses.
+# In the `info` of an image of 8 bits that had 16: (no value was larger, what 0 looks like); nothing
+# where the file says how many bits it uses, or all are 0.
 LARGEST = "largest of 16 bits"
 NO_RANGE = "its pixels are numbers of no known range (32 bits, or with a sign): save it with 8 or 16"
 ITS_PATH = "give the path of its file"
@@ -57,7 +57,7 @@ def with_8_bits(image, bits):
         return _high_bits(image, bits)
     if is_wide(image):
         image.load()
-        image.info[LARGEST] = _most_of_high_bytes(image)
+        image.info[LARGEST] = _largest_of_high_bytes(image)
     elif bits < 16:
         _check_decoded(image, bits)
     return image
@@ -206,12 +206,11 @@ def _has_16_bits(image):
     return 16 in (bits if isinstance(bits, tuple) else (bits,))
 
 
-def _most_of_high_bytes(image):
-    """What values of 16 bits can be at most, whose high bytes are the colours of an image."""
-    values = np.asarray(image)
+def _largest_of_high_bytes(image):
+    """`LARGEST` of values of 16 bits, whose high bytes are the colours of an image."""
     colours = {"LA": 1, "CMYK": 4}.get(image.mode, 3)
-    largest = int(values[..., :colours].max())
-    return largest << 8 | 255 if largest else 0
+    largest = int(np.asarray(image)[..., :colours].max())
+    return largest and (largest << 8 | 255, "white" if colours == 4 else "black")
 
 
 def _high_bits(image, bits):
@@ -224,10 +223,11 @@ def _high_bits(image, bits):
     largest = int(values.max())
     if largest >> bits:
         raise BadImage(f"it has a value of {largest}, more than data.bits={bits} can hold")
+    shade = "black"
     if _tag(image, PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds at 8 bits only
-        values = (1 << bits) - 1 - values
+        values, shade = (1 << bits) - 1 - values, "white"
     high = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
-    high.info[LARGEST] = largest if declared is None else 0
+    high.info[LARGEST] = largest and not declared and (largest, shade)
     return high
 
 

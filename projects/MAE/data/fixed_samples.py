@@ -31,7 +31,7 @@ def fixed_samples(dataset, count):
         UserError: an image can't be read, or none can.
     """
     indices = spread(len(dataset), count)
-    keys = [SampleKey(epoch=0, index=index, step=0, valid=True) for index in indices]
+    keys = [SampleKey(epoch=0, index=index, valid=True) for index in indices]
     batch = BatchReader(dataset)(keys)
     skipped = {index for index, _ in batch.get("skipped", ())}
     labels = [_name(dataset, index) for index in indices]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from projects.MAE.data.deep_pixels import (
+    ITS_PATH,
     BadImage,
     check_decoding,
     is_lost_once_decoded,
@@ -29,11 +30,8 @@ EXTENSIONS = (
 
 # Pillow knows forty formats more; some start other programs (EPS) or have no signature (TGA).
 Image.init()
-FORMATS = tuple(
-    name
-    for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-    if name in Image.OPEN  # AVIF since Pillow 11.3
-)
+_KNOWN = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = tuple(filter(Image.OPEN.get, _KNOWN))  # AVIF since Pillow 11.3
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit; an image of it takes 0.7 GB as RGB
 
@@ -41,17 +39,12 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit; an image of it takes 0.7 GB as R
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-
 ORIENTATION = 0x0112  # a tag of EXIF
 # What makes an image with an EXIF orientation upright, and what undoes that.
 UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    **{2: Image.Transpose.FLIP_LEFT_RIGHT, 4: Image.Transpose.FLIP_TOP_BOTTOM},
+    **{5: Image.Transpose.TRANSPOSE, 7: Image.Transpose.TRANSVERSE},
+    **{3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90},
 }
 AS_STORED = {**UPRIGHT, 6: UPRIGHT[8], 8: UPRIGHT[6]}
 
@@ -66,9 +59,9 @@ class Reading(NamedTuple):
         return f"data.exif={self.exif} data.bits={self.bits or 16}"
 
 
-def told_reading(told, otherwise=Reading()):
-    """The `Reading` of a model card or of facts, {"exif", "bits": value}; what they don't say is
-    that of `otherwise`."""
+def told_reading(told, otherwise=Reading(exif="ignore")):
+    """The `Reading` of a model card or of facts, {"exif", "bits": value}, else of `otherwise`:
+    images as stored, which is how the authors' code, timm and transformers train."""
     exif, bits = told.get("exif") or otherwise.exif, told.get("bits") or otherwise.bits
     same = (exif, bits or 16) == (otherwise.exif, otherwise.bits or 16)
     return otherwise if same else Reading(exif, bits)
@@ -139,15 +132,26 @@ def _open_at_once(path, flags):
 
 
 def _to_rgb(image, reading):
-    # Pillow turns a TIFF file itself, while it decodes it.
-    stored = orientation(image) if image.format == "TIFF" else 1
+    ignores = reading.exif == "ignore"
+    stored = _stored_orientation(image) if ignores and image.format == "TIFF" else 1
     rgb = _rgb_as_decoded(image, reading.bits)
     now = orientation(image)  # of a PNG file it may stand behind the pixels
-    if reading.exif == "ignore":
+    if ignores:
         method = AS_STORED.get(stored) if now == 1 else None
     else:
         method = UPRIGHT.get(now)
     return rgb if method is None else rgb.transpose(method)
+
+
+def _stored_orientation(image):
+    """Of a TIFF file, which Pillow turns itself, and forgets why, while it decodes it."""
+    found, tags = orientation(image), image.tag_v2.tagtype  # which keeps the tags that it has read
+    if found != 1 or ORIENTATION not in tags or ORIENTATION in image.getexif():
+        return found
+    if not image.filename:
+        raise BadImage(f"Pillow has turned it upright: {ITS_PATH}")
+    with open_image(image.filename) as file:
+        return orientation(file)
 
 
 def _rgb_as_decoded(image, bits):
@@ -169,5 +173,5 @@ def _reason(path, error):
     if path is not None and os.path.getsize(path) == 0:
         return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is not an image of a known format and depth"
+        return "it is not an image of a known format and depth: save it as PNG of 8 or 16 bits"
     return (str(error).splitlines() or [type(error).__name__])[0]

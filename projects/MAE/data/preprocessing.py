@@ -76,16 +76,13 @@ def both_preprocessings(told, cfg):
 
 
 def both_readings(facts, cfg):
-    """How files become pixels: as weights say it, and as a configuration does.
+    """How files become pixels: two `Reading`s, as weights say it and as a configuration does.
 
     Where weights say nothing the first is the configuration's; data.bits that it sets is, too: it tells
     of the files, which may be others than those of the weights.
 
     Args:
         facts: what is known of the weights, as a model card has it.
-
-    Returns:
-        Two `Reading`s.
     """
     data = cfg.get("data") or {}
     ours = Reading(data.get("exif", "apply"), data.get("bits"))

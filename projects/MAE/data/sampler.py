@@ -10,7 +10,6 @@ class SampleKey(NamedTuple):
 
     epoch: int  # pass over the data set, 0 in evaluation
     index: int  # place in the data set
-    step: int  # optimizer step, or batch number in evaluation
     valid: bool  # False for the rows that only fill up the last evaluation batch
 
 
@@ -58,11 +57,11 @@ class TrainingStream:
     def __iter__(self):
         for step in range(self.start_step, self.start_step + self.num_steps):
             first = step * self.global_batch_size + self.first_row
-            yield [self._key(position, step) for position in range(first, first + self.rows)]
+            yield [self._key(position) for position in range(first, first + self.rows)]
 
-    def _key(self, position, step):
+    def _key(self, position):
         epoch, offset = divmod(position, self.num_samples)
-        return SampleKey(epoch, int(self._permutation(epoch)[offset]), step, True)
+        return SampleKey(epoch, int(self._permutation(epoch)[offset]), True)
 
     def _permutation(self, epoch):
         if epoch not in self._permutations:
@@ -85,7 +84,7 @@ class EvaluationBatches:
         batch_size_per_rank, data_rank, data_ranks: b, r and R.
 
     Yields:
-        A list of b `SampleKey`s a batch, with epoch 0 and the batch number as step.
+        A list of b `SampleKey`s a batch, with epoch 0.
 
     Raises:
         UserError: b is not positive.
@@ -108,8 +107,7 @@ class EvaluationBatches:
     def __iter__(self):
         for batch in range(len(self)):
             first = batch * self.global_batch_size + self.first_row
-            yield [self._key(index, batch) for index in range(first, first + self.rows)]
+            yield [self._key(index) for index in range(first, first + self.rows)]
 
-    def _key(self, index, batch):
-        valid = index < self.num_samples
-        return SampleKey(0, index if valid else 0, batch, valid)
+    def _key(self, index):
+        return SampleKey(0, index, True) if index < self.num_samples else SampleKey(0, 0, False)

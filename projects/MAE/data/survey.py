@@ -1,4 +1,5 @@
 """What is said at the start of images: those taken, those left out, and the odd ones among them."""
+import contextlib
 import sys
 import time
 from typing import NamedTuple
@@ -20,6 +21,7 @@ SECONDS = 2  # of looking, on a slow disk
 DECODED = 16  # images of more than 8 bits, to see how many of them they use
 NAMED = 8  # kinds of files in a line
 USUAL_BITS = (8, 10, 12, 14)  # of cameras and scanners that write files of 16
+UNTOLD = "left as stored, as the weights don't say (--exif apply: turned upright)"
 TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -29,7 +31,7 @@ class Found(NamedTuple):
     looked_at: int
     turned: int  # images with an EXIF orientation
     transparent: int
-    largest: tuple  # values of files of 16 bits, without those that say how many they use
+    largest: tuple  # `LARGEST` of files of 16 bits, without those that say how many they use
 
 
 def look(images):
@@ -52,26 +54,24 @@ def look(images):
 
 
 def _largest(path):
-    """No value of an image of 16 bits is larger; 0 where the file says how many it uses."""
-    try:
-        return read_image(path).info.get(LARGEST, 0)
-    except (BadImage, MemoryError):
-        return 0
+    """`LARGEST` of an image's file, or None."""
+    with contextlib.suppress(BadImage, MemoryError):
+        return read_image(path).info.get(LARGEST)
 
 
-def describe(images, reading, found, way_out="data.exif=ignore"):
+def describe(images, reading, found, key="data.exif=", left="left as stored"):
     """The line about images with taken and left_out, see `ImageIndex`.
 
     Args:
         found: see `look`.
-        way_out: what leaves images as they are stored.
+        key, left: what sets reading.exif; words for what "ignore" does.
     """
     said = [f"{len(images):,} images taken ({_counts(images.taken)})"]
     if images.left_out:
         said.append(f"left out: {_counts(images.left_out)}")
     some = "" if found.looked_at == len(images) else f" of {found.looked_at:,} looked at"
     if found.turned:
-        done = f"turned upright ({way_out}: not)" if reading.exif == "apply" else "left as stored"
+        done = f"turned upright ({key}ignore: not)" if reading.exif == "apply" else left
         said.append(f"with an EXIF rotation, {done}: {found.turned:,}{some}")
     if found.transparent:
         said.append(f"with transparency, which is dropped: {found.transparent:,}{some}")
@@ -82,24 +82,24 @@ def narrow(reading, largest, way_out="data.bits="):
     """The warning that files of 16 bits hold fewer; None where none does, or the bits were given.
 
     Args:
-        largest: values, one of each file.
+        largest: `LARGEST` of each file.
     """
-    dark = [value for value in largest if not value >> USUAL_BITS[-1]]
+    dark = [(value, shade) for value, shade in largest if not value >> USUAL_BITS[-1]]
     if not dark or reading.bits not in (None, 16):
         return None
-    among = "" if len(dark) == len(largest) else f"{len(dark)} of {len(largest)} "
-    bits = next(b for b in USUAL_BITS if not max(dark) >> b)
-    if not among:
+    most, shades = max(dark)[0], " or ".join(sorted({shade for _, shade in dark}))
+    bits = next(b for b in USUAL_BITS if not most >> b)
+    if len(dark) == len(largest):
         return (
-            f"files of 16 bits hold no value above {max(dark):,} in the images looked at, so they "
-            f"become nearly black: if they hold {bits} bits, set {way_out}{bits}"
+            f"files of 16 bits hold no value above {most:,} in the images looked at, so they "
+            f"become nearly {shades}: if they hold {bits} bits, set {way_out}{bits}"
         )
     if bits > 12:
         return None  # dim ones, as there are among all photographs
     return (
-        f"{among}files of 16 bits that were looked at hold no value above {max(dark):,}, others up to "
-        f"{max(largest):,}: if those hold {bits} bits, they become nearly black: keep them apart, with "
-        f"{way_out}{bits}"
+        f"{len(dark)} of {len(largest)} files of 16 bits that were looked at hold no value above "
+        f"{most:,}, others up to {max(largest)[0]:,}: if those hold {bits} bits, they become nearly "
+        f"{shades}: keep them apart, with {way_out}{bits}"
     )
 
 
@@ -113,8 +113,9 @@ def reader_of(saved, images, args):
     reading = reading_of(saved, args.exif, args.bits)
     found = look(images)
     warning = narrow(reading, found.largest, "--bits ")
+    kept = [] if args.exif or saved.facts.get("exif") else [UNTOLD]
     if images.left_out or found.turned:
-        print(describe(images, reading, found, "--exif ignore"), file=sys.stderr)
+        print(describe(images, reading, found, "--exif ", *kept), file=sys.stderr)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
     transform, size = saved.preprocessing.transform(), saved.sizes.img_size
@@ -122,7 +123,7 @@ def reader_of(saved, images, args):
 
 
 def reading_of(saved, exif=None, bits=None):
-    """How files become pixels for a `SavedModel`: as given, else as in its training, else as usual."""
+    """The `Reading` for a `SavedModel`: as given, else as in its training, else as stored."""
     told = told_reading(saved.facts)
     return Reading(exif or told.exif, bits or told.bits)
 

@@ -1,12 +1,15 @@
 """What --eval-only and --knn do: measure weights that are there, and keep the figures."""
 import logging
 
+from omegaconf import OmegaConf
+
 from projects.MAE.checkpoint.card import check_heads, columns_of, differing_aims
 from projects.MAE.checkpoint.checkpointer import load_weights
 from projects.MAE.checkpoint.names import find_checkpoint
 from projects.MAE.checkpoint.reader import read_card
 from projects.MAE.data.build import check_sample
 from projects.MAE.data.datasets import classes_of, files_of, place_of, prepared
+from projects.MAE.data.image_file import told_reading
 from projects.MAE.data.preprocessing import both_preprocessings, both_readings
 from projects.MAE.engine.trainer import build_model, test_loaders
 from projects.MAE.errors import UserError
@@ -60,7 +63,7 @@ def load_for_evaluation(run, model, may_be_random=False):
         card = read_card(source)
         check_heads(card, cfg.model, source)
     else:  # without weights only where that was asked for, see check_settings
-        return "initial weights", {}
+        return "initial weights", {"exif": OmegaConf.select(cfg, "data.exif")}
     card = {**run_facts(source, cfg.model.get("embed_dim")), **card}
     return source, card
 
@@ -80,8 +83,8 @@ def _way_out(report, model):
 def prepared_for(loader, card, cfg, source):
     """The loader of `dataloader.test` that makes of files what the weights' training did.
 
-    So does predict. Where that differs from the configuration's, one line says so, and which is used. An image size
-    of the configuration's own stays, with the mean, std and filter of the weights.
+    So does predict. Where the configuration's differs, one line says so, and which is used. An image
+    size of the configuration's own stays, with the mean, std and filter of the weights.
     """
     told = card.get("preprocessing")
     theirs, ours = both_preprocessings(told, cfg)
@@ -91,19 +94,26 @@ def prepared_for(loader, card, cfg, source):
     for key in ("mean", "std") if told and not theirs and "data" in cfg else ():
         if told.get(key) and list(told[key]) != list(cfg.data[key]):
             logger.warning(f"{source} was trained with {key} {told[key]}: is data.{key} right?")
+    by_recipe = cfg.train.evaluation.get("preprocessing") == "recipe"
     reading, our_reading = both_readings(card, cfg) if files_of(loader.dataset) else (None, None)
     pairs = [(f"the preprocessing {theirs}", str(ours or "another"))] if theirs != ours else []
     pairs += [(str(reading), str(our_reading))] if reading != our_reading else []
-    if not pairs:
+    if reading and not card.get("exif"):
+        assumed = told_reading(cfg.train.evaluation).exif  # told by train.evaluation.exif
+        reading = reading._replace(exif=our_reading.exif if by_recipe else assumed)
+        untold = f"{source} does not say what was done about EXIF rotations"
+        logger.info(f"{untold}: data.exif={reading.exif} is taken; set data.exif to have another")
+    if not pairs and reading == our_reading:
         return loader
-    found, has = (", ".join(texts) for texts in zip(*pairs))
-    differs = f"{source} was trained with {found}, the configuration has {has}"
-    is_fixed = not hasattr(loader.dataset, "evaluated_with")  # a class of the user's own
-    if is_fixed or cfg.train.evaluation.get("preprocessing") == "recipe":
-        logger.warning(f"{differs}: the configuration's is used")
-        return loader
-    other = "train.evaluation.preprocessing=recipe takes the other"
-    logger.warning(f"{differs}: the weights' is used; {other}")
+    if pairs:
+        found, has = (", ".join(texts) for texts in zip(*pairs))
+        differs = f"{source} was trained with {found}, the configuration has {has}"
+        is_fixed = not hasattr(loader.dataset, "evaluated_with")  # a class of the user's own
+        if is_fixed or by_recipe:
+            logger.warning(f"{differs}: the configuration's is used")
+            return loader
+        other = "train.evaluation.preprocessing=recipe takes the other"
+        logger.warning(f"{differs}: the weights' is used; {other}")
     transform = theirs.transform() if theirs != ours else loader.dataset.transform
     dataset = prepared(loader.dataset, transform, reading)
     return call(

@@ -139,6 +139,27 @@ def keeps_import():
 
 
 @contextlib.contextmanager
+def kept_names():
+    """What a configuration file defines, of any kind: a dictionary that is filled when it runs.
+
+    Symptom: LiBai keeps dictionaries and lists alone, so that `finetune = 3` is as good as nothing.
+    Needed with every LiBai so far.
+    """
+    names = {}
+
+    def run(code, namespace):
+        exec(code, namespace)
+        names.clear()  # those of the files that it imports are here already
+        names.update(namespace)
+
+    lazy.exec = run
+    try:
+        yield names
+    finally:
+        del lazy.exec
+
+
+@contextlib.contextmanager
 def _with_stars(patch):
     with patch():
         theirs = builtins.__import__

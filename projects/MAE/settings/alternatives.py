@@ -29,7 +29,7 @@ PAIRS = (
 EVALUATIONS = ("train.evaluation.eval_period", "train.evaluation.eval_after_n_epoch")
 RECIPES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs", "")
 ZERO_COUNTS = ("train.warmup_ratio", "optim.lr", "train.base_lr")  # of the others 0 is "not set"
-_SETTINGS = {key for pair in PAIRS for key, _ in pair}
+_SETTINGS = {"data.exif", *(key for pair in PAIRS for key, _ in pair)}
 # Where the code lies that writes for a configuration file: OmegaConf, LiBai's LazyCall, Python's own.
 _LIBRARIES = (
     *map(sysconfig.get_path, ("stdlib", "purelib")),
@@ -39,7 +39,7 @@ _LIBRARIES = (
 
 @contextlib.contextmanager
 def watched_settings():
-    """Notes which file writes a setting of `PAIRS`, while configuration files run in the block.
+    """Notes which file writes a setting of `PAIRS`, or data.exif, while configuration files run.
 
     Yields:
         A list that grows: (file, dotted key) in the order of time.
@@ -59,6 +59,16 @@ def watched_settings():
         yield written
     finally:
         DictConfig._set_item_impl = original
+
+
+def plain_settings(names):
+    """The watched settings among what a file defines as plain dictionaries, which nothing notices.
+
+    Args:
+        names: {name: value} of the file.
+    """
+    plain = ((name, value) for name, value in names.items() if isinstance(value, dict))
+    return _SETTINGS & {key for name, value in plain for key in _names(name, value)}
 
 
 def _names(key, value):
@@ -98,6 +108,11 @@ def settle(cfg, written):
         if off is not None and OmegaConf.select(cfg, key) is None:
             OmegaConf.update(cfg, key, off)
     return [*lines, *_without_effect(cfg, written)]
+
+
+def is_recipe(layer):
+    """Whether a layer is a file of this project's, not of the user's."""
+    return os.path.abspath(layer).startswith(RECIPES)
 
 
 def _is_set(key, value):
@@ -153,5 +168,5 @@ def _without_effect(cfg, written):
         return
     layer, key = written[-1]
     value = OmegaConf.select(cfg, key)
-    if _is_set(key, value) and not os.path.abspath(layer).startswith(RECIPES):
+    if _is_set(key, value) and not is_recipe(layer):
         yield f"{key}={value} has no effect: train.evaluation.enabled=False"

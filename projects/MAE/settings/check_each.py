@@ -11,6 +11,7 @@ from projects.MAE.runtime.lazy_call import class_name, is_call, name_of_call, ta
 from projects.MAE.settings.rules import ARGUMENTS, OPTIONAL, RULES
 
 NEEDED = ("model", "train", "graph", "optim", "dataloader")
+NODES = (*NEEDED, "data", "finetune", "vit")
 # Arguments that calls get when they are made.
 GIVEN = (
     *("model", "optimizer", "max_iter", "warmup_iter"),
@@ -53,8 +54,19 @@ def unread(cfg):
             yield f"{key}={_text(value)} is no setting of this program: nothing reads it"
 
 
+def check_kinds(cfg):
+    """Raise a UserError for a top-level node of another kind than it must be: `train = 3`."""
+    for key in NODES:
+        if key in cfg and not isinstance(cfg[key], DictConfig):
+            one = next((name for name in RULES if name.startswith(f"{key}.")), key)
+            group = f"a group of settings: set {one} and the like"
+            kind = RULES[key].must_be if key in RULES else group
+            raise UserError(f"{key}={_text(cfg[key])} must be {kind}")
+
+
 def check_groups(cfg):
     """Raise a UserError unless a configuration has the groups and keys that the program reads."""
+    check_kinds(cfg)
     for key in NEEDED:
         if key not in cfg:
             raise UserError(

@@ -14,10 +14,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from projects.MAE.errors import UserError
-from projects.MAE.runtime.compat import keeps_import
+from projects.MAE.runtime.compat import keeps_import, kept_names
 from projects.MAE.runtime.lazy_call import is_call, target_of
-from projects.MAE.settings.alternatives import COMMAND_LINE, settle, watched_settings
-from projects.MAE.settings.check_each import check_groups
+from projects.MAE.settings.alternatives import (
+    COMMAND_LINE,
+    is_recipe,
+    plain_settings,
+    settle,
+    watched_settings,
+)
+from projects.MAE.settings.check_each import NODES, check_groups, check_kinds
 from projects.MAE.utils.disk import rename, sync
 
 # Modules whose functions a config.yaml of before a move still calls, and where they are now.
@@ -42,6 +48,7 @@ def load_config(path, overrides=(), said=None):
         said: a list that gets a line for each setting that was given up for another.
     """
     cfg, written = _load_file(path)
+    check_kinds(cfg)
     for override in overrides:
         if "=" not in override or override.startswith("-"):
             raise UserError(f"argument {override!r} is neither an option nor key=value; see --help")
@@ -57,6 +64,9 @@ def load_config(path, overrides=(), said=None):
     named = [key for key in ("finetune.path", "finetune.weight_style") if key in overridden]
     if named == ["finetune.path"] and not path.endswith(".py"):
         cfg.finetune.weight_style = None  # was that of other weights
+    if any(key == "data.exif" and not is_recipe(layer) for layer, key in written):
+        # Of weights that don't say, too: a recipe's value is not what somebody wants of them.
+        OmegaConf.update(cfg, "train.evaluation.exif", "${data.exif}")
     lines = [*settle(cfg, written), *_settle_finetune(cfg, overridden)]
     if said is not None:
         said.extend(lines)
@@ -121,15 +131,19 @@ def _load_file(path):
     for name in [name for name in sys.modules if name.startswith(RECIPES)]:
         del sys.modules[name]
     try:
-        with keeps_import(), watched_settings() as written:
+        with keeps_import(), watched_settings() as written, kept_names() as names:
             cfg = LazyConfig.load(path)
         written = [(file, key) for file, key in written if file != __file__]  # LiBai puts all together
     except UserError:
         raise
-    except Exception as error:  # it runs as a program, so anything may go wrong in it
+    except (Exception, SystemExit) as error:  # it runs as a program, so anything may go wrong in it
         raise UserError(_what_failed(path, error)) from error
     if not isinstance(cfg, DictConfig):
         raise UserError(f"--config-file {path} holds no settings: see projects/MAE/configs")
+    written += [(path, key) for key in sorted(plain_settings(names))]
+    for name in set(NODES) & set(names) - set(cfg):
+        if not callable(names[name]) and not inspect.ismodule(names[name]):
+            cfg[name] = names[name]
     if not path.endswith(".py"):
         content = OmegaConf.to_container(cfg, resolve=False)
         cfg = OmegaConf.create(_with_modules_of_today(content), flags={"allow_objects": True})
@@ -170,6 +184,9 @@ def _what_failed(path, error):
         reason = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
     if isinstance(error, AttributeError) and reason.startswith("'dict' object has no attribute"):
         reason += ": write group['key'] = value, or make the group with OmegaConf.create({...})"
+    if isinstance(error, SystemExit):
+        reason = f"{error.code}: " if isinstance(error.code, str) else ""
+        reason += "take out what ends the program"
     where = f"{file}, line {line}" if line else file
     return f"--config-file {where}: {type(error).__name__}: {reason}"
 

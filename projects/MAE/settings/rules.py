@@ -161,6 +161,7 @@ RULES = {
     "train.evaluation.eval_iter": null_or(COUNT, "for all batches"),
     "train.evaluation.classes": choice("all", "subset"),
     "train.evaluation.preprocessing": choice("weights", "recipe"),
+    "train.evaluation.exif": null_or(EXIF, "for data.exif where you have set that, else ignore"),
     "train.visualize.period": PERIOD,
     "train.visualize.after_n_epoch": EPOCHS,
     "train.visualize.num_images": COUNT,
@@ -184,7 +185,8 @@ RULES = {
     "vit.*.linprobe.epochs": NOT_NEGATIVE,
 }
 # Not in the config.yaml of earlier versions.
-NEWER = ("train.evaluation.classes", "train.evaluation.preprocessing", "train.timeout_seconds")
+NEWER = tuple(f"train.evaluation.{key}" for key in ("classes", "preprocessing", "exif"))
+NEWER += ("train.timeout_seconds",)
 # A configuration may leave these out where it has the node above them.
 OPTIONAL = ("data.", "finetune.", "vit.", "dataloader.test", *NEWER)
 

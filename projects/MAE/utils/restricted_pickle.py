@@ -93,7 +93,8 @@ def check_length(count, source):
     """Raise a UserError where a pickle of so many bytes is too long to be read."""
     if count > LONGEST:
         what = f"refused: its list of contents has {count} bytes, more than {LONGEST}"
-        raise UserError(what, path=source)
+        way_out = "are NumPy arrays in it? save them as tensors, which lie outside it"
+        raise UserError(what, path=source, way_out=way_out)
 
 
 def check_extent(value, most):

@@ -52,6 +52,11 @@ def find_weights(saved, ema, path):
     found = _candidates(saved)
     averaged = [candidate for candidate in found if _is_averaged(candidate, saved)]
     raw = [c for c in found if not any(c is other for other in averaged)]
+    nameless = ", ".join(_nameless(saved))
+    if ema and not averaged and nameless:
+        what = f"its averaged (EMA) weights ({nameless}) are a list without names"
+        way_out = "save them under their names, or leave --ema or finetune.ema out"
+        raise UserError(what, path=path, way_out=way_out)
     if ema and not averaged:
         raise UserError("it holds no averaged (EMA) weights: leave --ema or finetune.ema out", path=path)
     if not found:
@@ -66,7 +71,12 @@ def find_weights(saved, ema, path):
             way_out = f"--ema, in training finetune.ema=True, takes {_label(averaged[0])}, or {way_out}"
         names = ", ".join(map(_label, rivals))
         raise UserError(f"it holds the weights of {len(rivals)} models ({names}): {way_out}", path=path)
-    return _stripped(wanted[0], found, averaged, ema, path)
+    state, words, lines = _stripped(wanted[0], found, averaged, ema, path)
+    if nameless:
+        there = f"averaged (EMA) weights are there, too ({nameless}), as a list without names"
+        way_out = "save them under their names to have them"
+        lines.append(f"{path}: {there}: they are not read; {way_out}")
+    return state, words, lines
 
 
 def _candidates(saved):
@@ -88,6 +98,17 @@ def _candidates(saved):
 
     look(saved, ())
     return found
+
+
+def _nameless(saved, keys=()):
+    """The keys that lead to lists of averaged tensors, as torch-ema and diffusers save them."""
+    for key, value in saved.items():
+        inside = (*keys, str(key))
+        if isinstance(value, dict) and len(inside) < DEEPEST:
+            yield from _nameless(value, inside)
+        elif isinstance(value, (list, tuple)) and any(isinstance(x, np.ndarray) for x in value):
+            if "shadow_params" in inside or any(map(_is_ema, inside)):
+                yield ": ".join(inside)
 
 
 def _words(candidate):

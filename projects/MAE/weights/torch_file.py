@@ -24,6 +24,7 @@ STORAGES = {
     "BoolStorage": "?",
 }
 DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
+CORES = ("core", "_core")  # of NumPy 1 and 2
 MOST_AXES = 32  # NumPy's
 LONGEST_DIRECTORY = 1 << 21  # bytes of an archive's list of members: some twenty thousand
 LONGEST_NAME = 200  # characters of a device, a type or the key of a storage
@@ -119,10 +120,12 @@ class _TorchZip:
             "torch._utils._rebuild_parameter": lambda data, *unused: data,
             "torch.Size": _size,
             "torch.device": _device,
-            "numpy.dtype": _number_dtype,
-            "numpy.core.multiarray.scalar": _number,
-            "numpy._core.multiarray.scalar": _number,  # NumPy 2's name of it
+            "numpy.dtype": _number_type,
+            "numpy.ndarray": None,
+            **{f"numpy.{core}.multiarray.scalar": _number for core in CORES},
+            **{f"numpy.{core}.multiarray._reconstruct": self.array for core in CORES},
             "_codecs.encode": _latin1_bytes,
+            "__builtin__.bytes": lambda: b"",
             **{f"torch.{name}": None for name in (*STORAGES, *DTYPES)},
         }
         pickle = self.map(self.root + "data.pkl")
@@ -183,11 +186,35 @@ class _TorchZip:
         if not count:
             flat, stride, offset = np.zeros(0, flat.dtype), [0] * len(size), 0
         # Those that share a storage are copied when they become float32.
-        self.numbers += count * flat.itemsize
-        if self.numbers > MOST_SHARED * self.length:
-            raise UserError(f"refused: its tensors share {len(flat)} numbers too often", path=self.path)
+        self.spend(count * flat.itemsize, len(flat))
         strides = [step * flat.itemsize for step in stride]
         return np.lib.stride_tricks.as_strided(flat[offset:], size, strides, writeable=False)
+
+    def array(self, kind, *unused):
+        """A NumPy array of numbers, which lie in the pickle; sizes are checked, never believed."""
+        if str(kind) != "numpy.ndarray":
+            raise ValueError("a NumPy array of another class")
+        value = np.empty(0, np.uint8)
+
+        def take(state):
+            _, shape, of, is_fortran, data = state
+            if not isinstance(of, _NumberType) or not isinstance(data, bytes):
+                raise ValueError("a NumPy array without type or numbers")
+            if not all(type(n) is int and n >= 0 for n in _size(shape)):
+                raise ValueError("a NumPy array of no shape")
+            count, most = math.prod(shape), math.prod(n or 1 for n in shape)
+            if count * of.dtype.itemsize != len(data) or most > self.length:
+                raise ValueError(f"a NumPy array of shape {shape} with {len(data)} bytes")
+            self.spend(len(data), count)  # they are copied
+            value.__setstate__((1, shape, of.dtype, bool(is_fortran), data))
+
+        return Built(value, take)
+
+    def spend(self, count, numbers):
+        """Note bytes of tensors, of which a file may repeat some, but not many times."""
+        self.numbers += count
+        if self.numbers > MOST_SHARED * self.length:
+            raise UserError(f"refused: its tensors share {numbers} numbers too often", path=self.path)
 
 
 def _namespace(*unused):
@@ -220,17 +247,28 @@ def _device(kind, index=None):
     return f"{_name(kind)}:{index}"
 
 
-def _number_dtype(code, *unused):
-    dtype = np.dtype(_name(code))
-    if dtype.kind not in "biuf":
-        raise ValueError(f"a NumPy number of type {dtype}")
-    return dtype
+class _NumberType:
+    """NumPy's type of a number."""
+
+    def __init__(self, code):
+        self.dtype = np.dtype(_name(code)).newbyteorder("<")
+        if self.dtype.kind not in "biuf":
+            raise ValueError(f"NumPy numbers of type {self.dtype}")
+
+    def take(self, state):
+        """(version, order of bytes, ...)"""
+        self.dtype = self.dtype.newbyteorder(">" if state[1] == ">" else "<")
 
 
-def _number(dtype, data):
-    if not isinstance(dtype, np.dtype):
+def _number_type(code, *unused):
+    value = _NumberType(code)
+    return Built(value, value.take)
+
+
+def _number(of, data):
+    if not isinstance(of, _NumberType):
         raise ValueError("a NumPy number without a type")
-    return np.frombuffer(data, dtype.newbyteorder("<"), count=1)[0].item()
+    return np.frombuffer(data, of.dtype, count=1)[0].item()
 
 
 def _latin1_bytes(text, encoding):

@@ -91,6 +91,41 @@ def test_a_run_goes_on_with_its_own_preprocessing_alone(recipe, override, said):
     check_same_run({}, card_of(override, recipe=recipe), "C")  # one of an earlier version
 
 
+MIXUP = "dataloader.train.mixup"
+CROP = "dataloader.train.dataset.0.transform.transforms.0"
+
+
+@pytest.mark.parametrize(
+    "recipe, override, said",
+    [
+        ("mae_pretraining.py", f"{CROP}.scale=[0.5,1]", f"{CROP}.scale=[0.2, 1.0], but C"),
+        ("mae_finetune.py", f"{CROP}.ratio=[1,1]", f"{CROP}.ratio=[0.75, 1.33333"),
+        ("mae_finetune.py", f"{MIXUP}=null", f"{MIXUP}=Mixup, but C"),
+        ("mae_finetune.py", f"{MIXUP}.prob=0.5", f"{MIXUP}.prob=1.0, but C"),
+        ("mae_linprobe.py", f"{CROP}.clamp=False", f"{CROP}.clamp=True, but C"),
+    ],
+)
+def test_a_run_goes_on_with_its_own_augmentation_alone(recipe, override, said):
+    card = json.loads(json.dumps(card_of(override, recipe=recipe)))
+    check_same_run(card, card_of(override, recipe=recipe), "C")
+    with pytest.raises(UserError, match=f"--resume: {re.escape(said)}.*set it back"):
+        check_same_run(card, card_of(recipe=recipe), "C")
+    del card["augmentation"]  # one of an earlier version
+    check_same_run(card, card_of(recipe=recipe), "C")
+
+
+def test_a_transform_more_or_less_is_another_run():
+    cfg = load_config(str(ROOT / CONFIGS / "mae_pretraining.py"), [])
+    run = SimpleNamespace(cfg=cfg, batch=Batch(64, 1, 64))
+    before = json.loads(json.dumps(run_card(run)))
+    del cfg.dataloader.train.dataset[0].transform.transforms[1]
+    fewer = json.loads(json.dumps(run_card(run)))
+    cases = (before, fewer, "Crop, ToArray"), (fewer, before, "HorizontalFlip, ToArray")
+    for card, current, names in cases:
+        with pytest.raises(UserError, match=f"transforms=Random.*{names}, but C"):
+            check_same_run(card, current, "C")
+
+
 def test_the_card_tells_mean_and_std_without_an_evaluation_too():
     cfg = load_config(str(ROOT / CONFIGS / "mae_pretraining.py"), ["data.mean=[0.5,0.5,0.5]"])
     del cfg.dataloader["test"]

@@ -163,7 +163,7 @@ def test_bad_files_are_named_with_the_reason(tmp_path, name):
     write(tmp_path, f"train/a/{name}", content)
     data = pretraining(tmp_path)
     with pytest.raises(UserError) as error:
-        data[SampleKey(0, 0, 0, True)]
+        data[SampleKey(0, 0, True)]
     for part in (f"a/{name}: ", reason, "remove the file", "data.on_error=skip"):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
@@ -261,7 +261,7 @@ def test_the_next_readable_one_takes_its_place(damaged):
     data = ClassificationDataset(root, True, chain(), seed=1, on_error="skip")
     # The one after the last is the first, with its label.
     for index, other in ((3, 5), (4, 5), (15, 0), (5, 5)):
-        key = SampleKey(2, index, 0, True)
+        key = SampleKey(2, index, True)
         sample, image = data[key], data.images.load(other)
         assert sample["labels"] == data.images.label(other)
         rng = data._generator(key, 0)
@@ -318,7 +318,7 @@ def test_evaluation_leaves_them_out(damaged, workers):
 def test_places_in_several_data_sets(damaged):
     root, _, _ = damaged
     whole = ConcatenatedDataset([pretraining(root, "skip"), pretraining(root, "skip")])
-    sample = whole[SampleKey(0, 16 + 3, 0, True)]
+    sample = whole[SampleKey(0, 16 + 3, True)]
     assert sample["skipped"][0] == 19 and whole.path(19) == str(root / "train/a/3.png")
     assert whole.on_error == "skip"
 
@@ -327,7 +327,7 @@ def test_a_folder_without_a_readable_image_ends_the_run(tmp_path):
     for i in range(MOST_IN_A_ROW + 20):
         write(tmp_path, f"train/a/{i:03d}.png", b"")
     with pytest.raises(UserError, match="100 images in a row .*a/007.png: the file is empty"):
-        pretraining(tmp_path, "skip")[SampleKey(0, 7, 0, True)]
+        pretraining(tmp_path, "skip")[SampleKey(0, 7, True)]
 
 
 def test_on_error_is_checked_at_once(tmp_path):

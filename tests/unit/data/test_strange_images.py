@@ -1,4 +1,5 @@
 """Images that are easily misread: turned by EXIF, of 12 bits, with white as zero; what is said of them."""
+import io
 import struct
 from types import SimpleNamespace
 
@@ -123,6 +124,33 @@ def test_16_bits_in_planes_are_no_bytes(tmp_path):
         to_rgb(decoded)
 
 
+def bits_of(values, bits):
+    """Values packed with the high bits first, as TIFF has them."""
+    text = "".join(f"{value:0{bits}b}" for value in values.ravel().tolist())
+    return int(text, 2).to_bytes(len(text) // 8, "big")
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_packed_colours_that_pillow_can_not_unpack_are_refused(tmp_path, bits):
+    values = pixels(dtype=np.uint16) >> (16 - bits)
+    files = [tiff("<", [bits] * 3, 2, bits_of(values, bits), tag277=3)]
+    files += [tiff("<", bits, 1, bits_of(values[..., 0], bits))] if bits != 12 else []
+    for file in files:
+        with pytest.raises(BadImage, match="known format and depth: save it as PNG of 8 or 16 bits"):
+            read_image(write(tmp_path, "a.tif", file))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_jpeg_2000_scales_by_what_the_file_declares(tmp_path, bits):
+    """Pillow writes 16 bits alone: the header is changed, and the offset that a decoder adds."""
+    values = pixels(channels=1, dtype=np.uint16) >> (16 - bits)
+    of_16 = values + np.uint16((1 << 15) - (1 << (bits - 1)))
+    file = bytearray(encode(Image.fromarray(of_16), "JPEG2000"))
+    file[file.find(b"ihdr") + 14] = file[file.find(b"\xff\x51") + 40] = bits - 1
+    found = np.asarray(read_image(write(tmp_path, "a.jp2", bytes(file))))
+    np.testing.assert_array_equal(found, np.stack([values >> (bits - 8)] * 3, axis=2))
+
+
 def test_signed_numbers_of_8_bits_are_refused(tmp_path):
     path = write(tmp_path, "a.tif", tiff("<", 8, 1, pixels(channels=1).tobytes(), tag339=2))
     with pytest.raises(BadImage, match="no known range"):
@@ -190,6 +218,23 @@ def test_exif_rotation_is_honoured_or_ignored(tmp_path, kind, orientation):
         np.testing.assert_array_equal(np.asarray(found), expected)
 
 
+@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
+def test_a_tiff_that_pillow_has_turned_can_be_had_as_stored(tmp_path, orientation):
+    data = turned("TIFF", orientation) if orientation else encode(pixels(), "TIFF")
+    path, ignore = write(tmp_path, "a.tif", data), Reading("ignore")
+    decoded, nameless = Image.open(path), Image.open(io.BytesIO(data))
+    for image in (decoded, nameless):
+        image.load()
+    expected = np.asarray(read_image(path, ignore))
+    np.testing.assert_array_equal(np.asarray(to_rgb(decoded, ignore)), expected)
+    if orientation in (None, 1):
+        np.testing.assert_array_equal(np.asarray(to_rgb(nameless, ignore)), pixels())
+        return
+    with pytest.raises(BadImage, match="Pillow has turned it upright: give the path of its file"):
+        to_rgb(nameless, ignore)
+    np.testing.assert_array_equal(np.asarray(to_rgb(nameless)), np.asarray(read_image(path)))
+
+
 ODD = {**DECLARED, **NARROW, **{f"turned {k}": turned(k, 6) for k in ("JPEG", "PNG", "TIFF")}}
 
 
@@ -240,7 +285,9 @@ def test_one_warning_says_that_files_of_16_bits_hold_12(tmp_path, caplog, name):
         write(tmp_path, f"{i}-{name}", NARROW[name])
         write(tmp_path, f"{i}-8-bits.png")
     (_,), (warning,) = said(caplog, tmp_path)
-    assert warning.endswith("if they hold 12 bits, set data.bits=12") and "above 4,095" in warning
+    shade = "white" if "white" in name else "black"
+    assert warning.endswith(f"nearly {shade}: if they hold 12 bits, set data.bits=12")
+    assert "above 4,095" in warning
     assert said(caplog, tmp_path, bits=12)[1] == []
 
 
@@ -283,10 +330,16 @@ def test_commands_read_images_as_the_weights_were_trained(tmp_path, capsys):
     )
     args = SimpleNamespace(on_error="raise", exif=None, bits=None)
     images = ImageList([tmp_path])
-    assert reader_of(saved, images, args).reading == ("apply", None)
+    assert reader_of(saved, images, args).reading == ("ignore", None)  # as their makers' libraries
     told, warning = capsys.readouterr().err.splitlines()
-    assert "left out: 1 .heic; with an EXIF rotation, turned upright (--exif ignore: not): 1" in told
+    kept = "left as stored, as the weights don't say (--exif apply: turned upright): 1"
+    assert f"left out: 1 .heic; with an EXIF rotation, {kept}" in told
     assert warning.startswith("warning: ") and warning.endswith("if they hold 12 bits, set --bits 12")
+    args.exif = "apply"
+    assert reader_of(saved, images, args).reading == ("apply", None)
+    told = capsys.readouterr().err
+    assert "with an EXIF rotation, turned upright (--exif ignore: not): 1" in told
+    args.exif = None
     saved.facts.update(exif="ignore", bits=12)
     assert reader_of(saved, images, args).reading == ("ignore", 12)
     assert "warning" not in capsys.readouterr().err
@@ -306,7 +359,7 @@ def test_a_data_set_reads_its_files_as_weights_need_it(tmp_path):
 
     dataset = PretrainingDataset(tmp_path, False, size, 4, 2)
     other = prepared(dataset, size, Reading("ignore"))
-    key = SampleKey(0, 0, 0, True)
+    key = SampleKey(0, 0, True)
     assert (dataset[key]["images"], other[key]["images"]) == ((4, 8), (8, 4))
     assert told_reading({"exif": "apply", "bits": 16}, Reading()) == Reading()
     assert told_reading({"bits": 12}, Reading("ignore")) == Reading("ignore", 12)

@@ -57,7 +57,8 @@ def test_wrong_setting(started, capfd, image_folder, tmp_path, config, wrong, me
             message = f"--config-file {message}"
     elif config == "lines":
         recipe = ROOT / CONFIGS / "quickstart_pretraining.py"
-        load = f"from libai.config import LazyConfig\nglobals().update(LazyConfig.load({str(recipe)!r}))\n"
+        load = "from omegaconf import OmegaConf\n"
+        load += f"from libai.config import LazyConfig\nglobals().update(LazyConfig.load({str(recipe)!r}))\n"
         file.write_text(load + wrong)
         wrong = ""
     if config == "mae_finetune.py":

@@ -23,8 +23,30 @@ FILES = [
         "quickstart_finetune.py does with mae_finetune.py",
     ),
 ]
+FILES += [
+    (f"x = 1\n{line}\n", f"FILE, line 2: SystemExit: {said}take out what ends the program")
+    for line, said in (
+        ("raise SystemExit", ""),
+        ("import sys; sys.exit()", ""),
+        ("import sys; sys.exit(3)", ""),
+        ("raise SystemExit('no data')", "no data: "),
+    )
+]
 # Lines below a recipe, as a user would write them.
+GROUP = "must be a group of settings: set"
+FIRST = {
+    **{"train": "train.output_dir", "data": "data.on_error", "graph": "graph.enabled"},
+    **{"finetune": "finetune.enable", "dataloader": "dataloader.train", "vit": "vit.size"},
+}
+CALL = "must be a call: LazyCall(...)(...) in the configuration file"
 OWN_LINES = [
+    *((f"{key} = 3", f"{key}=3 {GROUP} {first} and the like") for key, first in FIRST.items()),
+    *((f"{key} = 'x'", f"{key}=x {CALL}") for key in ("model", "optim")),
+    ("finetune = [1]", f"finetune=[1] {GROUP} finetune.enable and the like"),
+    ("finetune = None", f"finetune=null {GROUP} finetune.enable and the like"),
+    ("data = (1, 2)", f"data=[1, 2] {GROUP} data.on_error and the like"),
+    ("optim = OmegaConf.create([1])", f"optim=[1] {CALL}"),
+    ("train = OmegaConf.create([1])", f"train=[1] {GROUP} train.output_dir and the like"),
     (
         "del train['rdma_enabled']",
         "the configuration has no train.rdma_enabled: begin with `from .common.train import graph, "

@@ -74,6 +74,24 @@ def test_averaged_weights_are_taken_when_asked_for(caplog):
         read_weight_file_told(FILES / "linprobe.pth", ema=True)
 
 
+@pytest.mark.parametrize("keys", [("ema", "shadow_params"), ("shadow_params",), ("model_ema",)])
+def test_averaged_weights_without_names_are_mentioned(keys, full):
+    """As torch-ema and diffusers save them: the parameters in their order."""
+    averaged = [np.ones_like(array) for array in full.values()]
+    for key in reversed(keys[1:]):
+        averaged = {"decay": 0.999, key: averaged}
+    saved = {"model": full, keys[0]: averaged, "epoch": 3}
+    state, _, (line,) = find_weights(saved, False, "W")
+    assert_same(state, full)
+    label = ": ".join(keys)
+    assert line == (
+        f"W: averaged (EMA) weights are there, too ({label}), as a list without names: they are not "
+        "read; save them under their names to have them"
+    )
+    with pytest.raises(UserError, match=f"W: its averaged .EMA. weights .{label}. are a list without"):
+        find_weights(saved, True, "W")
+
+
 def test_training_takes_averaged_weights_where_finetune_ema_is_set(tmp_path):
     saved = read_torch_file(FILES / "ema.pth")
     file = str(FILES / "ema.pth")

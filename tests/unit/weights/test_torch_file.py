@@ -151,3 +151,79 @@ def test_damaged_pickles(tmp_path, pickled):
         archive.writestr("archive/data.pkl", pickled)
     with pytest.raises(UserError, match="damaged|refused"):
         read_torch_file(tmp_path / "w.pth")
+
+
+def write_pickle(path, value, protocol=2):
+    """What torch.save writes of values that are no tensors."""
+    pickled = pickle.dumps(value, protocol=protocol)
+    if protocol == 3:  # NumPy 2's name; protocol 4 has lengths before names
+        pickled = pickled.replace(b"cnumpy.core", b"cnumpy._core")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+    return path
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "f2", "<i8", "u1", "?"])
+def test_arrays_of_numpy(tmp_path, dtype, protocol):
+    whole = COUNTING.astype(dtype)
+    arrays = {"whole": whole, "fortran": whole.T, "scalar": np.array(3, dtype), "empty": whole[:0]}
+    found = read_torch_file(write_pickle(tmp_path / "w.pth", {"model": arrays}, protocol))["model"]
+    for name, array in arrays.items():
+        native = array.dtype.newbyteorder("=")
+        assert (found[name].dtype, found[name].shape) == (native, array.shape)
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([Evil(), None], object),
+        np.array(["text"]),
+        np.zeros(2, "f4,i4"),
+        np.zeros(2, complex),
+        np.zeros(2, "M8[s]"),
+    ],
+)
+def test_other_arrays_of_numpy_are_refused(tmp_path, monkeypatch, array):
+    monkeypatch.chdir(tmp_path)
+    write_pickle("w.pth", {"model": {"x": array}})
+    with pytest.raises(UserError, match="NumPy numbers of type|refused: it holds"):
+        read_torch_file("w.pth")
+    assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
+
+
+class Reduced:
+    def __init__(self, *how):
+        self.how = how
+
+    def __reduce__(self):
+        return self.how
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        (1, (7,), np.dtype("<f4"), False, bytes(24)),
+        (1, (2**40,), np.dtype("<f4"), False, bytes(24)),
+        (1, (2**62, 4, 0), np.dtype("<f4"), False, b""),
+        (1, (-6,), np.dtype("<f4"), False, bytes(24)),
+        (1, (True,) * 40, np.dtype("<f4"), False, bytes(4)),
+        (1, (6,), "<f4", False, bytes(24)),
+        (1, (6,), np.dtype("<f4"), False, "x" * 24),
+        (1, (3,), np.dtype("<f4"), False, [0, 0, 0]),
+        ((6,), np.dtype("<f4")),
+    ],
+)
+def test_lying_arrays_of_numpy(tmp_path, lie):
+    made = COUNTING.__reduce__()[:2]
+    with pytest.raises(UserError, match="damaged"):
+        read_torch_file(write_pickle(tmp_path / "lie.pth", Reduced(*made, lie)))
+
+
+def test_one_memory_of_many_arrays_of_numpy(tmp_path):
+    """64 MiB of a file of 200 KB."""
+    state = (1, (2**14,), np.dtype("<f4"), False, bytes(2**16))
+    many = [Reduced(*COUNTING.__reduce__()[:2], state) for _ in range(1000)]
+    with pytest.raises(UserError, match="refused: its .* too often"):
+        read_torch_file(write_pickle(tmp_path / "many.pth", many))

@@ -44,6 +44,7 @@ train = node(
         # preprocessing counts where the weights name one ("weights" or "recipe").
         classes="all",
         preprocessing="weights",
+        exif=None,  # of weights that don't say: null for data.exif where you set it, else "ignore"
     ),
     # Pictures of what a masked autoencoder makes of a few images, in OUTPUT/reconstructions.
     visualize=dict(period=0, after_n_epoch=None, num_images=8),
