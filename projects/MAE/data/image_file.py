@@ -30,8 +30,11 @@ EXTENSIONS = (
 
 # Pillow knows forty formats more; some start other programs (EPS) or have no signature (TGA).
 Image.init()
-_KNOWN = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-FORMATS = tuple(filter(Image.OPEN.get, _KNOWN))  # AVIF since Pillow 11.3
+FORMATS = tuple(
+    name
+    for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+    if name in Image.OPEN  # AVIF since Pillow 11.3
+)
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit; an image of it takes 0.7 GB as RGB
 
@@ -42,9 +45,13 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 ORIENTATION = 0x0112  # a tag of EXIF
 # What makes an image with an EXIF orientation upright, and what undoes that.
 UPRIGHT = {
-    **{2: Image.Transpose.FLIP_LEFT_RIGHT, 4: Image.Transpose.FLIP_TOP_BOTTOM},
-    **{5: Image.Transpose.TRANSPOSE, 7: Image.Transpose.TRANSVERSE},
-    **{3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90},
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 AS_STORED = {**UPRIGHT, 6: UPRIGHT[8], 8: UPRIGHT[6]}
 

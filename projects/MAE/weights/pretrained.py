@@ -2,6 +2,7 @@
 import logging
 import math
 import os
+import re
 
 from projects.MAE.checkpoint.manifest import check_whole
 from projects.MAE.checkpoint.names import find_checkpoint, has_checkpoint
@@ -215,6 +216,7 @@ def _find_new(model, places, weights, task, source):
     new = [name for name, (key, _) in places.items() if key not in weights]
     for name in new:
         if not name.startswith(task.may_be_new):
+            _check_depth(model, places[name][0], weights, source)
             whole = "an encoder" if task.may_be_new else "a masked autoencoder"
             what = f"no tensor {places[name][0]}; these are not the whole weights of {whole}"
             raise UserError(what, path=source)
@@ -226,6 +228,15 @@ def _find_new(model, places, weights, task, source):
     if new or probed or not fits:
         new += [name for name in head if name not in new]
     return new
+
+
+def _check_depth(model, missing, weights, source):
+    """A UserError of its own where blocks are missing at the encoder's end."""
+    numbers = {int(n.split(".")[1]) for n in weights if re.match(r"blocks\.\d+\.", n)}
+    depth = len(numbers)
+    if numbers == set(range(depth)) and missing.startswith(f"blocks.{depth}."):
+        what = f"its encoder has {depth} blocks, this one model.depth={len(model.blocks)}"
+        raise UserError(what, path=source, way_out=f"set model.depth={depth}, or the vit.size that it has")
 
 
 def _resized(array, key, shape, source):

@@ -191,7 +191,7 @@ def test_another_image_size_moves_the_decoder_too(full, load):
     [
         (classifier, dict(depth=2, embed_dim=64), ["cls_token", "(1, 1, 32)", "(1, 1, 64)"]),
         (classifier, dict(depth=1), ["no tensor blocks.1.", "model.depth"]),
-        (classifier, dict(depth=3), ["no tensor blocks.2.norm1.weight"]),
+        (classifier, dict(depth=3), ["its encoder has 2 blocks", "model.depth=3: set model.depth=2"]),
         (classifier, dict(depth=2, patch_size=4), ["patch_embed.proj.weight", "(32, 3, 8, 8)"]),
         (autoencoder, dict(decoder_embed_dim=16), ["mask_token", "(1, 1, 24)", "(1, 1, 16)"]),
         (autoencoder, dict(decoder_depth=1), ["no tensor decoder_blocks.1."]),
