@@ -235,8 +235,13 @@ others=
 if [ "$status" -gt 128 ]; then
   [ "$nodes" -eq 1 ] || [ "$status" -ne 134 ] ||
     others=": as a rule since a rank of another machine has ended, which says why there"
+  hint=
+  case $((status - 128)) in
+    7) hint=" once there is room in /dev/shm (df -h /dev/shm; for a container --shm-size=1g)" ;;
+    6 | 9 | 11) hint=", with a smaller train.train_micro_batch_size or num_workers if the memory is full or limited" ;;
+  esac
   echo "rank $((node_rank * ranks + culprit)) died of signal $((status - 128))" \
-    "($(kill -l "$((status - 128))"))${others}; --resume goes on from the newest checkpoint" >&3
+    "($(kill -l "$((status - 128))"))${others}; --resume goes on from the newest checkpoint${hint}" >&3
 fi
 # The others may have found the same mistake; they wait in vain for one that died.
 [ "$status" -eq 0 ] || [ "$status" -gt 128 ] || wait_for_end 3

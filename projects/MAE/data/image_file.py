@@ -20,6 +20,7 @@ from projects.MAE.data.deep_pixels import (
     opened_again,
     with_8_bits,
 )
+from projects.MAE.errors import shortage
 
 # What counts as an image, in any case; the content, not the name, decides how a file is decoded.
 EXTENSIONS = (
@@ -40,7 +41,6 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit; an image of it takes 0.7 GB as R
 # Broken metadata, which nothing here reads; and images of half the pixels that are refused.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
 
 ORIENTATION = 0x0112  # a tag of EXIF
 # What makes an image with an EXIF orientation upright, and what undoes that.
@@ -103,7 +103,7 @@ def open_image(path):
         raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
     except Exception as error:
-        raise BadImage(_reason(path, error)) from error
+        raise shortage(error) or BadImage(_reason(path, error)) from error
 
 
 def to_rgb(image, reading=Reading()):
@@ -120,7 +120,7 @@ def to_rgb(image, reading=Reading()):
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # a file may be decoded only now
-        raise BadImage(_reason(None, error)) from error
+        raise shortage(error) or BadImage(_reason(None, error)) from error
 
 
 def orientation(image):
