@@ -22,8 +22,4 @@ compile avx2 -mavx2 -mfma
 compile avx512 -mavx2 -mfma -mavx512f -mavx512dq -mavx512vl -mavx512bw -mprefer-vector-width=512
 for job in "${jobs[@]}"; do wait "$job"; done
 "$compiler" "${flags[@]}" "$source"/cpu/{check_kernels,dispatch}.cpp "$work"/*.o -o "$work/check"
-# GCC's g++ takes a second file for C++, unless it is told again.
-"$compiler" -std=c11 -O1 -g "-fsanitize=$sanitizer" -fno-sanitize-recover=all \
-  -x c "$source/image/check_resample.c" -x c "$source/image/resample.c" -lm -o "$work/check_image"
-"$work/check_image"
-"$work/check"
+bash "$source/image/check.sh" "$sanitizer"

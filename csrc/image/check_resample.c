@@ -1,5 +1,6 @@
-/* Runs the image functions with sizes of every kind, hostile ones among them, for csrc/check.sh.
+/* Runs the image functions with sizes of every kind, hostile ones among them: check.sh beside it.
  *
+ * A case is made from its number: `check COUNT FIRST` runs COUNT of them from FIRST on.
  * Each buffer has the very bytes that a function may touch, in a piece of memory of its own, so that
  * a sanitizer sees the first byte beside it.
  */
@@ -17,10 +18,13 @@ enum { LONGEST = 32767, MOST_PIXELS = 1 << 17 };
 static const int EDGES[] = {
     0, -1, 1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 224, 256, 4095, LONGEST, LONGEST + 1, 65536, INT_MAX, INT_MIN};
 
-static uint64_t state = 1;
+static uint64_t state;
+static int number; /* of the case */
 static int below(int count) { /* a number in [0, count) */
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    return (int)((state >> 33) % count);
+    uint64_t mixed = state += 0x9E3779B97F4A7C15u; /* SplitMix64 */
+    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9u;
+    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EBu;
+    return (int)(((mixed ^ (mixed >> 31)) >> 33) % count);
 }
 
 static int side(void) {
@@ -30,8 +34,13 @@ static int side(void) {
 static int is_valid(int side) { return side >= 1 && side <= LONGEST; }
 
 static void fail(const char *what, int width, int height, int out_width, int out_height) {
-    printf("%s: %d x %d to %d x %d\n", what, width, height, out_width, out_height);
+    printf("case %d: %s: %d x %d to %d x %d\n", number, what, width, height, out_width, out_height);
     exit(1);
+}
+
+/* Halve the longer side until an image takes no long time. */
+static void limit(int *width, int *height) {
+    while ((int64_t)*width * *height > MOST_PIXELS) *(*width > *height ? width : height) /= 2;
 }
 
 /* Resize a box of an image, the last pixel of which is the last of its memory; 1 if it was done. */
@@ -44,9 +53,9 @@ static int resize(int width, int height, int out_width, int out_height, int besi
         free(byte);
         return 0;
     }
-    if ((int64_t)width * height > MOST_PIXELS || (int64_t)out_width * out_height > MOST_PIXELS ||
-        (int64_t)out_width * height > MOST_PIXELS)
-        return 0; /* these take time alone */
+    limit(&width, &height);
+    limit(&out_width, &out_height);
+    limit(&out_width, &height); /* between the two passes */
     size_t stride = 4 * ((size_t)width + beside), size = stride * (height - 1) + 4 * (size_t)width;
     size_t out_size = 3 * (size_t)out_width * out_height;
     uint8_t *input = malloc(size), *output = malloc(out_size);
@@ -76,14 +85,16 @@ static void normalise(int64_t count) {
 }
 
 int main(int argc, char **argv) {
-    int cases = argc > 1 ? atoi(argv[1]) : 4000, done = 0;
-    if (argc > 2) state = strtoull(argv[2], NULL, 10);
+    int cases = argc > 1 ? atoi(argv[1]) : 4000, first = argc > 2 ? atoi(argv[2]) : 0, done = 0;
     if (!mae_image_supported()) {
         printf("this processor runs no image code\n");
         return 0;
     }
-    for (int i = 0; i < cases; i++) done += resize(side(), side(), side(), side(), below(2) * below(90));
-    for (int i = 0; i < 200; i++) normalise(i < 20 ? i - 10 : below(3000));
-    printf("%d images resized, %d sizes refused or left out\n", done, cases - done);
-    return done == 0;
+    for (number = first; number < first + cases; number++) {
+        state = (uint64_t)number << 20;
+        done += resize(side(), side(), side(), side(), below(2) * below(90));
+        if (number % 20 == 0) normalise(below(8) ? below(3000) : -1 - below(10));
+    }
+    printf("%d images resized, %d sizes refused\n", done, cases - done);
+    return 0;
 }
