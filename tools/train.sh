@@ -5,23 +5,43 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
   cat <<'USAGE'
-usage: bash tools/train.sh FILE CONFIG [N] [--eval-only | --knn] [--resume] [--fast-dev-run]
-                             [key=value ...]
+usage: bash tools/train.sh FILE CONFIG [N] [option ...] [key=value ...]
+
+Pretrains, finetunes or probes, as CONFIG says. Options may stand between and after key=value.
 
   FILE    the script, projects/MAE/train_net.py
   CONFIG  a LazyConfig file, for example projects/MAE/configs/mae_pretraining.py
   N       ranks on this machine: all usable GPUs by default, or all CPU cores without one
 
+  --resume        go on from the newest checkpoint of train.output_dir; a new run without any
+  --eval-only     evaluate train.load_weight or finetune.path (with --resume the newest checkpoint
+                  of train.output_dir) on val/; no training
+  --knn           classify val/ by the nearest images of train/ in the encoder's features; no
+                  training
+  --fast-dev-run  three iterations and two batches of evaluation, in fast_dev_run below the output
+                  folder, to see whether everything works
+  --config-file   CONFIG, as this script hands it on to FILE: not to be given here
+  -h, --help      print this text
+  key=value       change a setting of CONFIG: docs/recipes.md has the most used ones
+
 environment: NODE (machines, 1), NODE_RANK (0), ADDR (of machine 0), PORT (12345 with several
-  machines, else a free one), NODE_TIMEOUT (seconds to wait for the other machines, 300)
+  machines, else a free one), NODE_TIMEOUT (seconds to wait for the other machines, 300);
+  MAE_TRACEBACK=1 shows where an error was found
 
 examples:
+  # pretrain on 8 GPUs, and go on with it after a stop
   bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_pretraining.py 8 \
       dataloader.train.dataset.0.root=/data/imagenet
+  bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_pretraining.py 8 \
+      dataloader.train.dataset.0.root=/data/imagenet --resume
+  # finetune what it gave, and evaluate that
   bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_finetune.py 8 \
-      dataloader.train.dataset.0.root=/data/imagenet train.load_weight=output/mae_finetune --eval-only
-  bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_linprobe.py 8 \
-      dataloader.train.dataset.0.root=/data/imagenet finetune.path=output/mae_pretraining --knn
+      dataloader.train.dataset.0.root=/data/imagenet finetune.path=output/mae_pretraining
+  bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_finetune.py 8 --eval-only \
+      dataloader.train.dataset.0.root=/data/imagenet train.load_weight=output/mae_finetune
+  # how good the features are, without training
+  bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_linprobe.py 8 --knn \
+      dataloader.train.dataset.0.root=/data/imagenet finetune.path=output/mae_pretraining
 USAGE
 }
 

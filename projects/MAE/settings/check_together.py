@@ -56,7 +56,7 @@ def take_from_weights(cfg, eval_only, resumes):
     if resumes and has_checkpoint(train.output_dir):
         key, path = "train.output_dir", train.output_dir
     lines = []
-    if starts and key == "train.output_dir" and cfg.finetune.get("ema"):
+    if starts and key == "train.output_dir" and not eval_only and cfg.finetune.get("ema"):
         lines.append(f"finetune.ema=True is not used: --resume goes on from {key}={path}")
     if eval_only and starts and key != "finetune.path":
         lines.append(f"finetune.path={cfg.finetune.path} is not used: {key}={path} is evaluated")
