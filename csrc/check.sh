@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the native kernels and image functions under a sanitizer: bash csrc/check.sh {address,undefined,thread}
+# Runs the native kernels and image functions under a sanitizer:
+# bash csrc/check.sh {address,undefined,thread}
 set -euo pipefail
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 sanitizer=$1

@@ -250,7 +250,7 @@ done
 [ -z "$failed" ] || exit 1
 # A rank that has no step done yet ends by the signal itself.
 if [ -n "$asked" ] && { [ -n "$killed" ] || [ "$status" -eq $((128 + $(kill -l "$asked"))) ]; }; then end_as_asked; fi
-others=
+others= memory="with a smaller train.train_micro_batch_size or num_workers if the memory is full or limited"
 [ "$ranks" -eq 1 ] || others=": the other ranks are ended, too"
 if [ "$status" -gt 128 ]; then
   [ "$nodes" -eq 1 ] || [ "$status" -ne 134 ] ||
@@ -258,10 +258,13 @@ if [ "$status" -gt 128 ]; then
   hint=
   case $((status - 128)) in
     7) hint=" once there is room in /dev/shm (df -h /dev/shm; for a container --shm-size=1g)" ;;
-    6 | 9 | 11) hint=", with a smaller train.train_micro_batch_size or num_workers if the memory is full or limited" ;;
+    6 | 9 | 11) hint=", $memory" ;;
   esac
   echo "rank $((node_rank * ranks + culprit)) died of signal $((status - 128))" \
     "($(kill -l "$((status - 128))"))${others}; --resume goes on from the newest checkpoint${hint}" >&3
+elif [ "$status" -gt 1 ]; then # no rank of ours does: a library has ended it, as MKL does without memory
+  echo "rank $((node_rank * ranks + culprit)) ended with status $status${others}, see above;" \
+    "--resume goes on from the newest checkpoint, $memory" >&3
 fi
 # The others may have found the same mistake; they wait in vain for one that died.
 [ "$status" -eq 0 ] || [ "$status" -gt 128 ] || wait_for_end 3

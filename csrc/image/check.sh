@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the image functions under a sanitizer: bash csrc/image/check.sh {address,undefined,thread} [CASES [FIRST]]
+# Runs the image functions under a sanitizer:
+# bash csrc/image/check.sh {address,undefined,thread} [CASES [FIRST]]
 set -euo pipefail
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 work=$(mktemp -d)

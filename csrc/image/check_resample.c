@@ -1,8 +1,8 @@
 /* Runs the image functions with sizes of every kind, hostile ones among them: check.sh beside it.
  *
  * A case is made from its number: `check COUNT FIRST` runs COUNT of them from FIRST on.
- * Each buffer has the very bytes that a function may touch, in a piece of memory of its own, so that
- * a sanitizer sees the first byte beside it.
+ * Each buffer has the very bytes that a function may touch, in a piece of memory of its own, so
+ * that a sanitizer sees the first byte beside it.
  */
 #include <limits.h>
 #include <stdint.h>
@@ -16,7 +16,8 @@ void mae_normalise(const uint8_t *, int64_t, const float *, const float *, float
 
 enum { LONGEST = 32767, MOST_PIXELS = 1 << 17 };
 static const int EDGES[] = {
-    0, -1, 1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 224, 256, 4095, LONGEST, LONGEST + 1, 65536, INT_MAX, INT_MIN};
+    0, -1, 1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 224, 256, 4095,
+    LONGEST, LONGEST + 1, 65536, INT_MAX, INT_MIN};
 
 static uint64_t state;
 static int number; /* of the case */
@@ -48,7 +49,8 @@ static int resize(int width, int height, int out_width, int out_height, int besi
     int valid = is_valid(width) && is_valid(height) && is_valid(out_width) && is_valid(out_height);
     if (!valid) { /* no byte may be touched */
         uint8_t *byte = malloc(1);
-        if (mae_resize(byte + 1, 4 * (int64_t)width, width, height, byte + 1, out_width, out_height) == 0)
+        int64_t stride = 4 * (int64_t)width;
+        if (mae_resize(byte + 1, stride, width, height, byte + 1, out_width, out_height) == 0)
             fail("not refused", width, height, out_width, out_height);
         free(byte);
         return 0;
@@ -79,7 +81,8 @@ static void normalise(int64_t count) {
     memset(input, 7, 4 * pixels);
     mae_normalise(input, count, scale, bias, output);
     for (size_t i = 0; i < 3 * pixels; i++)
-        if (output[i] != 7 * scale[i / pixels] + bias[i / pixels]) fail("normalise", (int)count, 1, 1, 1);
+        if (output[i] != 7 * scale[i / pixels] + bias[i / pixels])
+            fail("normalise", (int)count, 1, 1, 1);
     free(input);
     free(output);
 }

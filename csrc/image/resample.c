@@ -181,7 +181,8 @@ static int is_side(int pixels) { return pixels >= 1 && pixels <= LONGEST_SIDE; }
  * Returns 0, or -1 when out of memory, or for a side that is none. */
 int mae_resize(const uint8_t *input, int64_t input_stride, int width, int height,
     uint8_t *output, int out_width, int out_height) {
-    if (!is_side(width) || !is_side(height) || !is_side(out_width) || !is_side(out_height)) return -1;
+    if (!is_side(width) || !is_side(height) || !is_side(out_width) || !is_side(out_height))
+        return -1;
     Filter across = {0}, down = {0};
     size_t row_bytes = 3 * (size_t)out_width, stride = (row_bytes + 1 + 15) / 16 * 16;
     int failed = make_filter(&across, width, out_width) | make_filter(&down, height, out_height);

@@ -1,4 +1,4 @@
-"""`bash tools/train.sh --help` explains every option there is, and its examples run as they stand."""
+"""`bash tools/train.sh --help` explains every option, and its examples run as they stand."""
 import re
 import subprocess
 

@@ -1,5 +1,5 @@
-"""A machine that runs out of something: /dev/shm, open files, memory. The run ends at once, with one line
-that says of what and how to get more, and the last checkpoint is whole.
+"""A machine that runs out of something: /dev/shm, open files, memory. The run ends at once, with
+one line that says of what and how to get more, and the last checkpoint is whole.
 """
 import resource
 import subprocess
@@ -64,13 +64,15 @@ def test_a_library_finds_no_room_in_dev_shm(image_folder, tmp_path):
 
 @pytest.mark.parametrize("files", [20, 40])
 def test_too_many_open_files(image_folder, tmp_path, files):
-    status, output = run_with(f"ulimit -n {files}", image_folder, tmp_path / "run", ranks=1, workers=1)
+    folder = tmp_path / "run"
+    status, output = run_with(f"ulimit -n {files}", image_folder, folder, ranks=1, workers=1)
     line = one_line(status, output)
     assert "too many open files" in line and "ulimit -n" in line
 
 
 def test_no_memory_from_the_start(image_folder, tmp_path):
-    status, output = run_with("ulimit -v 3000000", image_folder, tmp_path / "run", ranks=1, workers=0)
+    folder = tmp_path / "run"
+    status, output = run_with("ulimit -v 3000000", image_folder, folder, ranks=1, workers=0)
     assert "no memory is left" in one_line(status, output)
 
 

@@ -95,7 +95,10 @@ def tell(error):
         os.close(_spare.pop())
     first = int(os.environ.get("RANK", 0)) < 1  # OneFlow sets -1 without a launcher
     if not isinstance(error, (UserError, SystemExit)):
-        error = shortage(error) or error
+        lacking = shortage(error)
+        if lacking is not None:
+            lacking.__cause__ = error  # which MAE_TRACEBACK=1 shows
+            error = lacking
     if isinstance(error, SystemExit) and not isinstance(error.code, str):
         return error.code or 0, bool(error.code)
     is_everyones = getattr(error, "told", False)
