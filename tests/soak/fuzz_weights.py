@@ -279,7 +279,9 @@ def main():
     every = itertools.chain(
         run_images(args.first, images), run_all(args.first, args.cases - images, args.workers)
     )
-    for number, kind, outcome in every:
+    for so_far, (number, kind, outcome) in enumerate(every, 1):
+        if so_far % 10_000 == 0:
+            print(f"{so_far} cases, {len(failures)} failures so far", file=sys.stderr, flush=True)
         counts[kind, outcome.split(":")[0]] += 1
         if outcome.startswith("FAILED"):
             failures.append((number, outcome))
