@@ -83,6 +83,11 @@ node_rank=${NODE_RANK:-0}
   fail "NODE_RANK=$node_rank must be from 0 to $((nodes - 1)), one for each of NODE=$nodes machines"
 [ "$nodes" -eq 1 ] || [ -n "${ADDR:-}" ] || fail "NODE=$nodes needs ADDR, the address of machine 0"
 
+# Below it gRPC, which OneFlow's ranks speak, aborts them.
+open_files=$(ulimit -n)
+[ "$open_files" = unlimited ] || [ "$open_files" -ge 128 ] ||
+  fail "$open_files open files are too few for a rank: raise the limit (ulimit -n 4096)"
+
 find_python
 for argument in "$@"; do
   [ "$argument" != "train.device=cpu" ] || export CUDA_VISIBLE_DEVICES=

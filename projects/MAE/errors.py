@@ -6,6 +6,7 @@ import sys
 import traceback
 
 LONGEST = 2000  # characters of a message
+TOO_MANY_FILES, MORE_FILES = (errno.EMFILE, errno.ENFILE), "raise the limit (ulimit -n 4096)"
 # What is raised, by whichever class, where a thread or a library finds no memory.
 NO_MEMORY = ("can't start new thread", "failed to map segment", "Cannot allocate memory")
 INTERRUPTED, CLOSED_PIPE = 130, 141  # what a shell reports for SIGINT and SIGPIPE
@@ -94,8 +95,8 @@ def shortage(error):
     frames = traceback.extract_tb(error.__traceback__)
     number = error.errno if isinstance(error, OSError) else None
     text = text_of(error)
-    if number in (errno.EMFILE, errno.ENFILE):
-        return UserError("too many open files: raise the limit (ulimit -n 4096)", local=True)
+    if number in TOO_MANY_FILES:
+        return UserError(f"too many open files: {MORE_FILES}", local=True)
     # Python's semaphores are files in /dev/shm; the error names none.
     if number and frames and frames[-1].filename.endswith("multiprocessing/synchronize.py"):
         return UserError(

@@ -1,6 +1,7 @@
 """A machine that runs out of something: /dev/shm, open files, memory. The run ends at once, with
 one line that says of what and how to get more, and the last checkpoint is whole.
 """
+import os
 import resource
 import subprocess
 
@@ -62,12 +63,24 @@ def test_a_library_finds_no_room_in_dev_shm(image_folder, tmp_path):
     assert "df -h /dev/shm" in one_line(status, output, "rank 0 died of signal 7 (BUS)")
 
 
-@pytest.mark.parametrize("files", [20, 40])
-def test_too_many_open_files(image_folder, tmp_path, files):
-    folder = tmp_path / "run"
-    status, output = run_with(f"ulimit -n {files}", image_folder, folder, ranks=1, workers=1)
+def test_too_few_open_files_from_the_start(image_folder, tmp_path):
+    """gRPC would abort, with what it says of itself."""
+    status, output = run_with("ulimit -n 40", image_folder, tmp_path / "run", ranks=2, workers=0)
+    assert "ulimit -n 4096" in one_line(status, output, "train.sh: 40 open files")
+
+
+@pytest.mark.parametrize("ranks, workers", [(1, 1), (2, 0)])
+def test_too_many_open_files_in_the_middle(image_folder, tmp_path, ranks, workers):
+    settings = [f"dataloader.train.num_workers={workers}", "train.checkpointer.period=5"]
+    with StartedRun(image_folder, tmp_path, *settings, ranks=ranks) as run:
+        run.wait_for_iterations(6)
+        rank = run.rank_processes()[0]
+        used = max(map(int, os.listdir(f"/proc/{rank}/fd"))) + 1
+        resource.prlimit(rank, resource.RLIMIT_NOFILE, (used, used))
+        status, output = run.end(SECONDS)
     line = one_line(status, output)
-    assert "too many open files" in line and "ulimit -n" in line
+    assert "too many open files" in line.lower() and "ulimit -n" in line
+    check_whole(find_checkpoint(tmp_path))
 
 
 def test_no_memory_from_the_start(image_folder, tmp_path):
