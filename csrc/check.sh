@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the native kernels under a sanitizer: bash csrc/check.sh {address,undefined,thread}
+# Runs the native kernels and image functions under a sanitizer:
+# bash csrc/check.sh {address,undefined,thread}
 set -euo pipefail
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 sanitizer=$1
@@ -22,4 +23,4 @@ compile avx2 -mavx2 -mfma
 compile avx512 -mavx2 -mfma -mavx512f -mavx512dq -mavx512vl -mavx512bw -mprefer-vector-width=512
 for job in "${jobs[@]}"; do wait "$job"; done
 "$compiler" "${flags[@]}" "$source"/cpu/{check_kernels,dispatch}.cpp "$work"/*.o -o "$work/check"
-"$work/check"
+bash "$source/image/check.sh" "$sanitizer"

@@ -5,23 +5,43 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
   cat <<'USAGE'
-usage: bash tools/train.sh FILE CONFIG [N] [--eval-only | --knn] [--resume] [--fast-dev-run]
-                             [key=value ...]
+usage: bash tools/train.sh FILE CONFIG [N] [option ...] [key=value ...]
+
+Pretrains, finetunes or probes, as CONFIG says. Options may stand between and after key=value.
 
   FILE    the script, projects/MAE/train_net.py
   CONFIG  a LazyConfig file, for example projects/MAE/configs/mae_pretraining.py
   N       ranks on this machine: all usable GPUs by default, or all CPU cores without one
 
+  --resume        go on from the newest checkpoint of train.output_dir; a new run without any
+  --eval-only     evaluate train.load_weight or finetune.path (with --resume the newest checkpoint
+                  of train.output_dir) on val/; no training
+  --knn           classify val/ by the nearest images of train/ in the encoder's features; no
+                  training
+  --fast-dev-run  three iterations and two batches of evaluation, in fast_dev_run below the output
+                  folder, to see whether everything works
+  --config-file   CONFIG, as this script hands it on to FILE: not to be given here
+  -h, --help      print this text
+  key=value       change a setting of CONFIG: docs/recipes.md has the most used ones
+
 environment: NODE (machines, 1), NODE_RANK (0), ADDR (of machine 0), PORT (12345 with several
-  machines, else a free one), NODE_TIMEOUT (seconds to wait for the other machines, 300)
+  machines, else a free one), NODE_TIMEOUT (seconds to wait for the other machines, 300);
+  MAE_TRACEBACK=1 shows where an error was found
 
 examples:
+  # pretrain on 8 GPUs, and go on with it after a stop
   bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_pretraining.py 8 \
       dataloader.train.dataset.0.root=/data/imagenet
+  bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_pretraining.py 8 \
+      dataloader.train.dataset.0.root=/data/imagenet --resume
+  # finetune what it gave, and evaluate that
   bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_finetune.py 8 \
-      dataloader.train.dataset.0.root=/data/imagenet train.load_weight=output/mae_finetune --eval-only
-  bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_linprobe.py 8 \
-      dataloader.train.dataset.0.root=/data/imagenet finetune.path=output/mae_pretraining --knn
+      dataloader.train.dataset.0.root=/data/imagenet finetune.path=output/mae_pretraining
+  bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_finetune.py 8 --eval-only \
+      dataloader.train.dataset.0.root=/data/imagenet train.load_weight=output/mae_finetune
+  # how good the features are, without training
+  bash tools/train.sh projects/MAE/train_net.py projects/MAE/configs/mae_linprobe.py 8 --knn \
+      dataloader.train.dataset.0.root=/data/imagenet finetune.path=output/mae_pretraining
 USAGE
 }
 
@@ -62,6 +82,11 @@ node_rank=${NODE_RANK:-0}
 [[ "$node_rank" =~ ^[0-9]+$ && "$node_rank" -lt "$nodes" ]] ||
   fail "NODE_RANK=$node_rank must be from 0 to $((nodes - 1)), one for each of NODE=$nodes machines"
 [ "$nodes" -eq 1 ] || [ -n "${ADDR:-}" ] || fail "NODE=$nodes needs ADDR, the address of machine 0"
+
+# Below it gRPC, which OneFlow's ranks speak, aborts them.
+open_files=$(ulimit -n)
+[ "$open_files" = unlimited ] || [ "$open_files" -ge 128 ] ||
+  fail "$open_files open files are too few for a rank: raise the limit (ulimit -n 4096)"
 
 find_python
 for argument in "$@"; do
@@ -230,13 +255,21 @@ done
 [ -z "$failed" ] || exit 1
 # A rank that has no step done yet ends by the signal itself.
 if [ -n "$asked" ] && { [ -n "$killed" ] || [ "$status" -eq $((128 + $(kill -l "$asked"))) ]; }; then end_as_asked; fi
-others=
+others= memory="with a smaller train.train_micro_batch_size or num_workers if the memory is full or limited"
 [ "$ranks" -eq 1 ] || others=": the other ranks are ended, too"
 if [ "$status" -gt 128 ]; then
   [ "$nodes" -eq 1 ] || [ "$status" -ne 134 ] ||
     others=": as a rule since a rank of another machine has ended, which says why there"
+  hint=
+  case $((status - 128)) in
+    7) hint=" once there is room in /dev/shm (df -h /dev/shm; for a container --shm-size=1g)" ;;
+    6 | 9 | 11) hint=", $memory" ;;
+  esac
   echo "rank $((node_rank * ranks + culprit)) died of signal $((status - 128))" \
-    "($(kill -l "$((status - 128))"))${others}; --resume goes on from the newest checkpoint" >&3
+    "($(kill -l "$((status - 128))"))${others}; --resume goes on from the newest checkpoint${hint}" >&3
+elif [ "$status" -gt 1 ]; then # no rank of ours does: a library has ended it, as MKL does without memory
+  echo "rank $((node_rank * ranks + culprit)) ended with status $status${others}, see above;" \
+    "--resume goes on from the newest checkpoint, $memory" >&3
 fi
 # The others may have found the same mistake; they wait in vain for one that died.
 [ "$status" -eq 0 ] || [ "$status" -gt 128 ] || wait_for_end 3

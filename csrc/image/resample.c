@@ -14,6 +14,7 @@
 #define FRACTION_BITS 22
 #define LOW_BITS 11
 #define HALF (1 << (FRACTION_BITS - 1))
+#define LONGEST_SIDE 32767 /* beyond it, sums could overflow */
 
 /* Output pixel i is the sum over k < taps of weight[i * taps + k] * input[first[i] + k]. */
 typedef struct {
@@ -174,10 +175,14 @@ static void scale_all_rows(const uint8_t *input, int64_t input_stride, int width
 /* 1 if this processor can run the functions below. */
 int mae_image_supported(void) { return __builtin_cpu_supports("avx2") != 0; }
 
+static int is_side(int pixels) { return pixels >= 1 && pixels <= LONGEST_SIDE; }
+
 /* 4-byte pixels [height, width], rows input_stride bytes apart -> RGB [out_height, out_width, 3].
- * Sides up to 32767. Returns 0, or -1 when out of memory. */
+ * Returns 0, or -1 when out of memory, or for a side that is none. */
 int mae_resize(const uint8_t *input, int64_t input_stride, int width, int height,
     uint8_t *output, int out_width, int out_height) {
+    if (!is_side(width) || !is_side(height) || !is_side(out_width) || !is_side(out_height))
+        return -1;
     Filter across = {0}, down = {0};
     size_t row_bytes = 3 * (size_t)out_width, stride = (row_bytes + 1 + 15) / 16 * 16;
     int failed = make_filter(&across, width, out_width) | make_filter(&down, height, out_height);

@@ -1,10 +1,14 @@
 """The one exception that stands for a mistake of the user, not of the program; how it is said."""
 import contextlib
+import errno
 import os
 import sys
 import traceback
 
 LONGEST = 2000  # characters of a message
+TOO_MANY_FILES, MORE_FILES = (errno.EMFILE, errno.ENFILE), "raise the limit (ulimit -n 4096)"
+# What is raised, by whichever class, where a thread or a library finds no memory.
+NO_MEMORY = ("can't start new thread", "failed to map segment", "Cannot allocate memory")
 INTERRUPTED, CLOSED_PIPE = 130, 141  # what a shell reports for SIGINT and SIGPIPE
 
 
@@ -83,13 +87,46 @@ def printable(text):
     )
 
 
+def shortage(error):
+    """The `UserError` of an exception that says that this machine has run out of something, or None.
+
+    It may be raised anywhere: in a library, in a data set of the user's own.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    number = error.errno if isinstance(error, OSError) else None
+    text = text_of(error)
+    if number in TOO_MANY_FILES:
+        return UserError(f"too many open files: {MORE_FILES}", local=True)
+    # Python's semaphores are files in /dev/shm; the error names none.
+    if number and frames and frames[-1].filename.endswith("multiprocessing/synchronize.py"):
+        return UserError(
+            f"worker processes need /dev/shm: {error.strerror}: make room in it (df -h /dev/shm; for a "
+            "container --shm-size=1g), or set num_workers=0 for each loader",
+            local=True,
+        )
+    if number == errno.ENOMEM or type(error) is MemoryError or any(said in text for said in NO_MEMORY):
+        return UserError(
+            f"no memory is left ({text or type(error).__name__}): set a smaller "
+            "train.train_micro_batch_size or num_workers, or raise the limit (ulimit -v, a container's)",
+            local=True,
+        )
+    return None
+
+
+def text_of(error):
+    """The text of an exception; a class of the user's own may fail to make one."""
+    try:
+        return str(error)
+    except Exception as another:
+        return f"(its text can't be made: {type(another).__name__})"
+
+
 def raised_by(what, error):
     """The `UserError` for an exception that a user's own code, named by `what`, raised on this rank."""
-    try:
-        text = str(error)
-    except Exception as another:  # of a class of the user's own
-        text = f"(its text can't be made: {type(another).__name__})"
-    name = type(error).__name__
+    lacking = shortage(error)
+    if lacking is not None:
+        return lacking
+    name, text = type(error).__name__, text_of(error)
     said = f"{name}: {text}" if text else name
     return UserError(f"{what} raised {said}: mend it; MAE_TRACEBACK=1 shows where", local=True)
 

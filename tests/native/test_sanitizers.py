@@ -1,4 +1,4 @@
-"""The native kernels touch no memory but their own, whatever the shape and the instruction set."""
+"""The native kernels and image functions touch no memory but their own, whatever the shape and the instruction set."""
 import os
 import subprocess
 
@@ -19,3 +19,4 @@ def test_kernels_under(sanitizer):
     )
     assert result.returncode == 0, result.stdout
     assert "agree" in result.stdout
+    assert "images resized" in result.stdout or "runs no image code" in result.stdout

@@ -1,5 +1,8 @@
 """Read broken and hostile weight files and folders of runs, many thousands, and say what happened.
 
+A twelfth of the cases is sizes of images for the native image code, under the address sanitizer
+(`csrc/image/check.sh`; without a C++ compiler there are none).
+
     .venv/bin/python tests/soak/fuzz_weights.py                    # 100,000 cases on all cores
     .venv/bin/python tests/soak/fuzz_weights.py --case 4711        # one of them, with its traceback
 
@@ -15,9 +18,11 @@ import itertools
 import multiprocessing
 import os
 import queue
+import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +42,8 @@ SECRET = "hunter2"
 STYLE = os.path.realpath(os.path.join(os.path.dirname(report_page.__file__), "page.css"))
 SECONDS, MEMORY = 10, 256 * 2**20
 CHUNK = 250
+IMAGES, IMAGE_CHUNK = "image code", 10_000
+IMAGE_CHECK = os.path.join(os.path.dirname(__file__), "../../csrc/image/check.sh")
 FORBIDDEN = (
     "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "subprocess.Popen",
     "socket.connect", "socket.bind", "pickle.find_class", "exec", "compile", "import", "ctypes.dlopen",
@@ -236,6 +243,24 @@ def run_all(first, count, workers):
             yield from found
 
 
+def run_images(first, count):
+    """Yield (case, kind, outcome) of cases of the native image code; one that fails ends its chunk."""
+    environment = dict(os.environ, LD_PRELOAD="")  # another library would come before the sanitizer's
+    for start in range(first, first + count, IMAGE_CHUNK):
+        cases = min(IMAGE_CHUNK, first + count - start)
+        command = ["bash", IMAGE_CHECK, "address", str(cases), str(start)]
+        ended = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        found = re.search(r"(\d+) images resized, (\d+) sizes refused", ended.stdout)
+        if ended.returncode or not found:
+            yield start, IMAGES, f"FAILED: {cases} cases from here on: {ended.stdout[-2000:]}"
+            continue
+        resized, refused = map(int, found.groups())
+        for number in range(cases):
+            yield start + number, IMAGES, "read" if number < resized else "refused"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--cases", type=int, default=100_000)
@@ -249,13 +274,21 @@ def main():
             print(*run_case(args.case, *prepare(), os.path.join(folder, "case")))
         return 0
     start, counts, failures = time.perf_counter(), collections.Counter(), []
-    for number, kind, outcome in run_all(args.first, args.cases, args.workers):
+    has_compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
+    images = args.cases // (len(fuzz.KINDS) + 1) if has_compiler else 0
+    every = itertools.chain(
+        run_images(args.first, images), run_all(args.first, args.cases - images, args.workers)
+    )
+    for so_far, (number, kind, outcome) in enumerate(every, 1):
+        if so_far % 10_000 == 0:
+            print(f"{so_far} cases, {len(failures)} failures so far", file=sys.stderr, flush=True)
         counts[kind, outcome.split(":")[0]] += 1
         if outcome.startswith("FAILED"):
             failures.append((number, outcome))
     seconds = time.perf_counter() - start
-    for kind in fuzz.KINDS:
-        print(f"{kind:13} {counts[kind, 'read']:7} read {counts[kind, 'refused']:7} refused")
+    for kind in (*fuzz.KINDS, IMAGES):
+        said = [f"{counts[kind, outcome]:7} {outcome.lower()}" for outcome in ("read", "refused", "FAILED")]
+        print(f"{kind:13}", *said)
     for number, outcome in itertools.islice(failures, 40):
         print(f"case {number}: {outcome}")
     done = sum(counts.values())

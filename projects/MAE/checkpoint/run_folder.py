@@ -28,7 +28,8 @@ LEFTOVER = re.compile(
 # What runs, evaluations and reports write besides checkpoints, files and folders.
 WRITTEN = re.compile(
     r"(run\.lock|(config|evaluation|knn)\.yaml|(environment|metrics|evaluation|knn)\.json|report\.html"
-    r"|log\.txt(\.rank\d+)?|tensorboard|reconstructions|wandb)(\.partial)?|last_checkpoint\.partial"
+    r"|log\.txt(\.rank\d+)?|wandb_id\.txt|tensorboard|reconstructions|wandb)(\.partial)?"
+    r"|last_checkpoint\.partial"
 )
 
 

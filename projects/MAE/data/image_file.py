@@ -21,6 +21,7 @@ from projects.MAE.data.deep_pixels import (
     opened_again,
     with_8_bits,
 )
+from projects.MAE.errors import shortage
 
 # What counts as an image, in any case; the content, not the name, decides how a file is decoded.
 EXTENSIONS = (
@@ -103,7 +104,7 @@ def open_image(path):
         raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
     except Exception as error:
-        raise BadImage(_reason(path, error)) from error
+        raise shortage(error) or BadImage(_reason(path, error)) from error
 
 
 def to_rgb(image, reading=Reading()):
@@ -120,7 +121,7 @@ def to_rgb(image, reading=Reading()):
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # a file may be decoded only now
-        raise BadImage(_reason(None, error)) from error
+        raise shortage(error) or BadImage(_reason(None, error)) from error
 
 
 def orientation(image):

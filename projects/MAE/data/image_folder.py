@@ -9,7 +9,7 @@ import numpy as np
 from projects.MAE.data.deep_pixels import BadImage
 from projects.MAE.data.image_file import EXTENSIONS, Reading, read_image
 from projects.MAE.data.image_index import load_index
-from projects.MAE.errors import UserError
+from projects.MAE.errors import UserError, shortage
 
 logger = logging.getLogger("libai." + __name__)
 
@@ -119,7 +119,7 @@ class ImageFolder:
         try:
             return load_index(self.root, EXTENSIONS, loose=not self.labelled)
         except OSError as error:
-            raise UserError(
+            raise shortage(error) or UserError(
                 f"{self.config_key}: cannot list {error.filename}: {error.strerror}: mend its "
                 "permissions"
             ) from None

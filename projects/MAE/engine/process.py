@@ -3,6 +3,7 @@
 OneFlow is not imported here: importing it is what starts it.
 """
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import traceback
 
 from projects.MAE.command_line import end_now
 from projects.MAE.data.workers import release_semaphores
-from projects.MAE.errors import UserError, printable, report
+from projects.MAE.errors import UserError, printable, report, shortage
 from projects.MAE.runtime.rendezvous import meet
 from projects.MAE.runtime.stderr_filter import hide_known_noise
 from projects.MAE.runtime.watchdog import watch
@@ -20,6 +21,7 @@ from projects.MAE.utils.signals import end_at_once, signal_of_launchers_end
 
 FAILED = signal.SIGUSR2  # to tools/train.sh: end all ranks
 LAUNCHER_SECONDS = 10  # until this rank ends by itself; the launcher looks ten times a second
+_spare = []  # open files that are closed to tell of an error, which may be that too many are open
 _teller = None  # the socket whose name says that this rank has told of an error
 
 
@@ -78,8 +80,8 @@ def may_tell():
     try:
         # An abstract name of Linux, no file. Containers may share the network and count processes alone.
         _teller.bind(f"\0mae-{launcher}-{os.environ.get('MASTER_PORT')}-told")
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE
     return True
 
 
@@ -89,7 +91,14 @@ def tell(error):
     Returns:
         The exit status, and whether the error may be this rank's own.
     """
+    while _spare:
+        os.close(_spare.pop())
     first = int(os.environ.get("RANK", 0)) < 1  # OneFlow sets -1 without a launcher
+    if not isinstance(error, (UserError, SystemExit)):
+        lacking = shortage(error)
+        if lacking is not None:
+            lacking.__cause__ = error  # which MAE_TRACEBACK=1 shows
+            error = lacking
     if isinstance(error, SystemExit) and not isinstance(error.code, str):
         return error.code or 0, bool(error.code)
     is_everyones = getattr(error, "told", False)
@@ -121,6 +130,7 @@ def run_rank(main, argv):
     end_with_parent(signal_of_launchers_end())
     end_at_once()
     hide_known_noise()
+    _spare.extend(os.dup(1) for _ in range(4))
     watch(0)  # machines that are waited for are no hang
     try:
         meet()

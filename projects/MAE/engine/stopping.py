@@ -11,7 +11,7 @@ from libai.engine.hooks import LRScheduler
 from libai.engine.trainer import HookBase
 from libai.utils import distributed as dist
 
-from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint
+from projects.MAE.checkpoint.names import find_checkpoint, has_checkpoint
 from projects.MAE.modeling.initialization import named_tensors
 from projects.MAE.runtime.compat import log_loss
 from projects.MAE.runtime.ranks import any_rank
@@ -178,7 +178,7 @@ def divergence(what, iteration, folder, count=1):
     """The message for a loss, or weights, that are not finite."""
     if count > 1:
         what = f"{count} losses were not finite, train.max_bad_batches={count - 1}: {what}"
-    if is_checkpoint(folder):
+    if has_checkpoint(folder):
         good = find_checkpoint(folder)
         kept = f"the last good checkpoint is {good}: go on from it with --resume, or lower the rate"
     else:

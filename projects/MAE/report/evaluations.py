@@ -25,13 +25,17 @@ class Evaluation(NamedTuple):
     about: dict  # NUMBERS and TEXTS that are known; files of earlier versions of this code lack some
 
 
-def find_evaluations(folder):
-    """The `Evaluation`s in an output folder, and in the folders in it that are no runs themselves."""
+def find_evaluations(folder, left_out):
+    """The `Evaluation`s in an output folder, and in the folders in it that are no runs themselves;
+    adds to `Run.left_out`."""
     inner = sorted(e.path for e in os.scandir(folder) if e.is_dir(follow_symlinks=False))
     places = [folder, *(path for path in inner if not holds_run(path) and not _is_trial(path))]
     paths = [os.path.join(place, name) for place in places for name in KINDS]
-    paths = [path for path in paths if os.path.isfile(path)][:MOST_EVALUATIONS]
-    found = [_read(path, folder) for path in paths]
+    paths = [path for path in paths if os.path.isfile(path)]
+    if len(paths) > MOST_EVALUATIONS:
+        more = len(paths) - MOST_EVALUATIONS
+        left_out.append(f"evaluations after the first {MOST_EVALUATIONS}: {more:,}.")
+    found = [_read(path, folder) for path in paths[:MOST_EVALUATIONS]]
     return [evaluation for evaluation in found if evaluation is not None]
 
 

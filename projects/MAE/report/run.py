@@ -20,8 +20,9 @@ from projects.MAE.weights.plain_config import without_references
 
 TRAINING = ("total_loss", "lr", "samples_per_second")
 PICTURES = "reconstructions"
-# What is read of a run at most: a folder may be a stranger's. The figures are the last ones.
-LARGEST_METRICS = 1 << 24  # bytes; a run of 1,000,000 iterations writes a third
+# What is read of a run at most: a folder may be a stranger's.
+LARGEST_METRICS = 1 << 24  # bytes at the end of the file; 1,000,000 iterations write a third
+# Of these the first: a run has far fewer.
 MOST_LINES, MOST_VALUES = 250_000, 300_000
 LONGEST_LINE = 1 << 16  # bytes
 LARGEST_ENVIRONMENT = 1 << 18
@@ -54,9 +55,9 @@ class Run:
         self.curves, self.restarts, self.damaged = _read_metrics(folder, self.left_out)
         self.config, self.config_text = _read_config(folder, self.left_out)
         self.environment = _read_environment(folder, self.left_out)
-        self.checkpoints = _find_checkpoints(folder, self.evaluations)
+        self.checkpoints = _find_checkpoints(folder, self.evaluations, self.left_out)
         self.pictures = _find_pictures(folder, self.left_out)
-        self.evaluated = find_evaluations(folder)
+        self.evaluated = find_evaluations(folder, self.left_out)
 
     def setting(self, key, default=None):
         """A value of the configuration by its dotted name."""
@@ -245,13 +246,16 @@ def _read_config(folder, left_out):
         return {}, text
 
 
-def _find_checkpoints(folder, metrics):
-    """`Run.checkpoints`, with what their cards say of their iteration and of these metrics."""
-    found, left = [], LARGEST_CARDS
+def _find_checkpoints(folder, metrics, left_out):
+    """`Run.checkpoints`, with what their cards say of their iteration and of these metrics; adds to
+    left_out. A link to one in the folder is the same once more."""
+    found, left, linked = [], LARGEST_CARDS, 0
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
-        holds_model = os.path.isdir(os.path.join(path, "model")) and not os.path.islink(path)
-        if holds_model and not name.startswith("."):  # one that is being written
+        holds_model = os.path.isdir(os.path.join(path, "model"))
+        if holds_model and os.path.islink(path):
+            linked += not is_in(os.path.realpath(path), os.path.realpath(folder))
+        elif holds_model and not name.startswith("."):  # one that is being written
             try:
                 text = read_text(os.path.join(path, CARD), min(left, LARGEST_JSON), folder)
             except (OSError, UserError):  # what is missing or wrong is the card alone
@@ -261,6 +265,8 @@ def _find_checkpoints(folder, metrics):
             card = {k: v for k, v in card.items() if k == "iteration" or k in metrics}
             card = {key: value for key, value in card.items() if is_finite(value)}
             found.append({"name": name, "bytes": _size(path), "card": card})
+    if linked:
+        left_out.append(f"checkpoints that are links out of the folder: {linked:,}.")
     return found
 
 

@@ -9,8 +9,8 @@ OneFlow 0.9 has no switch for these lines, and raising glog's level would hide r
 They say: no InfiniBand library, no GPU driver. Neither is needed on a CPU. Where there is a driver
 (`nvidia-smi` is on the path) the last two name a real problem, and stay.
 
-Left out, too, is what a rank says that OneFlow aborts because another has ended, "Machine 0 lost" and a stack trace:
-the one that has ended, and the launcher, say why.
+Left out, too, is what a rank says that OneFlow aborts because another has ended, "Machine 0 lost" or "EPOLLERR", and a
+stack trace: the one that has ended, and the launcher, say why.
 
 A process of its own reads what the C++ side writes, so that the last words of one that is killed or
 aborts still come through. It runs this file, and ends when nobody can write to it any more.
@@ -28,7 +28,11 @@ NO_DRIVER = (
     rb"(Failed to get cuda runtime version: )?"
     rb"(CUDA driver version is insufficient for CUDA runtime version|no CUDA-capable device is detected)"
 )
-LOST = re.compile(rb"F\d{8} [\d:.]+ +\d+ ctrl_client\.cpp:\d+\] Check failed: .* Machine \d+ lost\s*")
+LOST = re.compile(
+    rb"F\d{8} [\d:.]+ +\d+ "
+    rb"(ctrl_client\.cpp:\d+\] Check failed: .* Machine \d+ lost"
+    rb"|io_event_poller\.cpp:\d+\] Check failed: .*EPOLLERR.*)\s*"
+)
 TRACE = re.compile(rb"\*\*\* Check failure stack trace: \*\*\*|    @ +0x[0-9a-f]+ .*")
 PAUSE_SECONDS = 0.2  # how long the start of a line is held back for its end
 

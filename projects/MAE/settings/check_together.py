@@ -3,7 +3,7 @@ import os
 
 from omegaconf import OmegaConf
 
-from projects.MAE.checkpoint.names import find_checkpoint, is_checkpoint
+from projects.MAE.checkpoint.names import find_checkpoint, has_checkpoint
 from projects.MAE.data.image_folder import find_split
 from projects.MAE.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from projects.MAE.errors import UserError, about
@@ -41,7 +41,7 @@ def take_from_weights(cfg, eval_only, resumes):
     image and patch size, which a recipe has by reference only.
 
     Returns:
-        A line for each size that is not the recipe's, and for a finetune.path that is not used.
+        A line for each size that is not the recipe's, and for what of finetune is not used.
 
     Raises:
         UserError: the weights can't be read.
@@ -53,9 +53,11 @@ def take_from_weights(cfg, eval_only, resumes):
     key, path = "finetune.path", cfg.finetune.path if starts else None
     if eval_only and train.load_weight:
         key, path = "train.load_weight", train.load_weight
-    if resumes and is_checkpoint(train.output_dir):
+    if resumes and has_checkpoint(train.output_dir):
         key, path = "train.output_dir", train.output_dir
     lines = []
+    if starts and key == "train.output_dir" and not eval_only and cfg.finetune.get("ema"):
+        lines.append(f"finetune.ema=True is not used: --resume goes on from {key}={path}")
     if eval_only and starts and key != "finetune.path":
         lines.append(f"finetune.path={cfg.finetune.path} is not used: {key}={path} is evaluated")
     open_ = [k for k in ("img_size", "patch_size") if OmegaConf.is_interpolation(model, k)]

@@ -84,6 +84,8 @@ def _settle_finetune(cfg, overridden):
         node.enable = bool(node.path)
     if node.path and node.enable is False:
         yield f"finetune.path={node.path} is not used: finetune.enable=False"
+    if node.get("ema") is True and node.enable is False:
+        yield "finetune.ema=True is not used: finetune.enable=False"
 
 
 def expand_home(cfg):

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import tempfile
 
-from projects.MAE.errors import UserError
+from projects.MAE.errors import MORE_FILES, TOO_MANY_FILES, UserError, shortage
 
 ROOM = 1 << 16  # bytes that a run writes before it looks whether a checkpoint fits
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -115,12 +115,15 @@ def refusals(folder):
 
 
 def reason(error, folder):
-    """An OSError in one line: the file, what is wrong and, on a full disk, how much is free."""
+    """An OSError in one line: the file, what is wrong and, on a full disk, how much is free; where
+    too many files are open what to do."""
     where = f"{error.filename}: " if error.filename else ""
     text = f"{where}{error.strerror or error}"
     if error.errno in FULL:
         with contextlib.suppress(OSError):  # the folder itself may be out of reach
             text += f" ({readable_size(free_bytes(folder))} free)"
+    if error.errno in TOO_MANY_FILES:
+        text += f", {MORE_FILES}"
     return text
 
 
@@ -134,7 +137,7 @@ def check_writable(folder):
             os.fsync(file.fileno())
     except OSError as error:
         hint = "free some space, or name" if error.errno in FULL else "name"
-        raise UserError(
+        raise shortage(error) or UserError(
             f"can't be written to: {error.strerror or error}",
             path=folder,
             way_out=f"{hint} a folder that you can write to",

@@ -61,8 +61,10 @@ def read_weight_file(path, ema=False):
         ema: see `read_weight_file_told`.
 
     Returns:
-        {name: float32 array} in the authors' names and layout; and a dict of those of num_heads,
-        decoder_num_heads, norm_pix_loss, classes, epoch, preprocessing that are known.
+        {name: float32 array} in the authors' names and layout; and a dict of what is known: of
+        num_heads, decoder_num_heads, norm_pix_loss, mask_ratio, num_classes, classes, problem_type,
+        epoch, preprocessing; sizes that a config.json names (img_size, patch_size, in_chans,
+        embed_dim, depth, mlp_width); and all that a model card says besides, as it stands.
 
     Raises:
         UserError: it can't be read, or its layout is not a known one.

@@ -9,6 +9,7 @@ from libai.utils.checkpoint import Checkpointer
 from projects.MAE.checkpoint import run_folder
 from projects.MAE.checkpoint.output_folder import open_output_folder
 from projects.MAE.checkpoint.reader import read_card
+from projects.MAE.engine.stopping import divergence
 from projects.MAE.errors import UserError
 from tests.support.checkpoints import CARD_OF_RUN, newest, trained
 
@@ -38,6 +39,11 @@ def test_a_run_goes_on_from_the_best_where_it_alone_is_left(best_alone):
     assert list(numbered.values()) == list(before.values())
     shutil.rmtree(best_alone / "model_0000002")
     assert content(best_alone / "model_best") == before
+
+
+def test_the_end_of_a_run_that_diverges_names_the_best_where_it_alone_is_left(best_alone):
+    message = divergence("Loss", 7, str(best_alone))
+    assert f"the last good checkpoint is {best_alone / 'model_best'}" in message
 
 
 def test_a_best_that_tells_no_iteration_is_kept_and_refused(best_alone):
@@ -142,6 +148,7 @@ def test_a_checkpoint_that_a_kill_has_hidden_is_not_overwritten(folder):
     [
         *["run.lock", "config.yaml", "environment.json", "metrics.json", "log.txt", "log.txt.rank1"],
         *["last_checkpoint.partial", "config.yaml.partial", "tensorboard", "reconstructions"],
+        "wandb_id.txt",
     ],
 )
 @pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])

@@ -1,4 +1,5 @@
 """Odd image files decode to the right pixels; bad ones are named, or skipped by a fixed rule."""
+import errno
 import os
 import struct
 
@@ -333,3 +334,15 @@ def test_a_folder_without_a_readable_image_ends_the_run(tmp_path):
 def test_on_error_is_checked_at_once(tmp_path):
     with pytest.raises(UserError, match="data.on_error=ignore must be raise or skip"):
         pretraining(tmp_path / "nowhere", "ignore")
+
+
+def test_an_image_that_is_out_of_reach_is_not_skipped_as_a_bad_one(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(RGB, "PNG"))
+
+    def refuse(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr("projects.MAE.data.image_file.open", refuse, raising=False)
+    with pytest.raises(UserError, match="too many open files"):
+        read_image(path)

@@ -30,7 +30,7 @@ def holding(value):
 
 RAISED = {
     "plain": (lambda: ValueError("no\nnumber"), "ValueError: no\nnumber"),
-    "empty": (lambda: MemoryError(), "MemoryError"),
+    "empty": (lambda: KeyError(), "KeyError"),
     "of two": (lambda: OfTwo("a.jpg", "label 12 is unknown"), "OfTwo: a.jpg: label 12 is unknown"),
     "not to be pickled": (lambda: holding(lambda: 0), "ValueError: an odd value"),
     "without a text": (WithoutText, "WithoutText: (its text can't be made: RuntimeError)"),

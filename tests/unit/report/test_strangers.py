@@ -175,6 +175,19 @@ def test_a_run_that_goes_back_at_every_line(tmp_path):
     assert page_of(tmp_path / "run").count("gone on with") == 11
 
 
+def test_what_is_not_shown_is_told(tmp_path):
+    outside = make_run(tmp_path / "outside")
+    make_checkpoint(outside, "model_0000019", iteration=20)
+    folder = make_run(tmp_path / "run")
+    make_checkpoint(folder, "model_0000009", iteration=10)
+    (folder / "model_final").symlink_to("model_0000009")  # is shown by its other name
+    (folder / "model_0000019").symlink_to(outside / "model_0000019")
+    for i in range(201):
+        make_evaluation(folder / f"e{i}", **{"Acc@1": 1.0, "weights": "w"})
+    left_out = read_run(str(folder)).left_out
+    assert left_out == ["checkpoints that are links out of the folder: 1.", "evaluations after the first 200: 1."]
+
+
 def test_a_file_too_large_is_told_of(tmp_path):
     folder = make_run(tmp_path / "run")
     with open(folder / "config.yaml", "a") as file:

@@ -49,6 +49,8 @@ def test_the_trace_of_a_lost_rank_is_left_out_and_no_other(no_driver):
     fatal = "F20261128 07:16:49.582173  8606 {}] Check failed: rpc_client_.Call() == OK (14 vs. 0) {}\n"
     trace = "*** Check failure stack trace: ***\n    @     0x7f72611d09ca  google::LogMessage::Fail()\n"
     lost = fatal.format("ctrl_client.cpp:54", "Machine 0 lost") + trace
+    poll = "F20261128 10:18:45.281615  9786 io_event_poller.cpp:95] Check failed: !(events & EPOLLERR) fd: 34\n"
+    lost += poll + trace
     other = fatal.format("actor.cpp:65", "Machine 0 lost") + trace
     text, _ = run(says("one\n", lost, "two\n", other, "three\n"), **no_driver)
     assert text == "one\ntwo\n" + other + "three\n"

@@ -169,6 +169,24 @@ def test_of_two_weights_to_evaluate_one_is_said_not_to_be_used(checkpoint, image
     assert f"finetune.path={checkpoint} is not used: {weights[1]} is evaluated" in run.said
 
 
+def test_sizes_of_the_best_alone_are_taken_to_resume_from_it(checkpoint, images):
+    (checkpoint / "model_best").mkdir()
+    shutil.move(str(checkpoint / "model"), str(checkpoint / "model_best"))
+    run = run_of(RECIPE, images, *SIZES, *DECODER, f"train.output_dir={checkpoint}", "--resume")
+    assert (run.cfg.model.img_size, run.cfg.model.patch_size) == (32, 8)
+
+
+def test_averaged_weights_that_are_not_used_are_told(checkpoint, images, tmp_path):
+    line, ema = "finetune.ema=True is not used", ["finetune.ema=True", *SIZES, *DECODER]
+    run = run_of(RECIPE, images, *ema, "finetune.enable=False")
+    assert f"{line}: finetune.enable=False" in run.said
+    weights = [f"finetune.path={tmp_path / 'w.pth'}", "finetune.weight_style=pytorch"]
+    (tmp_path / "w.pth").touch()  # which is not read
+    resumed = [f"train.output_dir={checkpoint}", "--resume"]
+    run = run_of(RECIPE, images, *ema, *TAKEN, *weights, *resumed)
+    assert f"{line}: --resume goes on from train.output_dir={checkpoint}" in run.said
+
+
 def test_sizes_that_the_user_has_set_stay(checkpoint, images, tmp_path):
     sizes = [*SIZES, f"finetune.path={checkpoint}"]
     own_sizes = ["model.img_size=224", "model.patch_size=8"]
