@@ -9,7 +9,7 @@ import pytest
 
 from projects.MAE.checkpoint.manifest import check_whole
 from projects.MAE.checkpoint.names import find_checkpoint
-from tests.support.command import ROOT, TINY, TINY_DECODER, environment, train_command
+from tests.support.command import ROOT, TINY, TINY_DECODER, WORKERS, environment, train_command
 from tests.support.needs import mount_memory
 from tests.support.started_run import StartedRun
 
@@ -31,7 +31,7 @@ def may_mount(tmp_path):
 def run_with(before, data, folder, ranks, workers, seconds=100):
     """A tiny pretraining run after a line of shell; returns its status and what it printed."""
     command = train_command(
-        "quickstart_pretraining.py", *TINY, *TINY_DECODER,
+        "quickstart_pretraining.py", *TINY, *TINY_DECODER, *WORKERS,
         f"dataloader.train.dataset.0.root={data}", f"train.output_dir={folder}",
         f"dataloader.train.num_workers={workers}", ranks=ranks,
     )  # fmt: skip
