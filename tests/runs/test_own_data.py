@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.documents import pages as documents
 from tests.runs.test_bad_input import assert_one_error
-from tests.support.command import CONFIGS, ROOT, TINY, TINY_DECODER, must_train, train
+from tests.support.command import CONFIGS, ROOT, TINY, TINY_DECODER, WORKERS, must_train, train
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def run(bands, name, *settings, must=must_train, **options):
 
 def test_every_recipe_takes_arrays_with_four_bands(bands):
     pretrained = bands / "output/bands_pretraining"
-    said = run(bands, "bands.py", "train.visualize.period=2", ranks=2)
+    said = run(bands, "bands.py", *WORKERS, "train.visualize.period=2", ranks=2)
     assert "bands [0, 1, 2] as red, green and blue" in said
     with Image.open(next((pretrained / "reconstructions").glob("*.png"))) as picture:
         assert len(np.unique(np.asarray(picture))) > 50
@@ -62,7 +62,7 @@ def test_every_recipe_takes_arrays_with_four_bands(bands):
 def test_a_class_that_workers_cannot_import_is_one_line(bands):
     text = (bands / CONFIGS / "bands.py").read_text().replace('LazyCall("bands.Bands")', "LazyCall(Bands)")
     (bands / CONFIGS / "inline.py").write_text((bands / "bands.py").read_text() + text)
-    settings = [*TINY_DECODER, "train.output_dir=output/inline"]
+    settings = [*TINY_DECODER, *WORKERS, "train.output_dir=output/inline"]
     result = run(bands, "inline.py", *settings, must=train)
     assert_one_error(result, "can't be sent to worker processes", "Bands", "num_workers=0")
 
