@@ -15,6 +15,7 @@ from tests.support.command import CONFIGS, ROOT, TINY, TINY_DECODER, environment
 from tests.support.runs import assert_same_weights, losses
 
 SUBNET = "10.87.65"
+TINY_PROBE = [s for s in TINY if not s.startswith("optim.")] + ["model.global_pool=False"]
 FAILING = str(ROOT / "tests" / "support" / "failing_pretraining.py")
 ROOT_KEY = "dataloader.train.dataset.0.root"
 
@@ -56,14 +57,15 @@ def start(
     address=f"{SUBNET}.1",
     timeout=120,
     config=f"{CONFIGS}/quickstart_pretraining.py",
+    tiny=(*TINY, *TINY_DECODER),
+    file="projects/MAE/train_net.py",
     **others,
 ):
-    """One machine's part of a tiny pretraining run, NODE=2, with other variables besides."""
+    """One machine's part of a tiny run, NODE=2, with other variables besides."""
     enter = ["ip", "netns", "exec", namespace] if namespace else []
     variables = dict(NODE="2", NODE_RANK=str(node_rank), ADDR=address, NODE_TIMEOUT=str(timeout))
     return subprocess.Popen(
-        [*enter, "bash", "tools/train.sh", "projects/MAE/train_net.py"]
-        + [config, str(ranks), *TINY, *TINY_DECODER]
+        [*enter, "bash", "tools/train.sh", file, config, str(ranks), *tiny]
         + [f"{ROOT_KEY}={data}", f"train.output_dir={output}", *arguments],
         cwd=ROOT,
         env=environment() | variables | {"PORT": "12987"} | others,
@@ -151,12 +153,39 @@ def test_an_error_on_one_machine_ends_the_other(machines, image_folder, tmp_path
     settings = ["train.train_iter=100000", f"train.seed={seed}"]
     runs = [start(machines[k], k, image_folder, tmp_path / str(k), *settings, config=FAILING) for k in (0, 1)]
     found = ends(*runs, seconds=100)
-    assert all(status not in (0, None) for status, _, _ in found), found
     errors = [line for _, errors, _ in found for line in errors]
     assert len(errors) == 1 and "ValueError: the label is no number" in errors[0], found
     assert all("Traceback" not in output for _, _, output in found), found
+    assert_one_tells_of_the_other(found)
+
+
+def assert_one_tells_of_the_other(found):
+    """Both have ended, the one without the error by OneFlow's abort, which it explains."""
+    assert all(status not in (0, None) for status, _, _ in found), found
     gone = [output for status, _, output in found if status == 134]
     assert len(gone) == 1 and "a rank of another machine has ended" in gone[0] and "@ " not in gone[0]
+
+
+@pytest.mark.parametrize(
+    "stage, failing, config, tiny, arguments",
+    [
+        ("evaluation", 1, "pretraining", TINY + TINY_DECODER, ["train.load_weight={}", "--eval-only"]),
+        ("k-NN", 0, "linprobe", TINY_PROBE, ["finetune.path={}", "--knn"]),
+    ],
+)
+def test_an_error_of_an_evaluation_ends_the_other_machine(
+    machines, image_folder, pretrained, tmp_path, stage, failing, config, tiny, arguments
+):
+    arguments = [argument.format(pretrained) for argument in arguments]
+    options = dict(config=f"{CONFIGS}/quickstart_{config}.py", tiny=tiny, FAIL_AT=f"{stage} {failing}")
+    options["file"] = "tests/support/failing_at.py"
+    runs = [
+        start(machines[k], k, image_folder, tmp_path / str(k), *arguments, **options) for k in (0, 1)
+    ]
+    found = ends(*runs, seconds=100)
+    told = [output.count(f"RuntimeError: an error on rank {failing}") for _, _, output in found]
+    assert told == [k == failing for k in (0, 1)], found
+    assert_one_tells_of_the_other(found)
 
 
 def test_machine_that_never_comes(image_folder, tmp_path):
