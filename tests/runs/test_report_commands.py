@@ -50,7 +50,7 @@ def test_a_stopped_run_is_gone_on_with_finetuned_and_evaluated(stopped):
     found = commands_of(stopped)
     assert "Go on with the run" not in found
     classifier = [s for s in TINY if not s.startswith("model.")] + ["model.num_classes=3"]
-    assert "Loaded 28 tensors" in run(found["Finetune a classifier"], *classifier)
+    assert "Loaded 16 tensors" in run(found["Finetune a classifier"], *classifier)
     assert list(commands_of(f"{stopped}_finetune"))[0] == "Classify images of your own"
     run(found["Evaluate it"], "train.test_micro_batch_size=4")
     evaluated = json.loads((stopped / "evaluation" / "evaluation.json").read_text())
@@ -63,7 +63,7 @@ def test_a_stopped_run_is_gone_on_with_finetuned_and_evaluated(stopped):
     assert nearest["weights"] == f"{stopped}/model_0000003" and nearest["iteration"] == 4
     assert f"top-1 accuracy {nearest['Acc@1']:.2f} %" in text
     probe = [s for s in classifier if not s.startswith("optim.")]
-    assert "Loaded 28 tensors" in run(found["Probe it linearly"], *probe)
+    assert "Loaded 16 tensors" in run(found["Probe it linearly"], *probe)
     assert list(commands_of(f"{stopped}_linprobe"))[0] == "Classify images of your own"
 
 
