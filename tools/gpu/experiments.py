@@ -34,20 +34,22 @@ def start():
 
     if DEVICE == "cuda":
         print("kernels:", cuda_kernels.load(), flush=True)
-    elif DEVICE == "emulated":
-        cuda_kernels.emulate(LIBRARY, has_code="STRICT" not in os.environ)
-        take_the_layers_of_a_gpu()
+    emulate()
     set_up_ranks(PLACED)
     flow.manual_seed(7)
     return flow
 
 
-def take_the_layers_of_a_gpu():
-    """Let models on this CPU be built as those on a GPU are."""
+def emulate():
+    """Where they are asked for, let the CUDA kernels run on this CPU, and models be a GPU's."""
+    if DEVICE != "emulated":
+        return
     from projects.MAE.modeling import encoder, global_tensors
     from projects.MAE.modeling.layer_kinds import LayerKinds
     from projects.MAE.modeling.layers import LayerNorm, Linear, TransformerLayer
+    from projects.MAE.runtime import cuda_kernels
 
+    cuda_kernels.emulate(LIBRARY, has_code="STRICT" not in os.environ)
     encoder.layer_kinds = lambda: LayerKinds(LayerNorm, Linear, TransformerLayer)
     global_tensors._standardize_by_products = global_tensors._standardize_by_means
 
@@ -254,15 +256,13 @@ def refuse(*words):
     else:
         said = False
     after = float((flow.ones(3, device=PLACED) + 1).sum().numpy())
+    assert said and after == 6.0
     return dict(refused_by_name=said, afterwards=after)
 
 
 def program(config, *arguments):
-    """train_net.py in this process, with the kernels emulated; the folder is the current one."""
-    if DEVICE == "emulated":
-        from projects.MAE.runtime import cuda_kernels
-
-        cuda_kernels.emulate(LIBRARY)
+    """train_net.py in this process; the folder is the current one."""
+    emulate()
     from projects.MAE.train_net import main
 
     main(["--config-file", f"{ROOT}/projects/MAE/configs/{config}", *arguments])
