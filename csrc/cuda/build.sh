@@ -42,7 +42,7 @@ embed() { # array, files
 # All sources at once: OneFlow's headers, read once, are nearly all of the work.
 (cd "$csrc/oneflow" && printf '#include "%s"\n' cuda_*.cpp) >"$work/all.cpp"
 # Access control is off: the registries have no other way in.
-"$compiler" -std=c++17 -O2 -fPIC -shared -fvisibility=hidden -fno-access-control -w \
+"$compiler" -std=c++17 -O1 -fPIC -shared -fvisibility=hidden -fno-access-control -w \
   -D_GLIBCXX_USE_CXX11_ABI=0 -DHALF_ENABLE_CPP11_USER_LITERALS=0 -DGLOG_EXPORT= \
   -I "$csrc/oneflow" -I "$csrc/oneflow/include" -I "$work" -I "$work/include" \
   -I "$site/oneflow/include/glog-build" "$work/all.cpp" -o "$work/libmae_cuda.so" \

@@ -21,6 +21,7 @@ DEVICE, _, LIBRARY = sys.argv[1].partition(":")
 PLACED = "cuda" if DEVICE == "cuda" else "cpu"
 TINY = dict(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=4, decoder_embed_dim=32,
             decoder_depth=2, decoder_num_heads=4)  # fmt: skip
+SHALLOW = dict(depth=1, decoder_depth=1)
 BASE = dict(img_size=224, patch_size=16, embed_dim=768, depth=12, num_heads=12,
             decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16)  # fmt: skip
 
@@ -73,7 +74,7 @@ def autoencoder(words):
     start()
     from projects.MAE.modeling.mae import MaskedAutoencoderViT
 
-    sizes = BASE if "base" in words else TINY
+    sizes = BASE if "base" in words else dict(TINY, **SHALLOW) if "shallow" in words else TINY
     count = next((int(word) for word in words if word.isdigit()), 8)
     model = MaskedAutoencoderViT(norm_pix_loss=True, **sizes)
     side, patches = sizes["img_size"], (sizes["img_size"] // sizes["patch_size"]) ** 2
@@ -110,7 +111,7 @@ def digest(model):
 
 
 def train(*words):
-    """Losses of steps in a graph. Words: amp, checkpointing, skip, long (60 steps)."""
+    """Losses of steps in a graph. Words: amp, checkpointing, skip, shallow, long (60 steps)."""
     model, batch = autoencoder(words)
     graph = training_graph(model, words)
     steps = 60 if "long" in words else 10

@@ -232,10 +232,8 @@ int main(int, char** arguments) {
 """
 
 
-STATIC = pytest.param("__shared__ float tile[32]", marks=pytest.mark.soak)
-
-
-@pytest.mark.parametrize("memory", [STATIC, "DYNAMIC_SHARED(float, tile)"])
+@pytest.mark.soak
+@pytest.mark.parametrize("memory", ["__shared__ float tile[32]", "DYNAMIC_SHARED(float, tile)"])
 def test_address_sanitizer_sees_reads_past_shared_memory(tmp_path, memory):
     source, program = tmp_path / "reads.cu", tmp_path / "reads"
     source.write_text(SANITIZED)

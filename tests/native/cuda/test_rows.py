@@ -135,6 +135,7 @@ def test_layer_norm(compiled, x_type, y_type, added, rows, width):
         close(dbeta, d.sum(0), 5e-6)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("rows, width", [(1, 8), (19, 264), (40, 520), (3, 1024)])
 @pytest.mark.parametrize("name", ["float", "half", "bfloat16"])
 def test_gelu(compiled, name, rows, width):
@@ -163,6 +164,7 @@ def test_gelu(compiled, name, rows, width):
     close(sum_partials(compiled, partial, width)[0], expected.sum(0), 5e-6)
 
 
+@pytest.mark.soak
 def test_gelu_in_the_tails(compiled):
     x = np.linspace(-12, 12, 2048)
     for name, tolerance in ("half", 3e-7), ("float", 3e-7):
