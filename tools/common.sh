@@ -44,7 +44,7 @@ gpu_capabilities() {
   nvidia-smi "${selection[@]}" --query-gpu=compute_cap --format=csv,noheader 2>/dev/null || true
 }
 
-# Whether there is a GPU that this OneFlow build has no code for, so that it needs those of csrc/cuda.
+# Whether there is a GPU that this OneFlow build has no code for, which needs csrc/cuda.
 has_newer_gpu() { gpu_capabilities | awk -F. '$1 >= 9 {n++} END {exit !n}'; }
 
 # The library of csrc/cuda is there, and wanted: see projects/MAE/runtime/cuda_kernels.py.

@@ -45,8 +45,9 @@ find_base_python() {
 }
 
 extras=("$@")
-# What a GPU needs that OneFlow has no code for, and no other machine.
-[[ " $* " == *" gpu "* ]] || ! has_newer_gpu || extras+=(gpu)
+# What a GPU needs that OneFlow has no code for, and no other machine; last, because another extra
+# may bring an older cuBLAS.
+! has_newer_gpu || extras+=(gpu)
 for extra in "${extras[@]}"; do
   grep -q "^ *\"$extra\": \[" "$root/setup.py" || fail "there is no extra $extra in setup.py"
 done
@@ -128,7 +129,8 @@ build_cuda() {
   local library=$venv/lib/libmae_cuda.so sources error
   [ -d "$root/csrc/cuda" ] && grep -qx gpu "$stamp" || return 0
   command -v "${CXX:-g++}" >/dev/null || return 0 # build_native has said so
-  sources=$(cd "$root/csrc" && find cuda oneflow -type f -exec sha256sum {} + | LC_ALL=C sort | sha256sum)
+  sources=$(cd "$root/csrc" &&
+    find cuda oneflow -type f -exec sha256sum {} + | LC_ALL=C sort | sha256sum)
   [ "$(cat "$library.sources" 2>/dev/null)" != "$sources" ] || return 0
   exec 8>"$venv/.lock.native"
   flock 8
@@ -137,8 +139,10 @@ build_cuda() {
   rm -f "$library"
   error=$(bash "$root/csrc/cuda/build.sh" "$venv/bin/python" "$venv/lib" 2>&1) || true # seen below
   echo "$sources" >"$library.sources"
-  [ -f "$library" ] || echo "The CUDA kernels could not be built ($(grep -m 1 -E 'error|not found' <<<"$error" ||
-    tail -n 1 <<<"$error")): GPUs of compute capability 9.0 and later can't be used" >&2
+  if [ ! -f "$library" ]; then
+    echo "The CUDA kernels could not be built ($(grep -m 1 -E 'error|Error' <<<"$error" ||
+      tail -n 1 <<<"$error")): GPUs of compute capability 9.0 and later can't be used" >&2
+  fi
 }
 
 # What keeps the ports of a run on one machine to that machine. A run works without it.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests; takes pytest's own arguments. Sets up .venv first if need be.
-# --gpu [GROUP ...] checks the CUDA kernels on the GPU of this machine instead: see tools/gpu/check.sh.
+# --gpu [GROUP ...] checks the CUDA kernels on this machine's GPU instead: see tools/gpu/check.sh.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

@@ -1,5 +1,5 @@
-// The library's entry points, which projects/MAE/runtime/cuda_kernels.py calls. Each returns null, or
-// a message in words.
+// The library's entry points, which projects/MAE/runtime/cuda_kernels.py calls. Each returns null,
+// or a message in words.
 #include <stdexcept>
 
 #include "cuda_compile.h"

@@ -22,7 +22,7 @@ def load(device=None):
     """Load the kernels for a kind of device, once, before the first operator runs.
 
     Args:
-        device: "cpu", "cuda", or None for what this machine has: the CPU, and a GPU where there is one.
+        device: "cpu", "cuda", or None for what this machine has: the CPU, and perhaps a GPU.
 
     Returns:
         What `load_for_cpu` does, or for "cuda" what `cuda_kernels.load` does.

@@ -1,4 +1,4 @@
-"""LayerNorm, GELU, sums, AdamW for CUDA (csrc/cuda/layers), emulated, agree with NumPy in float64."""
+"""CUDA's LayerNorm, GELU, sums, AdamW of csrc/cuda/layers, emulated, against NumPy in float64."""
 import ctypes
 import math
 

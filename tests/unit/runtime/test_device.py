@@ -60,7 +60,7 @@ def test_several_ranks_are_refused_where_nccl_has_no_code(gpu, monkeypatch):
 
 
 def shell(tmp_path, function, capabilities, **environment):
-    """What a function of tools/common.sh prints, and its status, beside GPUs of these capabilities."""
+    """What a function of tools/common.sh prints, and its status, beside GPUs of these."""
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\n" + "".join(f"echo {c}\n" for c in capabilities))
     tool.chmod(0o755)
