@@ -29,6 +29,9 @@ setup(
     ],
     extras_require={
         "pytorch": ["torch==1.13.1"],
+        # For GPUs from compute capability 9.0 on: what compiles csrc/cuda, and a cuBLAS with code
+        # for them. tools/setup.sh installs both where there is one.
+        "gpu": ["nvidia-cuda-nvrtc-cu12==12.9.86", "nvidia-cublas-cu11==11.11.3.6"],
         "viz": ["tensorboard"],  # shows the event files
         "wandb": ["wandb>=0.13,<0.19"],  # later ones need a protobuf with which OneFlow does not start
         "test": ["pytest>=7", "pytest-xdist>=3"],

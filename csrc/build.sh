@@ -52,6 +52,7 @@ oneflow=(-fvisibility=hidden -w -D_GLIBCXX_USE_CXX11_ABI=0 -DHALF_ENABLE_CPP11_U
   -I "$site/oneflow/include/glog-build")
 for file in "$source"/oneflow/*.cpp; do
   name=$(basename "$file" .cpp)
+  [[ $name != cuda_* ]] || continue # of another library: see cuda/build.sh
   compile "$name.o" "oneflow/$name.cpp" "${oneflow[@]}"
 done
 for job in "${jobs[@]}"; do wait "$job"; done

@@ -32,18 +32,37 @@ refuse_colon() {
 
 cpu_cores() { nproc; }
 
-# GPUs that this OneFlow build has code for (compute capability 6.0 to 8.x) and that
-# CUDA_VISIBLE_DEVICES leaves visible.
-usable_gpus() {
-  command -v nvidia-smi >/dev/null || { echo 0; return; }
+# The compute capability, 8.6 for example, of each GPU that CUDA_VISIBLE_DEVICES leaves visible.
+gpu_capabilities() {
+  command -v nvidia-smi >/dev/null || return 0
   local selection=()
   if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
-    [ -n "$CUDA_VISIBLE_DEVICES" ] || { echo 0; return; }
+    [ -n "$CUDA_VISIBLE_DEVICES" ] || return 0
     selection=(-i "$CUDA_VISIBLE_DEVICES")
   fi
   # It fails where there is a tool but no driver, as in a container started without its GPUs.
-  { nvidia-smi "${selection[@]}" --query-gpu=compute_cap --format=csv,noheader 2>/dev/null || true; } |
-    awk -F. '$1 >= 6 && $1 <= 8 {n++} END {print n + 0}'
+  nvidia-smi "${selection[@]}" --query-gpu=compute_cap --format=csv,noheader 2>/dev/null || true
+}
+
+# Whether there is a GPU that this OneFlow build has no code for, which needs csrc/cuda.
+has_newer_gpu() { gpu_capabilities | awk -F. '$1 >= 9 {n++} END {exit !n}'; }
+
+# The library of csrc/cuda is there, and wanted: see projects/MAE/runtime/cuda_kernels.py.
+has_cuda_kernels() {
+  case "${MAE_CUDA_KERNELS:-}" in
+    0) return 1 ;;
+    "" | 1) [ -f "$libraries/libmae_cuda.so" ] ;;
+    *) [ -f "$MAE_CUDA_KERNELS" ] ;;
+  esac
+}
+
+# How many GPUs ranks can compute on, after find_python: all that this OneFlow build has code for
+# (compute capability 6.0 to 8.x); one of newer ones, where there are kernels for it.
+usable_gpus() {
+  local newer=0
+  ! has_cuda_kernels || newer=1
+  gpu_capabilities | awk -F. -v newer="$newer" \
+    '$1 >= 6 && $1 <= 8 {n++} $1 >= 9 {m = newer} END {print n ? n : m + 0}'
 }
 
 # How many ranks a run gets that asks for no number; its arguments are those of the run.

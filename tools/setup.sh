@@ -45,6 +45,9 @@ find_base_python() {
 }
 
 extras=("$@")
+# What a GPU needs that OneFlow has no code for, and no other machine; last, because another extra
+# may bring an older cuBLAS.
+! has_newer_gpu || extras+=(gpu)
 for extra in "${extras[@]}"; do
   grep -q "^ *\"$extra\": \[" "$root/setup.py" || fail "there is no extra $extra in setup.py"
 done
@@ -121,6 +124,27 @@ build_native() {
   fi
 }
 
+# The CUDA kernels, for GPUs that OneFlow has no code for: see csrc/cuda. NVRTC compiles them there.
+build_cuda() {
+  local library=$venv/lib/libmae_cuda.so sources error
+  [ -d "$root/csrc/cuda" ] && grep -qx gpu "$stamp" || return 0
+  command -v "${CXX:-g++}" >/dev/null || return 0 # build_native has said so
+  sources=$(cd "$root/csrc" &&
+    find cuda oneflow -type f -exec sha256sum {} + | LC_ALL=C sort | sha256sum)
+  [ "$(cat "$library.sources" 2>/dev/null)" != "$sources" ] || return 0
+  exec 8>"$venv/.lock.native"
+  flock 8
+  [ "$(cat "$library.sources" 2>/dev/null)" != "$sources" ] || return 0
+  echo "Building the CUDA kernels"
+  rm -f "$library"
+  error=$(bash "$root/csrc/cuda/build.sh" "$venv/bin/python" "$venv/lib" 2>&1) || true # seen below
+  echo "$sources" >"$library.sources"
+  if [ ! -f "$library" ]; then
+    echo "The CUDA kernels could not be built ($(grep -m 1 -E 'error|Error' <<<"$error" ||
+      tail -n 1 <<<"$error")): GPUs of compute capability 9.0 and later can't be used" >&2
+  fi
+}
+
 # What keeps the ports of a run on one machine to that machine. A run works without it.
 build_loopback() {
   local library=$venv/lib/libmae_loopback.so source=$root/tools/loopback.c
@@ -137,6 +161,7 @@ build_loopback() {
 
 build_libraries() {
   build_native
+  build_cuda
   build_loopback
 }
 
@@ -180,7 +205,9 @@ fi
 echo "Installing build tools"
 run_pip pybind11 wheel "setuptools<70"
 echo "Installing OneFlow 0.9.0 and its libraries (5 GB, a minute or more)"
-mapfile -t packages < <(requirements | grep -v '^libai'; requirements test)
+left_out=libai
+[[ " ${extras[*]} " != *" gpu "* ]] || left_out='libai\|nvidia-cublas' # the extra has a later one
+mapfile -t packages < <(requirements | grep -v "^\($left_out\)"; requirements test)
 run_pip "${reinstall[@]}" "${packages[@]}"
 echo "Installing LiBai 0.1.1"
 # LiBai's setup.py imports pybind11, so it can't be built in pip's isolated environment.

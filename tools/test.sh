@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Runs the tests; takes pytest's own arguments. Sets up .venv first if need be.
+# --gpu [GROUP ...] checks the CUDA kernels on this machine's GPU instead: see tools/gpu/check.sh.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+if [ "${1:-}" = --gpu ]; then exec bash "$root/tools/gpu/here.sh" "${@:2}"; fi
 find_python
 set_cpu_environment 1
 cd "$root"

@@ -29,6 +29,7 @@ NOT_RUN = {
     r"bash tools/setup\.sh( \w+)?": "installs gigabytes; CI begins with it, see tests/runs/test_setup.py",
     r"bash tools/test\.sh( .*)?": "these tests are what it runs",
     r"python3 benchmarks/train_step\.py.*": "half an hour, and downloads PyTorch",
+    r"python3 benchmarks/gpu_kernels\.py": "needs a GPU and PyTorch",
     r"\.venv/bin/python tests/soak/kill_resume\.py": "hours; see tests/runs/test_kills.py",
     r"\.venv/bin/python benchmarks/loader\.py": "needs torchvision, and minutes",
     r"\.venv/bin/tensorboard --logdir output": "never ends, see tests/unit/monitor/test_tensorboard.py",

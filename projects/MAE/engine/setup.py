@@ -125,12 +125,15 @@ def _start_device(run):
     )
     if train.rdma_enabled:
         flow.env.init_rdma()
+    kernels = together(lambda: native.load(run.device))
+    kernels = "native ones" if kernels else "those of OneFlow"
     if run.device == "cpu":
-        kernels = "native ones" if together(native.load) else "those of OneFlow"
         check_agreement(
             "CPU kernels", kernels, "run tools/setup.sh on every machine, or set MAE_NATIVE=0 on all"
         )
         compute_on_one_thread()
+    else:
+        check_agreement("CUDA kernels", kernels, "use GPUs of one kind")
     layout = run.layout
     set_up_ranks(run.device, layout.data, layout.tensor, layout.pipeline, layout.stages)
 
@@ -143,9 +146,11 @@ def _say(run):
         f"pipeline {layout.pipeline}; {os.environ.get('OMP_NUM_THREADS', 'all')} threads a rank"
     )
     if run.device == "cpu":
-        instruction_set = native.load()
+        instruction_set = native.load("cpu")
         kernels = f"native, {instruction_set}" if instruction_set else "of OneFlow"
         logger.info(f"CPU kernels: {kernels}; matrix products: {native.matrix_products()}")
+    else:
+        logger.info(f"CUDA kernels: {native.load('cuda') or 'of OneFlow'}")
     for line in run.said:
         logger.info(line)
     if layout.pipeline > 1:

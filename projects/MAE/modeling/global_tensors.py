@@ -71,11 +71,18 @@ def standardize_rows(x, eps, correction=0):
         correction: 0 for the biased variance (layer normalisation), 1 for the unbiased one
             (the paper's per-patch normalisation of targets).
     """
+    standardize = _standardize_by_means if x.placement.type == "cuda" else _standardize_by_products
+    return standardize(x, eps, correction)
+
+
+def _standardize_by_means(x, eps, correction):
+    centred = x - x.mean(dim=-1, keepdim=True)
+    variance = (centred * centred).sum(dim=-1, keepdim=True) / (x.shape[-1] - correction)
+    return centred / (variance + eps).sqrt()
+
+
+def _standardize_by_products(x, eps, correction):
     width = x.shape[-1]
-    if x.placement.type == "cuda":
-        centred = x - x.mean(dim=-1, keepdim=True)
-        variance = (centred * centred).sum(dim=-1, keepdim=True) / (width - correction)
-        return centred / (variance + eps).sqrt()
     rows = x.reshape(-1, width)
     ones = ones_like_placed(x, (width, 1))
     centred = rows - expand_column(flow.matmul(rows, ones) * (1.0 / width), width)

@@ -34,7 +34,7 @@ def layer_kinds():
     """The `LayerKinds` for the device that LiBai places layers on."""
     if dist.get_layer_placement(0).type == "cuda":
         return LayerKinds(LayerNorm, Linear, TransformerLayer)
-    if native.load() is None:
+    if native.load("cpu") is None:
         return LayerKinds(LayerNormOfRows, Linear, TransformerLayerOfRows)
     if dist.get_tensor_parallel_size() > 1:
         return LayerKinds(LayerNorm, NativeLinear, NativeTransformerLayer)

@@ -1,4 +1,4 @@
-"""Loads the native CPU kernels of csrc/ into OneFlow.
+"""Loads the native kernels of csrc/ into OneFlow: those for the CPU here, CUDA's in `cuda_kernels`.
 
 They register themselves for OneFlow's operators with a priority above its own kernels, so eager
 mode and graphs use them without a change. Where there is no library (no C++ compiler, a checkout
@@ -18,9 +18,29 @@ _library = None  # once it is loaded
 _openblas = None  # the path of the one in use
 
 
+def load(device=None):
+    """Load the kernels for a kind of device, once, before the first operator runs.
+
+    Args:
+        device: "cpu", "cuda", or None for what this machine has: the CPU, and perhaps a GPU.
+
+    Returns:
+        What `load_for_cpu` does, or for "cuda" what `cuda_kernels.load` does.
+    """
+    import oneflow as flow
+
+    if device == "cuda" or (device is None and flow.cuda.is_available()):
+        from projects.MAE.runtime import cuda_kernels
+
+        loaded = cuda_kernels.load()
+        if device == "cuda":
+            return loaded
+    return load_for_cpu()
+
+
 @functools.lru_cache(maxsize=None)
-def load():
-    """Load the kernels, once, before the first operator runs.
+def load_for_cpu():
+    """Load the CPU kernels.
 
     MAE_NATIVE in the environment: 0 leaves them out, 1 demands them, a path is the library.
 
@@ -39,7 +59,7 @@ def load():
         blas.check_without_kernels()
         return None
     openblas = blas.openblas_library()
-    _expose_oneflow()
+    expose_oneflow()
     try:
         library = ctypes.CDLL(path)
         library.mae_use_openblas, library.mae_native_register  # AttributeError: an older library
@@ -127,7 +147,7 @@ def _use_openblas(library, path):
     _openblas = path
 
 
-def _expose_oneflow():
+def expose_oneflow():
     """Make the symbols of OneFlow's libraries visible to the one that is loaded next."""
     import oneflow
 

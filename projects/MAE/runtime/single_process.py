@@ -43,8 +43,7 @@ def start_one_process(device="auto", seed=0):
     if dist.get_world_size() > 1:
         raise UserError("this process is one of several ranks: start it without a launcher")
     device = choose_device(device, "device")
-    if device == "cpu":
-        native.load()
+    native.load(device)
     set_up_ranks(device)
     flow.manual_seed(seed)
     return device
