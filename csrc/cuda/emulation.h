@@ -464,6 +464,23 @@ struct Fragments {
   float c[4];
 };
 
+// c += A B of each lane's four elements: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1), with g =
+// lane / 4 and t = lane % 4. B lies by columns.
+template <int depth>
+void add_products(Fiber* lanes, const float (&A)[16][depth], const float (&B)[8][depth]) {
+  for (unsigned l = 0; l < 32; ++l) {
+    Fragments f;
+    memcpy(&f, lanes[l].in, sizeof f);
+    for (unsigned i = 0; i < 4; ++i) {
+      const float *row = A[l / 4 + i / 2 * 8], *column = B[l % 4 * 2 + i % 2];
+      float sum = 0;
+      for (int k = 0; k < depth; ++k) sum += row[k] * column[k];
+      f.c[i] += sum;
+    }
+    memcpy(lanes[l].out, f.c, 16);
+  }
+}
+
 // c [16, 8] += a [16, 16] b [16, 8], mma.sync.aligned.m16n8k16.row.col.f32.{f16,bf16}: with g =
 // lane / 4 and t = lane % 4 a lane holds of a (g, 2t..), (g + 8, 2t..), (g, 2t + 8..), (g + 8,
 // 2t + 8..), of b (2t.., g), (2t + 8.., g), of c (g, 2t..), (g + 8, 2t..).
@@ -488,17 +505,7 @@ inline void mma_16816(bool is_bfloat16, float* c, const unsigned* a, const unsig
             B[l / 4][l % 4 * 2 + i % 2 + i / 2 * 8] = value(static_cast<unsigned short>(second));
           }
         }
-        for (unsigned l = 0; l < 32; ++l) {
-          Fragments f;
-          memcpy(&f, lanes[l].in, sizeof f);
-          for (unsigned i = 0; i < 4; ++i) {
-            const float *row = A[l / 4 + i / 2 * 8], *column = B[l % 4 * 2 + i % 2];
-            float sum = 0;
-            for (int k = 0; k < 16; ++k) sum += row[k] * column[k];
-            f.c[i] += sum;
-          }
-          memcpy(lanes[l].out, f.c, 16);
-        }
+        add_products(lanes, A, B);
       });
   memcpy(c, r.c, 16);
 }
@@ -525,17 +532,7 @@ inline void mma_1688_tf32(float* c, const unsigned* a, const unsigned* b) {
       for (unsigned i = 0; i < 4; ++i) A[l / 4 + i % 2 * 8][l % 4 + i / 2 * 4] = tf32(f.a[i]);
       for (unsigned i = 0; i < 2; ++i) B[l / 4][l % 4 + i * 4] = tf32(f.b[i]);
     }
-    for (unsigned l = 0; l < 32; ++l) {
-      Fragments f;
-      memcpy(&f, lanes[l].in, sizeof f);
-      for (unsigned i = 0; i < 4; ++i) {
-        const float *row = A[l / 4 + i / 2 * 8], *column = B[l % 4 * 2 + i % 2];
-        float sum = 0;
-        for (int k = 0; k < 8; ++k) sum += row[k] * column[k];
-        f.c[i] += sum;
-      }
-      memcpy(lanes[l].out, f.c, 16);
-    }
+    add_products(lanes, A, B);
   });
   memcpy(c, r.c, 16);
 }

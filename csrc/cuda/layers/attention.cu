@@ -32,6 +32,7 @@
 // `chunk`, a multiple of 16, is how many keys (queries) are in shared memory at a time: tokens
 // rounded up to 16 where that fits.
 #include "device.h"
+#include "place.h"
 
 #if HAS_TENSOR_CORES
 
@@ -172,25 +173,6 @@ DEVICE void fill(float (&x)[n], float value) {
   UNROLL for (int i = 0; i < n; ++i) x[i] = value;
 }
 
-// Which rows of which head a block has.
-template <class T, int size>
-struct Place {
-  int head, first;
-  i64 sample, tokens, heads;
-  DEVICE Place(int heads, int tokens, int rows) : tokens(tokens), heads(heads) {
-    const int blocks = (tokens + rows - 1) / rows;
-    const int index = blockIdx.x / blocks;
-    first = blockIdx.x % blocks * rows;
-    sample = index / heads;
-    head = index % heads;
-  }
-  DEVICE i64 qkv_stride() const { return heads * 3 * size; }
-  DEVICE i64 out_stride() const { return heads * size; }
-  DEVICE i64 qkv(i64 token) const { return ((sample * tokens + token) * heads + head) * 3 * size; }
-  DEVICE i64 out(i64 token) const { return ((sample * tokens + token) * heads + head) * size; }
-  DEVICE i64 row(i64 token) const { return (sample * heads + head) * tokens + token; }
-};
-
 DEVICE int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 // ----------------------------------------------------------------------------------------- forward
@@ -249,7 +231,7 @@ DEVICE void forward(int heads, int tokens, int chunk, float scale, const T* qkv,
   DYNAMIC_SHARED(T, memory);
   constexpr int m = FORWARD_ROWS / 16, pitch = 2 * size + 8, own_pitch = size + 8;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, rows = blockDim.x / 2 * m;
-  const Place<T, size> p(heads, tokens, rows);
+  const Place<size> p(heads, tokens, rows);
   const int first = p.first + 16 * m * warp;  // of this warp's queries
   T *queries = memory, *keys = memory + rows * own_pitch;
   T* own = queries + 16 * m * warp * own_pitch;
@@ -376,7 +358,7 @@ DEVICE void backward(int heads, int tokens, float scale, const T* qkv, const T* 
   constexpr int m = BACKWARD_ROWS / 16, strip = 16 * m, pitch = 3 * size + 8, dout_pitch = size + 8;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
   const int rows = round_up(tokens, strip);
-  const Place<T, size> p(heads, tokens, rows);
+  const Place<size> p(heads, tokens, rows);
   T *all = memory, *douts = all + rows * pitch, *scratch = douts + rows * dout_pitch;
   float *shared_lse = reinterpret_cast<float*>(scratch + 16 * warps * dout_pitch);
   float *shared_delta = shared_lse + rows + kPast;
@@ -444,7 +426,7 @@ DEVICE void backward_once(int heads, int tokens, int block, float scale, const T
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
   const int g = lane / 4, t = lane % 4, rows = strip * warps, first = strip * warp;
   const int ds_pitch = block + 8, padded = rows + block + kPast;
-  const Place<T, size> p(heads, tokens, rows);
+  const Place<size> p(heads, tokens, rows);
   T *all = memory, *douts = all + rows * pitch, *ds = douts + rows * dout_pitch;  // [rows, block]
   float *shared_lse = reinterpret_cast<float*>(ds + rows * ds_pitch);
   float *shared_delta = shared_lse + padded;
@@ -544,7 +526,7 @@ DEVICE void backward_queries(int heads, int tokens, int chunk, float scale, cons
   DYNAMIC_SHARED(T, memory);
   constexpr int m = BACKWARD_ROWS / 16, pitch = 2 * size + 8, own_pitch = size + 8;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, rows = blockDim.x / 2 * m;
-  const Place<T, size> p(heads, tokens, rows);
+  const Place<size> p(heads, tokens, rows);
   const int first = p.first + 16 * m * warp;
   T *queries = memory, *douts = queries + rows * own_pitch, *keys = douts + rows * own_pitch;
   load_rows<T, size>(queries, own_pitch, qkv + p.qkv(p.first), p.qkv_stride(), tokens - p.first,
@@ -590,7 +572,7 @@ DEVICE void backward_keys(int heads, int tokens, int chunk, float scale, const T
   DYNAMIC_SHARED(T, memory);
   constexpr int m = BACKWARD_ROWS / 16, pitch = size + 8, own_pitch = 2 * size + 8;
   const int warp = threadIdx.x / 32, rows = blockDim.x / 2 * m;
-  const Place<T, size> p(heads, tokens, rows);
+  const Place<size> p(heads, tokens, rows);
   const int first = p.first + 16 * m * warp;
   T *own = memory, *queries = own + rows * own_pitch, *douts = queries + chunk * pitch;
   float *shared_lse = reinterpret_cast<float*>(douts + chunk * pitch);

@@ -14,6 +14,7 @@
 // TYPE is float or half, SIZE 32, 64 or 80, TILE 64, or 32 where a multiprocessor has too little
 // shared memory (below 8.0).
 #include "device.h"
+#include "place.h"
 
 #ifndef TILE
 #if defined(__CUDACC_RTC__) && __CUDA_ARCH__ < 800
@@ -106,30 +107,12 @@ DEVICE void store_tile(const float (&c)[kEach][size / kSide], const float (&fact
   }
 }
 
-// Which rows of which head a block has.
-template <int size>
-struct Place {
-  int head, first;
-  i64 sample, tokens, heads;
-  DEVICE Place(int heads, int tokens) : tokens(tokens), heads(heads) {
-    const int blocks = (tokens + TILE - 1) / TILE, index = blockIdx.x / blocks;
-    first = blockIdx.x % blocks * TILE;
-    sample = index / heads;
-    head = index % heads;
-  }
-  DEVICE i64 qkv_stride() const { return heads * 3 * size; }
-  DEVICE i64 out_stride() const { return heads * size; }
-  DEVICE i64 qkv(i64 token) const { return ((sample * tokens + token) * heads + head) * 3 * size; }
-  DEVICE i64 out(i64 token) const { return ((sample * tokens + token) * heads + head) * size; }
-  DEVICE i64 row(i64 token) const { return (sample * heads + head) * tokens + token; }
-};
-
 template <class T, int size>
 DEVICE void forward(int heads, int tokens, float scale, const T* qkv, T* out, float* lse) {
   DYNAMIC_SHARED(float, memory);
   constexpr int tile = TILE * (size + 1);
   float *queries = memory, *keys = queries + tile, *values = keys + tile, *scores = values + tile;
-  const Place<size> p(heads, tokens);
+  const Place<size> p(heads, tokens, TILE);
   load_tile<T, size>(queries, qkv + p.qkv(p.first), p.qkv_stride(), tokens - p.first);
   float o[kEach][size / kSide], top[kEach], sum[kEach];
   clear(o);
@@ -179,7 +162,7 @@ DEVICE void backward_queries(int heads, int tokens, float scale, const T* qkv, c
   constexpr int tile = TILE * (size + 1);
   float *queries = memory, *douts = queries + tile, *keys = douts + tile, *values = keys + tile;
   float* scores = values + tile;
-  const Place<size> p(heads, tokens);
+  const Place<size> p(heads, tokens, TILE);
   load_tile<T, size>(queries, qkv + p.qkv(p.first), p.qkv_stride(), tokens - p.first);
   load_tile<T, size>(douts, dout + p.out(p.first), p.out_stride(), tokens - p.first);
   __syncthreads();
@@ -226,7 +209,7 @@ DEVICE void backward_keys(int heads, int tokens, float scale, const T* qkv, cons
   constexpr int tile = TILE * (size + 1);
   float *keys = memory, *values = keys + tile, *queries = values + tile, *douts = queries + tile;
   float* scores = douts + tile;
-  const Place<size> p(heads, tokens);
+  const Place<size> p(heads, tokens, TILE);
   const T* own = qkv + p.qkv(p.first) + size;
   load_tile<T, size>(keys, own, p.qkv_stride(), tokens - p.first);
   load_tile<T, size>(values, own + size, p.qkv_stride(), tokens - p.first);
