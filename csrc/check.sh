@@ -23,4 +23,5 @@ compile avx2 -mavx2 -mfma
 compile avx512 -mavx2 -mfma -mavx512f -mavx512dq -mavx512vl -mavx512bw -mprefer-vector-width=512
 for job in "${jobs[@]}"; do wait "$job"; done
 "$compiler" "${flags[@]}" "$source"/cpu/{check_kernels,dispatch}.cpp "$work"/*.o -o "$work/check"
+"$work/check"
 bash "$source/image/check.sh" "$sanitizer"
