@@ -66,7 +66,7 @@ def load_config(path, overrides=(), said=None):
         cfg.finetune.weight_style = None  # was that of other weights
     if any(key == "data.exif" and not is_recipe(layer) for layer, key in written):
         # Of weights that don't say, too: a recipe's value is not what somebody wants of them.
-        OmegaConf.update(cfg, "train.evaluation.exif", "${data.exif}")
+        OmegaConf.update(cfg, "train.evaluation.exif", "${oc.select:data.exif,null}")
     lines = [*settle(cfg, written), *_settle_finetune(cfg, overridden)]
     if said is not None:
         said.extend(lines)
