@@ -20,7 +20,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Where two processes share the tests, the long files come first, and single functions last."""
+    """Where processes share the tests, the long files come first, and single functions last."""
 
     def place(item):
         is_unit = "unit" in item.path.parts

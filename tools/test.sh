@@ -13,18 +13,18 @@ run_pytest() {
   env -u PYTHONDONTWRITEBYTECODE "${cpu_environment[@]}" PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" MAE_PYTHON="$python" \
     "$python" -m pytest "$@"
 }
-# Two files at a time, where there are several: most tests wait for processes that start and end.
-two_at_a_time=(-n 2 --dist loadfile)
+# Three files at a time, where there are several: most tests wait for processes that start and end.
+some_at_a_time=(-n 3 --dist loadfile)
 if [ $# -gt 0 ]; then
   for argument in "$@"; do
     if [ -d "$argument" ]; then
-      run_pytest "${two_at_a_time[@]}" "$@"
+      run_pytest "${some_at_a_time[@]}" "$@"
       exit
     fi
   done
   run_pytest "$@"
 else
-  run_pytest -rs "${two_at_a_time[@]}" tests
+  run_pytest -rs "${some_at_a_time[@]}" tests
   # Once more where a model's arithmetic is checked, with OneFlow's own CPU kernels.
-  MAE_NATIVE=0 run_pytest "${two_at_a_time[@]}" tests/unit/modeling
+  MAE_NATIVE=0 run_pytest "${some_at_a_time[@]}" tests/unit/modeling
 fi

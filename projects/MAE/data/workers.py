@@ -70,7 +70,8 @@ def read_ahead(read, batches, num_workers, way_on=RESUME):
             yield _told(pending.popleft().result)
     except BrokenProcessPool:
         raise UserError(
-            f"a process that reads images died (was it killed, is the memory full?): {way_on}",
+            "a process that reads images died (was it killed, is the memory full, are too many open "
+            f"files, which ulimit -n 4096 allows?): {way_on}",
             local=True,
         ) from None
     finally:
