@@ -136,9 +136,9 @@ def _load_file(path):
         with keeps_import(), watched_settings() as written, kept_names() as names:
             cfg = LazyConfig.load(path)
         written = [(file, key) for file, key in written if file != __file__]  # LiBai puts all together
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # it runs as a program, so anything may go wrong in it
+    except BaseException as error:  # it runs as a program, so anything may go wrong in it
         raise UserError(_what_failed(path, error)) from error
     if not isinstance(cfg, DictConfig):
         raise UserError(f"--config-file {path} holds no settings: see projects/MAE/configs")

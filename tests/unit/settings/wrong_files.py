@@ -22,6 +22,7 @@ FILES = [
         "the configuration has no model: begin with one of projects/MAE/configs, as "
         "quickstart_finetune.py does with mae_finetune.py",
     ),
+    ("x = 1\nraise BaseException('no data')\n", "FILE, line 2: BaseException: no data"),
 ]
 FILES += [
     (f"x = 1\n{line}\n", f"FILE, line 2: SystemExit: {said}take out what ends the program")
