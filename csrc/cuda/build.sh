@@ -12,6 +12,7 @@ compiler=${CXX:-g++}
 site=$("$python" -c '
 import importlib.util as u, os
 print(os.path.dirname(os.path.dirname(u.find_spec("oneflow").origin)))')
+# Beside the target, so that the library that is there is replaced in one step, whole.
 work=$(mktemp -d "$target/build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/include"

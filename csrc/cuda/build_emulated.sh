@@ -6,6 +6,7 @@ set -euo pipefail
 kernels=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 target=$1
 compiler=${CXX:-g++}
+# Beside the target, so that the library that is there is replaced in one step, whole.
 work=$(mktemp -d "$target/build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 (cd "$kernels" && printf '#include "%s"\n' *.cu) >"$work/all.cpp"

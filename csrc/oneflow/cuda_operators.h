@@ -7,12 +7,11 @@
 #include "cuda_launch.h"
 #include "cuda_primitives.h"
 #include "cuda_tensors.h"
-#include "oneflow/core/framework/framework.h"
+#include "function_kernel.h"
 
 namespace mae {
 namespace cuda {
 
-namespace op = oneflow::user_op;
 using Context = op::KernelComputeContext;
 using Candidate = op::KernelRegContext;  // what a kernel is chosen for
 
@@ -65,18 +64,6 @@ using Compute = void (*)(Context*);
 // Above OneFlow's own, which go up to 10; 100 would be passed over unless an environment variable
 // asks for experiments.
 constexpr int kPriority = op::kKernelPriorityExperimental - 1;
-
-template <Compute compute>
-class Kernel final : public op::OpKernel {
- public:
-  Kernel() = default;
-  ~Kernel() override = default;
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
-
- private:
-  using op::OpKernel::Compute;
-  void Compute(Context* ctx) const override { compute(ctx); }
-};
 
 // What a kernel needs beside its function.
 struct Needs {

@@ -7,29 +7,16 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "function_kernel.h"
 #include "oneflow/core/framework/framework.h"
 
 namespace mae {
 
-namespace op = oneflow::user_op;
 using oneflow::DataType;
 using oneflow::DeviceType;
 using oneflow::Maybe;
 
 using Match = bool (*)(const op::KernelRegContext&);
-
-// Every kernel here is a function of its context.
-template <void (*compute)(op::KernelComputeContext*)>
-class Kernel final : public op::OpKernel {
- public:
-  Kernel() = default;
-  ~Kernel() override = default;
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
-
- private:
-  using op::OpKernel::Compute;
-  void Compute(op::KernelComputeContext* ctx) const override { compute(ctx); }
-};
 
 inline bool all_float(const op::KernelRegContext& ctx) {
   const auto is_float = [&ctx](const std::vector<std::pair<std::string, int32_t>>& names) {

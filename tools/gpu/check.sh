@@ -60,7 +60,7 @@ has() { [[ " $groups " == *" $1 "* ]]; }
 
 one_gpu="train.device=${device%%:*} dataloader.train.num_workers=2 dataloader.test.0.num_workers=2"
 train() { # name, seconds, folder, setting, config, arguments
-  local name=$1 limit=$2 folder=$FOLDER/work/$3 setting=$4 config=$5
+  local name=$1 limit=$2 folder=$FOLDER/runs/$3 setting=$4 config=$5
   shift 5
   mkdir -p "$folder/output"
   ln -sfn "$FOLDER/digits" "$folder/output/digits"
@@ -73,7 +73,7 @@ train() { # name, seconds, folder, setting, config, arguments
 }
 
 command_line() { # name, folder, module, arguments
-  local name=$1 folder=$FOLDER/work/$2 module=$3
+  local name=$1 folder=$FOLDER/runs/$2 module=$3
   shift 3
   (cd "$folder" && log=$FOLDER/logs/$name && from=$(since_begin) &&
     { timeout -s KILL 60 env $exact "$python" -m "projects.MAE.$module" --device "${device%%:*}" \
@@ -158,14 +158,14 @@ if has resume; then
   (
     # shellcheck disable=SC2086
     train resume_killed 90 killed $exact quickstart_pretraining.py $short &
-    first=$FOLDER/work/killed/$quick/pretraining
+    first=$FOLDER/runs/killed/$quick/pretraining
     for _ in $(seq 600); do
       ls -d "$first"/model_0* >/dev/null 2>&1 && break
       sleep 0.1
     done
     sleep 1
     for rank in $(pgrep -f "train_net.py.*--config-file"); do
-      [ "$(readlink "/proc/$rank/cwd")" = "$FOLDER/work/killed" ] && kill -9 "$rank"
+      [ "$(readlink "/proc/$rank/cwd")" = "$FOLDER/runs/killed" ] && kill -9 "$rank"
     done
     wait
     echo "killed on purpose: STATUS 0" >>"logs/resume_killed"

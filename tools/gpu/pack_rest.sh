@@ -9,6 +9,7 @@ root=$(cd "$here/../.." && pwd)
 python=$1 reference=$(realpath "$3")
 mkdir -p "$2"
 target=$(cd "$2" && pwd)
+# Beside the target, as pack.sh does.
 work=$(mktemp -d "$target/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/repo" "$work/early"
